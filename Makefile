@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup demo test test-slow check bench build docs clean
+
+help:
+	@echo "setup demo test test-slow check bench build docs clean"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,report,demo,dev]' $(PIP_ARGS)
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/edgeface demo
+
+test: $(READY) check
+	$(BIN)/python scripts/bare_wheel.py
+	$(BIN)/python -m coverage run -m pytest
+	@$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/cli_reference.py --check
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+build: $(READY)
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist
+
+docs: $(READY)
+	$(BIN)/python scripts/cli_reference.py
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,0 +1,61 @@
+"""Writes docs/cli.md from every command's --help; with --check, fails when it is not current.
+
+python scripts/cli_reference.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from edgeface.cli import app
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+HEAD = """# Command line
+
+Made from `--help` by `make docs`; `make check` fails when it is not current.
+
+Results go to stdout, progress and warnings to stderr. Exit code 0: done. 1: done, and the answer is no.
+2: you can mend it, and one line says how. 130: interrupted. `EDGEFACE_DEBUG=1` shows the traceback of an error.
+"""
+
+
+def commands(group: typer.Typer, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for command in group.registered_commands:
+        yield (*prefix, str(command.name))
+    for sub in group.registered_groups:
+        assert sub.typer_instance is not None
+        yield from commands(sub.typer_instance, (*prefix, str(sub.name)))
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
+        app, [*words, "--help"], prog_name="edgeface"
+    )
+    assert result.exit_code == 0, result.output
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+def page() -> str:
+    every = ((), *commands(app))
+    parts = [HEAD, *(f"## {' '.join(('edgeface', *words))}\n\n```\n{help_of(words)}\n```\n" for words in every)]
+    return "\n".join(parts)
+
+
+def main() -> int:
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    print("docs/cli.md is not current: run make docs", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
