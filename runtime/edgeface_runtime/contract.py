@@ -1,0 +1,247 @@
+"""The contract that travels inside each exported model file (docs/contract.md).
+
+Whoever opens the file needs nothing else: what to feed it, what comes out, how it was made, how
+accurate it is, and how to prove that it still computes what it computed when it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeface_runtime import metadata
+from edgeface_runtime.errors import ContractError
+
+SCHEMA = 1
+_UNSEALED = "0" * 64
+_SEAL = re.compile(rb'"file_sha256":"([0-9a-f]{64})"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What one image of the batch looks like to the graph."""
+
+    size: int = 112
+    """Height and width in pixels."""
+    layout: str = "NHWC"
+    """``NHWC`` or ``NCHW``."""
+    dtype: str = "uint8"
+    """``uint8``: pixels as they are. ``float32``: pixels normalised by the caller."""
+    colour: str = "RGB"
+    """``RGB`` or ``BGR``."""
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """Per channel, in pixel units (0 to 255): normalised = (pixel - mean) / std."""
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """Per channel, in pixel units."""
+
+    def __post_init__(self) -> None:
+        _require(self.layout in ("NHWC", "NCHW"), f"input.layout is {self.layout!r}, not NHWC or NCHW")
+        _require(self.dtype in ("uint8", "float32"), f"input.dtype is {self.dtype!r}, not uint8 or float32")
+        _require(self.colour in ("RGB", "BGR"), f"input.colour is {self.colour!r}, not RGB or BGR")
+        _require(0 < self.size <= 4096, f"input.size is {self.size}, not 1 to 4096 pixels")
+        _require(all(value > 0 for value in self.std), "input.std holds a value that is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSpec:
+    """What comes out for one face."""
+
+    length: int
+    """Number of floats."""
+    normalised: bool = False
+    """True when the graph itself gives unit vectors. The runtime normalises in either case."""
+
+    def __post_init__(self) -> None:
+        _require(self.length > 0, f"embedding.length is {self.length}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """What this very file answered to fixed probe images when it was made (golden.py)."""
+
+    probes: str
+    """Name of the rule that makes the probe images, computable in any language."""
+    embeddings: tuple[tuple[float, ...], ...]
+    """Unit embeddings of the probes, in order."""
+    min_cosine: float
+    """The least cosine that another processor's arithmetic may give."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorCost:
+    """Multiply-accumulates and bytes touched (weights and output activations) of one operator class."""
+
+    count: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """One model file's contract, schema 1. Units and meaning of each key: docs/contract.md."""
+
+    schema: int = SCHEMA
+    name: str
+    """What a person calls the model."""
+    backbone: str
+    precision: str = "fp32"
+    """``fp32``, ``fp16``, ``int8`` …"""
+    recipe: str = "float"
+    """How the precision was reached; the name decodes: ``static_wi8_ai8`` is static, int8 weights, int8 activations."""
+    input: InputSpec = field(default_factory=InputSpec)
+    embedding: EmbeddingSpec
+    parent_sha256: str | None = None
+    """Of the checkpoint that the file was made from."""
+    data_sha256: str | None = None
+    """Of the card of the training data."""
+    calibration: dict[str, Any] | None = None
+    """Size, seed and digest of the calibration faces of a quantized file."""
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    """Measured on held-out photos; each figure with its photo or pair count."""
+    thresholds: dict[str, Any] = field(default_factory=dict)
+    """False-accept rate (as text, ``"0.001"``) → score threshold with interval, or null."""
+    golden: Golden | None = None
+    operators: dict[str, int] = field(default_factory=dict)
+    """``int8``, ``float``, ``other`` → number of operators in the graph."""
+    cost: dict[str, OperatorCost] = field(default_factory=dict)
+    licence: str = "unknown"
+    """What the training photos allow."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Packages that made the file."""
+    file_sha256: str = _UNSEALED
+    """Of the file itself with these 64 digits read as zeros."""
+
+    def __post_init__(self) -> None:
+        _require_known(self.schema)
+        rows = self.golden.embeddings if self.golden else ()
+        _require(
+            all(len(row) == self.embedding.length for row in rows),
+            f"golden.embeddings holds a row that is not of {self.embedding.length} floats",
+        )
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys, so that equal contracts are equal bytes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Reads what ``to_json`` wrote; keys that this version does not know are passed over.
+
+        Raises:
+            ContractError: not JSON, a required key absent, or a value of the wrong type.
+        """
+        try:
+            document = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        except (ValueError, RecursionError) as error:
+            raise ContractError(f"the contract is not JSON: {error}") from error
+        _require(isinstance(document, dict), "the contract is not an object")
+        _require_known(document.get("schema", SCHEMA))
+        contract = _build(cls, document, "contract")
+        assert isinstance(contract, cls)
+        return contract
+
+
+def read_contract(path: str | Path) -> Contract:
+    """The contract inside an ONNX or TFLite file, read without any engine.
+
+    Raises:
+        ModelError: no model file, or cut short.
+        ContractError: no contract in it, or not one that this version understands.
+    """
+    path = Path(path)
+    text = metadata.read_text(path)
+    try:
+        return Contract.from_json(text)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def seal(path: Path) -> str:
+    """Writes the file's digest into its own contract and returns it.
+
+    The digest is SHA-256 over the whole file with the 64 hexadecimal digits of ``file_sha256`` read
+    as zeros, so one changed byte anywhere shows.
+    """
+    data = path.read_bytes()
+    digest, span = _digest(data)
+    if span is None:
+        raise ContractError(f"{path}: carries no contract to seal")
+    path.write_bytes(data[: span[0]] + digest.encode() + data[span[1] :])
+    return digest
+
+
+def is_intact(path: Path) -> bool:
+    """True when the file's digest equals the one that its contract states."""
+    data = path.read_bytes()
+    digest, span = _digest(data)
+    return span is not None and data[span[0] : span[1]] == digest.encode()
+
+
+def _digest(data: bytes) -> tuple[str, tuple[int, int] | None]:
+    matches = list(_SEAL.finditer(data))
+    if not matches:
+        return hashlib.sha256(data).hexdigest(), None
+    start, end = matches[-1].span(1)
+    return hashlib.sha256(data[:start] + _UNSEALED.encode() + data[end:]).hexdigest(), (start, end)
+
+
+def _require_known(schema: Any) -> None:
+    # Asked before anything else is read: a newer schema may have other keys.
+    newer = isinstance(schema, int) and schema > SCHEMA
+    _require(not newer, f"has schema {schema}, newer than this edgeface knows ({SCHEMA}): update edgeface")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from JSON as an instance of the annotated type ``kind``."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        _require(isinstance(value, dict), f"{where} is not an object")
+        hints = typing.get_type_hints(kind)
+        known = {item.name: item for item in dataclasses.fields(kind)}
+        for name, item in known.items():
+            absent = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+            _require(name in value or not absent, f"{where} has no {name!r}")
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in known if name in value})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(args[0], value, where)
+    if origin is tuple:
+        _require(isinstance(value, list), f"{where} is not a list")
+        _require(
+            args[-1] is Ellipsis or len(value) == len(args),
+            f"{where} has {len(value)} values, not {len(args)}",
+        )
+        return tuple(_build(args[0], item, where) for item in value)
+    if origin is dict:
+        _require(isinstance(value, dict), f"{where} is not an object")
+        return {name: _build(args[1], item, f"{where}.{name}") for name, item in value.items()}
+    if kind is Any:
+        return value
+    accepted = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}[kind]
+    _require(
+        isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)),
+        f"{where} is not of type {kind.__name__}",
+    )
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise ContractError(f"{where} is too large") from error

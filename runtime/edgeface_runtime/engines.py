@@ -1,0 +1,170 @@
+"""Opens a model file in onnxruntime or LiteRT; each engine is imported only when it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.errors import ModelError, UsageError
+from edgeface_runtime.metadata import file_format
+
+_MUTING = threading.RLock()
+
+
+class Engine(Protocol):
+    """One opened graph: numpy in, numpy out. Calls from several threads are safe."""
+
+    name: str
+    version: str
+    input_shape: tuple[int | None, ...]
+    """Of the first input; None where the graph takes any size."""
+
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """All outputs of the graph, in the file's order, for its inputs in the file's order."""
+        ...
+
+
+class OnnxEngine:
+    """onnxruntime on the CPU."""
+
+    name = "onnxruntime"
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        ort = _import("onnxruntime", "onnxruntime")
+        self.version: str = ort.__version__
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        inputs = self._session.get_inputs()
+        self._names = [item.name for item in inputs]
+        self.input_shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
+
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Runs the graph once; onnxruntime itself allows calls from several threads."""
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        return outputs
+
+
+class TfliteEngine:
+    """LiteRT (ai-edge-litert), or tflite-runtime where that is what there is: the same interface."""
+
+    name = "litert"
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        interpreter, self.version = _tflite_interpreter()
+        with muted_stderr():
+            self._interpreter = interpreter(model_content=data, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
+        self._outputs = [item["index"] for item in self._interpreter.get_output_details()]
+        self._lock = threading.Lock()
+        signature = self._interpreter.get_input_details()[0]["shape_signature"]
+        self.input_shape = tuple(None if side < 0 else int(side) for side in signature)
+
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Runs the graph once under a lock: an interpreter holds one set of tensors."""
+        with self._lock:
+            if None in self.input_shape:
+                self._resize(inputs)
+            for index, value in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(index, value)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+    def _resize(self, inputs: tuple[NDArray[Any], ...]) -> None:
+        details = self._interpreter.get_input_details()
+        if all(tuple(item["shape"]) == value.shape for item, value in zip(details, inputs, strict=True)):
+            return
+        for index, value in zip(self._inputs, inputs, strict=True):
+            self._interpreter.resize_tensor_input(index, value.shape)
+        self._interpreter.allocate_tensors()
+
+
+def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
+    """Opens an ONNX or TFLite file, told apart by its bytes.
+
+    Args:
+        path: the model file.
+        threads: how many threads one call may use, at least 1.
+
+    Raises:
+        UsageError: ``threads`` is below 1, or the engine is not installed.
+        ModelError: the engine does not take the file.
+    """
+    if threads < 1:
+        raise UsageError(f"threads is {threads}; it must be at least 1")
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    engine = TfliteEngine if file_format(data) == "tflite" else OnnxEngine
+    try:
+        return engine(data, threads)
+    except UsageError:
+        raise
+    except Exception as error:  # each engine raises types of its own for a bad file
+        raise ModelError(f"{path}: {engine.name} cannot open it: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an engine said, shortened to a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Silences what native code writes to stderr (LiteRT announces its delegate at every start)."""
+    with _MUTING, contextlib.ExitStack() as stack:
+        try:
+            saved = os.dup(2)
+        except OSError:  # stderr is closed: nothing to silence
+            yield
+            return
+        stack.callback(os.close, saved)
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        stack.callback(os.dup2, saved, 2)
+        yield
+
+
+def _import(module: str, distribution: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module} cannot be imported ({error}); pip install {distribution}") from error
+
+
+def _tflite_interpreter() -> tuple[Any, str]:
+    try:
+        module = importlib.import_module("ai_edge_litert.interpreter")
+        version = getattr(importlib.import_module("ai_edge_litert"), "__version__", "")
+        return module.Interpreter, version or _installed("ai-edge-litert")
+    except ImportError:
+        module = _import("tflite_runtime.interpreter", "ai-edge-litert")
+        # Built against numpy 1: under numpy 2 it imports and then dies at the first interpreter.
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise UsageError(
+                "tflite-runtime needs numpy below 2; install ai-edge-litert, or: pip install 'numpy<2'"
+            ) from None
+        return module.Interpreter, _installed("tflite-runtime")
+
+
+def _installed(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,40 @@
+"""What can go wrong, as one tree.
+
+::
+
+    EdgefaceError                 one clear line for a person; the command line exits with 2
+    ├── UsageError                an option, a path or a folder that does not fit
+    │   └── MissingExtraError     a package that an extra of edgeface brings
+    ├── ImageError                a photo that cannot be read or used
+    └── ModelError                a model file that cannot be opened or trusted
+        └── ContractError         its contract is absent, broken or too new
+"""
+
+
+class EdgefaceError(Exception):
+    """Base of every error that a user can mend: says what, where and what to do, in one line."""
+
+
+class UsageError(EdgefaceError):
+    """An option, a path or a folder does not fit."""
+
+
+class MissingExtraError(UsageError):
+    """A package is absent that one of edgeface's extras brings."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; it comes with: pip install 'edgeface[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class ImageError(EdgefaceError):
+    """A photo cannot be read or used."""
+
+
+class ModelError(EdgefaceError):
+    """A model file cannot be opened or trusted."""
+
+
+class ContractError(ModelError):
+    """A model file's contract is absent, broken or of a newer schema."""

@@ -1,0 +1,143 @@
+"""Reads the text that a model file carries under the key ``edgeface``, without any engine.
+
+Two small walks over the bytes, so that a contract can be read where neither onnx nor flatbuffers is
+installed: a protobuf message (ONNX ``ModelProto.metadata_props``, field 14, onnx/onnx.proto) and a
+FlatBuffer (TFLite ``Model.metadata``, field 6, tensorflow/lite/schema/schema.fbs).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeface_runtime.errors import ContractError, ModelError
+
+KEY = "edgeface"
+_METADATA_PROPS = 14
+
+
+def file_format(data: bytes) -> str:
+    """``"tflite"`` or ``"onnx"``, told by the bytes alone: a file's name may lie."""
+    return "tflite" if data[4:8] == b"TFL3" else "onnx"
+
+
+def read_text(path: Path) -> str:
+    """The text stored in the model file under the key ``edgeface``.
+
+    Raises:
+        ModelError: the file is no ONNX or TFLite model, or is cut short.
+        ContractError: the file is a model, but carries no such text.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    if not data:
+        raise ModelError(f"{path}: the file is empty")
+    read = _tflite_text if file_format(data) == "tflite" else _onnx_text
+    try:
+        text = read(data)
+    except (LookupError, struct.error, ValueError) as error:
+        raise ModelError(f"{path}: not a whole ONNX or TFLite model (truncated or another kind of file)") from error
+    if text is None:
+        raise ContractError(
+            f"{path}: carries no edgeface contract; export it with edgeface, or name one with --contract"
+        )
+    return text
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a varint of more than ten bytes")
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(field number, payload) of each length-delimited field of one protobuf message."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if number == 0:
+            raise ValueError("field number 0")
+        if wire == 0:
+            _, at = _varint(data, at)
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        elif wire == 2:
+            length, at = _varint(data, at)
+            if at + length > len(data):
+                raise ValueError("a field runs past the end")
+            yield number, data[at : at + length]
+            at += length
+        else:
+            raise ValueError(f"wire type {wire}")
+    if at > len(data):
+        raise ValueError("a field runs past the end")
+
+
+def _onnx_text(data: bytes) -> str | None:
+    found = None
+    for number, payload in _fields(data):
+        if number == _METADATA_PROPS:
+            entry = dict(_fields(payload))
+            if entry.get(1) == KEY.encode():
+                found = entry[2].decode()
+    return found
+
+
+class _Table:
+    """One FlatBuffer table: fields looked up by their number in the schema."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.at = data, at
+        vtable = at - struct.unpack_from("<i", data, at)[0]
+        if not 0 <= vtable < len(data):
+            raise ValueError("a vtable outside the file")
+        size = struct.unpack_from("<H", data, vtable)[0]
+        self.offsets = struct.unpack_from(f"<{size // 2 - 2}H", data, vtable + 4)
+
+    def scalar(self, field: int, kind: str) -> int:
+        offset = self.offsets[field] if field < len(self.offsets) else 0
+        return int(struct.unpack_from(kind, self.data, self.at + offset)[0]) if offset else 0
+
+    def vector(self, field: int) -> tuple[int, int]:
+        """(position of the first element, number of elements); (0, 0) when absent."""
+        offset = self.offsets[field] if field < len(self.offsets) else 0
+        if not offset:
+            return 0, 0
+        at = self.at + offset
+        at += struct.unpack_from("<I", self.data, at)[0]
+        return at + 4, int(struct.unpack_from("<I", self.data, at)[0])
+
+    def text(self, field: int) -> str:
+        at, length = self.vector(field)
+        return self.data[at : at + length].decode()
+
+    def tables(self, field: int) -> list[_Table]:
+        start, count = self.vector(field)
+        spots = range(start, start + 4 * count, 4)
+        return [_Table(self.data, spot + struct.unpack_from("<I", self.data, spot)[0]) for spot in spots]
+
+
+def _tflite_text(data: bytes) -> str | None:
+    model = _Table(data, struct.unpack_from("<I", data, 0)[0])
+    buffers = model.tables(4)
+    found = None
+    for buffer in buffers:
+        at, length = buffer.vector(0)
+        if at + length > len(data):
+            raise ValueError("a buffer runs past the end")
+    for entry in model.tables(6):
+        if entry.text(0) == KEY:
+            at, length = buffers[entry.scalar(1, "<I")].vector(0)
+            found = data[at : at + length].decode()
+    return found

@@ -1,0 +1,121 @@
+"""A recogniser: a model file opened in its engine, fed as its contract says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contract
+from edgeface_runtime.engines import Engine, first_line, open_engine
+from edgeface_runtime.errors import ImageError, ModelError
+from edgeface_runtime.golden import PROBES, probe_images
+
+_CHUNK = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An opened recogniser. ``embed`` may be called from several threads."""
+
+    path: Path
+    contract: Contract
+    engine: Engine
+
+    def embed(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit embeddings of aligned faces.
+
+        Args:
+            faces: (N, size, size, 3) uint8 RGB, size as in the contract.
+
+        Returns:
+            (N, D) float32, each row of length 1.
+
+        Raises:
+            ImageError: another shape or dtype.
+            ModelError: the graph takes or gives something else than the contract says.
+        """
+        spec = self.contract.input
+        expected = (spec.size, spec.size, 3)
+        if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != expected:
+            raise ImageError(
+                f"faces are {faces.dtype} {faces.shape}; {self.path.name} takes uint8 (N, {spec.size}, {spec.size}, 3)"
+            )
+        length = self.contract.embedding.length
+        fixed = self.engine.input_shape[0]
+        rows = np.empty((len(faces), length), np.float32)
+        for start in range(0, len(faces), fixed or _CHUNK):
+            chunk = faces[start : start + (fixed or _CHUNK)]
+            # A graph with a fixed batch gets its last chunk filled up; the surplus rows are dropped.
+            missing = (fixed or len(chunk)) - len(chunk)
+            batch = np.concatenate([chunk, np.zeros((missing, *expected), np.uint8)]) if missing else chunk
+            try:
+                outputs = self.engine.run(as_input(batch, spec))[0]
+            except Exception as error:  # each engine raises types of its own for a graph that does not fit
+                raise ModelError(f"{self.path}: {self.engine.name} cannot run it: {first_line(error)}") from error
+            if outputs.shape != (len(batch), length):
+                raise ModelError(f"{self.path}: gave {outputs.shape}, its contract says ({len(batch)}, {length})")
+            rows[start : start + len(chunk)] = outputs[: len(chunk)]
+        if not np.isfinite(rows).all():
+            raise ModelError(f"{self.path}: gave embeddings that are not finite numbers")
+        return unit_rows(rows)
+
+    def golden_cosine(self) -> float | None:
+        """The least cosine between the golden embeddings and this machine's; None without golden vectors."""
+        golden = self.contract.golden
+        if golden is None:
+            return None
+        if golden.probes != PROBES:
+            raise ModelError(f"{self.path}: golden probes {golden.probes!r} are not known here: update edgeface")
+        expected = np.array(golden.embeddings, np.float32)
+        found = self.embed(probe_images(self.contract.input.size))
+        if expected.shape != found.shape:
+            raise ModelError(f"{self.path}: holds {len(expected)} golden vectors, its probes are {len(found)}")
+        return float((found * expected).sum(axis=1).min())
+
+
+def load(path: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Model:
+    """Opens an exported ONNX or TFLite file.
+
+    Args:
+        path: the model file.
+        threads: how many threads one call may use.
+        contract: for a file of other origin that carries none.
+
+    Raises:
+        ModelError: the file is no model, is damaged, or does not fit its contract.
+        UsageError: its engine is not installed.
+    """
+    path = Path(path)
+    if contract is None:
+        contract = read_contract(path)
+        if not is_intact(path):
+            raise ModelError(f"{path}: changed since it was exported (its digest differs); export or copy it again")
+    engine = open_engine(path, threads=threads)
+    size = contract.input.size
+    expected = (size, size, 3) if contract.input.layout == "NHWC" else (3, size, size)
+    if engine.input_shape[1:] != expected:
+        raise ModelError(f"{path}: takes {engine.input_shape}, its contract says (N, {', '.join(map(str, expected))})")
+    return Model(path, contract, engine)
+
+
+def as_input(faces: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
+    """(N, size, size, 3) uint8 RGB as the array that the graph takes: colour order, normalisation, layout."""
+    if spec.colour == "BGR":
+        faces = faces[..., ::-1]
+    values: NDArray[Any] = faces
+    if spec.dtype == "float32":
+        values = (faces - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    if spec.layout == "NCHW":
+        values = values.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(values)
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; a row of zeros stays zero."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return units
