@@ -12,9 +12,11 @@ help:
 
 setup: $(READY)
 
+# facenet-pytorch is an oracle of the tests; its own pins are older than everything here, and it works without them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,report,demo,dev]' $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,report,demo,dask,dev]' $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
 	@touch $@
 
 demo: $(READY)

@@ -1,0 +1,97 @@
+"""The gate: a file is as accurate as its parent on held-out pairs, or it does not get its name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime import UsageError
+
+LEAST_PAIRS = 6000
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Faces that took no part in calibration, and the pairs of them that the gate judges."""
+
+    faces: NDArray[np.uint8]
+    """(N, S, S, 3) uint8 RGB."""
+    pairs: NDArray[np.int64]
+    """(P, 2) rows of ``faces``."""
+    same: NDArray[np.bool_]
+    """(P,) True where both show one person."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy that a file loses against its parent, in percentage points, judged pair by pair."""
+
+    points: float
+    """Parent's accuracy minus the file's."""
+    low: float
+    high: float
+    lost: int
+    """Pairs that only the parent gets right."""
+    won: int
+    """Pairs that only the file gets right."""
+    pairs: int
+    threshold_shift: float
+    """The file's best threshold minus the parent's."""
+
+
+def draw_pairs(labels: NDArray[np.int64], *, count: int = LEAST_PAIRS, seed: int = 0) -> NDArray[np.int64]:
+    """(P, 2) pairs of rows: every pair of one person up to ``count`` / 2, the rest of two people.
+
+    Where there are fewer than ``count`` pairs in all, every pair is taken.
+
+    Raises:
+        UsageError: no two photos of one person, or of two people.
+    """
+    first, second = np.triu_indices(len(labels), 1)
+    same = labels[first] == labels[second]
+    if same.all() or not same.any():
+        raise UsageError("the gate needs held-out pairs of one person and of two people; one kind is missing")
+    rng = np.random.default_rng(seed)
+    genuine, impostor = rng.permutation(np.flatnonzero(same)), rng.permutation(np.flatnonzero(~same))
+    genuine = genuine[: max(count // 2, count - len(impostor))]
+    chosen = np.sort(np.concatenate([genuine, impostor[: max(0, count - len(genuine))]]))
+    return np.stack([first[chosen], second[chosen]], axis=1)
+
+
+def accuracy_drop(
+    parent: NDArray[np.float32], child: NDArray[np.float32], pairs: NDArray[np.int64], same: NDArray[np.bool_]
+) -> Drop:
+    """Compares two sets of embeddings of the same faces, each at its own best threshold.
+
+    The interval is the 95 % Wald interval of a difference of paired proportions (A. Agresti,
+    Categorical Data Analysis, section on matched pairs): with b lost, c won and n pairs,
+    (b − c)/n ± 1.96·√(b + c − (b − c)²/n)/n. Half a pair is added to b + c, so that no discordant
+    pair does not read as certainty.
+
+    Args:
+        parent: (N, D) float32 unit rows.
+        child: (N, D) float32 unit rows of the same faces.
+        pairs: (P, 2) rows.
+        same: (P,) whether both show one person.
+    """
+    right, limit = _decisions((parent[pairs[:, 0]] * parent[pairs[:, 1]]).sum(axis=1), same)
+    child_right, child_limit = _decisions((child[pairs[:, 0]] * child[pairs[:, 1]]).sum(axis=1), same)
+    lost, won, count = int((right & ~child_right).sum()), int((~right & child_right).sum()), len(same)
+    half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
+    points = (lost - won) / count
+    return Drop(
+        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(child_limit - limit)
+    )
+
+
+def _decisions(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
+    """(whether each pair is judged rightly, the threshold): at the threshold with the highest accuracy."""
+    order = np.argsort(-scores, kind="stable")
+    right: NDArray[np.int64] = np.cumsum(same[order]) - np.cumsum(~same[order])
+    # Only the last of equal scores is a threshold that can be set.
+    settable = np.append(scores[order][:-1] != scores[order][1:], True)
+    threshold = float(scores[order][np.where(settable, right, -len(same)).argmax()])
+    return (scores >= threshold) == same, threshold

@@ -1,0 +1,112 @@
+"""Exact rewrites of a trained net into the form that each engine runs fastest.
+
+PReLU decides whether int8 is worth anything: neither engine has a fast int8 kernel for it. Each form
+below computes PReLU(x) = max(x, 0) + a·min(x, 0) exactly, from operators that have one. All but the
+first need slopes a ≤ 1, the last one a slope a channel; a layer without falls back to the first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from edgeface_runtime import InputSpec
+
+
+class _Relus(nn.Module):
+    """relu(x) − a·relu(−x), for any slope."""
+
+    a: Tensor
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("a", slopes.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) - self.a * F.relu(-x)
+
+
+class _Maximum(_Relus):
+    """max(x, a·x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, self.a * x)
+
+
+class _Affine(_Relus):
+    """a·x + relu((1 − a)·x)."""
+
+    b: Tensor
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__(slopes)
+        self.register_buffer("b", 1 - self.a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x + F.relu(self.b * x)
+
+
+class _Depthwise(nn.Module):
+    """The affine form with both products written as 1×1 depthwise convolutions."""
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__()
+        channels = len(slopes)
+        self.a = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        self.b = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        with torch.no_grad():
+            self.a.weight.copy_(slopes.view(-1, 1, 1, 1))
+            self.b.weight.copy_(1 - slopes.view(-1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x) + F.relu(self.b(x))
+        return y
+
+
+PRELU_FORMS: dict[str, Callable[[Tensor], nn.Module]] = {
+    "relus": _Relus,
+    "maximum": _Maximum,
+    "affine": _Affine,
+    "depthwise": _Depthwise,
+}
+
+
+class Preprocess(nn.Module):
+    """(N, S, S, 3) uint8 RGB → (N, 3, S, S) float: (pixel − mean) / std. A module, so that quantizers can name it."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 1, 1, 3))
+        self.register_buffer("scale", 1 / torch.tensor(spec.std).view(1, 1, 1, 3))
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """(N, S, S, 3) uint8 → (N, 3, S, S) float."""
+        return ((faces.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
+
+
+def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
+    """What goes into the file: (N, S, S, 3) uint8 RGB → (N, D) float.
+
+    A copy of ``net`` with batch norm folded, PReLU in the given form and preprocessing in front.
+
+    Args:
+        net: (N, 3, S, S) normalised float → (N, D), left as it is.
+        spec: the contract's input.
+        prelu: a key of ``PRELU_FORMS``.
+    """
+    rewritten = copy.deepcopy(net).eval()
+    for name, module in list(rewritten.named_modules()):
+        if isinstance(module, nn.PReLU):
+            slopes = module.weight.detach().expand(module.num_parameters).clone()
+            fits = bool((slopes <= 1).all()) and not (prelu == "depthwise" and len(slopes) == 1)
+            form = prelu if fits else "relus"
+            rewritten.set_submodule(name, PRELU_FORMS[form](slopes))
+    return nn.Sequential(Preprocess(spec), fuse(rewritten)).eval()

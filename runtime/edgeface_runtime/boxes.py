@@ -1,0 +1,66 @@
+"""Boxes as (N, 4) float32 x0, y0, x1, y1: overlap, suppression, squaring."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 256
+
+
+def overlap(
+    a: NDArray[np.float32], b: NDArray[np.float32], *, smaller: bool = False, edge: int = 0
+) -> NDArray[np.float32]:
+    """(N, M) shared area of each pair, over its union or over the smaller of the two.
+
+    Args:
+        a: (N, 4) boxes.
+        b: (M, 4) boxes.
+        smaller: divide by the smaller box's area and not by the union.
+        edge: 1 where a box's last pixel belongs to it, as in MTCNN's last stage.
+    """
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(high - low + edge, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    area_a = ((a[:, 2] - a[:, 0] + edge) * (a[:, 3] - a[:, 1] + edge))[:, None]
+    area_b = (b[:, 2] - b[:, 0] + edge) * (b[:, 3] - b[:, 1] + edge)
+    whole = np.minimum(area_a, area_b) if smaller else area_a + area_b - shared
+    return np.asarray(shared / np.maximum(whole, np.float32(1e-9)), np.float32)
+
+
+def suppress(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    threshold: float,
+    *,
+    smaller: bool = False,
+    edge: int = 0,
+) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression: indices of the boxes that stay, the best first.
+
+    A box goes when a better one that stays overlaps it by more than ``threshold`` (``overlap`` says how). Works
+    through blocks, so that memory stays small however many boxes come.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept: list[NDArray[np.intp]] = []
+    while order.size:
+        block, order = order[:_BLOCK], order[_BLOCK:]
+        near = overlap(boxes[block], boxes[block], smaller=smaller, edge=edge) > threshold
+        alive = np.ones(len(block), bool)
+        for i in range(len(block)):
+            if alive[i]:
+                alive[i + 1 :] &= ~near[i, i + 1 :]
+        kept.append(block[alive])
+        if order.size:
+            gone = overlap(boxes[kept[-1]], boxes[order], smaller=smaller, edge=edge) > threshold
+            order = order[~gone.any(axis=0)]
+    return np.concatenate(kept) if kept else order
+
+
+def square(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each box grown to a square of its longer side about its centre."""
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    longer = sides.max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + sides * np.float32(0.5) - longer * np.float32(0.5)
+    return np.concatenate([corner, corner + longer], axis=1)

@@ -1,0 +1,189 @@
+"""The detector for devices: proposals from two small single-shot nets, landmarks from MTCNN's last net.
+
+Bazarevsky et al.: "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs", 2019, in MediaPipe's
+full-range and short-range forms. The first finds all but a few faces that fill the photo, which the second finds;
+what is small in a large photo is looked for in tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeface_runtime.boxes import square, suppress
+from edgeface_runtime.engines import Engine
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.faces import Face
+from edgeface_runtime.mtcnn import read_onet
+from edgeface_runtime.pixels import area_crops, require_rgb, running_sums
+
+_NEAR_GRID = ((8, 2), (16, 6))  # stride, anchors a cell
+_WIDE_GRID = ((4, 1),)
+_REACH = 16  # a tile's side, in smallest faces: 192 / 16 = 12 pixels a face, where the net still finds most
+_SEEN = 2  # neighbouring tiles share this many smallest faces, so that none is cut by both
+_AROUND = 0.85  # half the square in which a face is looked at, in sides of its proposal
+_DETAIL = 64  # a face is looked at in this many to twice as many pixels a side: O-Net sees 48
+_HOPELESS = 0.1  # O-Net's first look below this: no face
+_GREY = (128, 128, 128)
+# BlazeFace's boxes against those that O-Net learnt from: part of the side to grow, and to move up.
+_GROW, _RAISE = np.float32(1.05), np.float32(0.05)
+# Scale and shift, in parts of the side, of the crops whose landmarks are averaged: one look is off by twice as much.
+_LOOKS = np.array([(0.94, 0.05, 0.05), (0.94, -0.05, 0.05), (1.06, 0.05, -0.05), (1.06, -0.05, -0.05)], np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fast:
+    """BlazeFace's two nets take (1, side, side, 3) float32, (x - 127.5) / 127.5; ``onet`` is MTCNN's."""
+
+    near: Engine
+    """Short range: (1, 128, 128, 3) → (1, 896, 16), (1, 896, 1)."""
+    wide: Engine
+    """Full range: (1, 192, 192, 3) → (1, 2304, 16), (1, 2304, 1)."""
+    onet: Engine
+    """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
+    min_face: float = 40.0
+    """Smallest face to look for, in pixels of the photo; decides how many tiles a large photo is cut into."""
+    proposal: float = 0.2
+    """Confidence from which a proposal of BlazeFace is looked at, 0 to 1."""
+    threshold: float = 0.7
+    """Least confidence of O-Net that it is a face, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.min_face < 12:
+            raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
+        for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
+            if not 0 < value < 1:
+                raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        photo = Image.fromarray(image)
+        tiles = list(self._tiles(photo.size))
+        found = [_look(self.wide, _WIDE_GRID, photo, tile, self.proposal) for tile in tiles]
+        if len(tiles) == 1 and (faces := self._confirmed(photo, found)):
+            return faces  # the common case, kept short: the second net costs a third of the first
+        return self._confirmed(photo, [*found, _look(self.near, _NEAR_GRID, photo, tiles[0], self.proposal)])
+
+    def _confirmed(self, photo: Image.Image, found: list[NDArray[np.float32]]) -> list[Face]:
+        """The proposals that O-Net takes for faces, each once, the most confident first."""
+        proposals = np.concatenate(found)
+        proposals = proposals[suppress(proposals[:, :4], proposals[:, 4], 0.3)]
+        faces = [face for box in proposals[:, :4] if (face := self._settle(photo, box)) is not None]
+        if not faces:
+            return []
+        boxes, scores = np.stack([face.box for face in faces]), np.array([face.score for face in faces], np.float32)
+        return [faces[i] for i in suppress(boxes, scores, 0.5, smaller=True)]
+
+    def _tiles(self, size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
+        """Left, top and side of squares that cover the photo: one for all of it, then smaller ones.
+
+        A level finds faces of one to two times its smallest whole in some tile; sides at most halve between levels,
+        so no size is lost.
+        """
+        longest, smallest = max(size), _REACH * self.min_face
+        levels = max(0, math.ceil(math.log2(longest / smallest)))
+        for level in range(levels + 1):
+            side = round(longest * (smallest / longest) ** (level / max(levels, 1))) if level else longest
+            step = side - _SEEN * side // _REACH
+            counts = [1 + max(0, -(-(length - side) // step)) for length in size]
+            for top in np.linspace(0, max(0, size[1] - side), counts[1]).astype(int):
+                for left in np.linspace(0, max(0, size[0] - side), counts[0]).astype(int):
+                    yield int(left), int(top), side
+
+    def _settle(self, photo: Image.Image, box: NDArray[np.float32]) -> Face | None:
+        """One proposal looked at by O-Net, first as it is, then four times through the moved box; None if no face."""
+        side = float((box[2:] - box[:2]).max())
+        shrink = max(1, int(side) // _DETAIL)
+        # A whole number of blocks, so that each stays the same block wherever the photo's edge cuts the square.
+        corner = np.floor(((box[:2] + box[2:]) / 2 - _AROUND * side) / shrink).astype(np.intp)
+        reach = math.ceil(2 * _AROUND * side / shrink) + 1
+        sums = running_sums(_framed(photo, corner, reach, shrink))
+
+        def look(squares: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+            cells = np.rint(squares).astype(np.intp) - np.array([1, 1, 0, 0])  # the first pixel is numbered 1
+            cells = np.clip(cells, 0, reach)
+            cells[:, 2:] = np.maximum(cells[:, 2:], 1)
+            cells[:, :2] = np.minimum(cells[:, :2], cells[:, 2:] - 1)
+            return read_onet(self.onet.run(area_crops(sums, cells, 48))[0], squares)
+
+        origin = (corner * shrink).astype(np.float32)
+        start = square(np.asarray((box.reshape(1, 4) - np.tile(origin, 2)) / shrink, np.float32))
+        lifted = start - np.array([0, 1, 0, 1], np.float32) * _RAISE * (start[:, 2:3] - start[:, :1])
+        scores, moved, _ = look(_varied(lifted, np.array([[_GROW, 0, 0]], np.float32)))
+        if scores[0] < _HOPELESS:
+            return None
+        scores, boxes, landmarks = look(_varied(square(moved), _LOOKS))
+        score = float(scores.mean())
+        if score <= self.threshold:
+            return None
+        middle = (shrink - 1) / 2
+        points = landmarks.mean(axis=0) * shrink + middle + origin
+        corners = boxes.mean(axis=0).reshape(2, 2) * shrink + origin
+        return Face(corners.reshape(4).astype(np.float32), score, points.astype(np.float32))
+
+
+def _framed(photo: Image.Image, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
+    """(reach, reach, 3): a square of the photo with shrink × shrink pixels made one; ``corner`` counts such blocks.
+
+    Grey beyond the photo's edge: O-Net's landmarks go astray on a face that is cut or stretched.
+    """
+    canvas = Image.new("RGB", (reach, reach), _GREY)
+    start = np.clip(corner * shrink, 0, photo.size)
+    end = np.clip((corner + reach) * shrink, start, photo.size)
+    if (end > start).all():
+        part = photo.crop((int(start[0]), int(start[1]), int(end[0]), int(end[1])))
+        canvas.paste(part.reduce(shrink), (max(0, -int(corner[0])), max(0, -int(corner[1]))))
+    return np.asarray(canvas)
+
+
+def _varied(squares: NDArray[np.float32], looks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One square (1, 4) scaled and shifted (N, 3) in parts of its side: (N, 4)."""
+    side = squares[:, 2:3] - squares[:, :1]
+    centre = (squares[:, :2] + squares[:, 2:]) / 2 + looks[:, 1:] * side
+    half = looks[:, :1] * side / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _look(
+    net: Engine, grid: tuple[tuple[int, int], ...], photo: Image.Image, tile: tuple[int, int, int], threshold: float
+) -> NDArray[np.float32]:
+    """(N, 5): boxes in pixels of the photo and confidences, of what the net sees in one square of it."""
+    size = int(net.input_shape[1] or 0)
+    left, top, side = tile
+    right, bottom = min(left + side, photo.width), min(top + side, photo.height)
+    wide, high = (max(1, round((end - start) * size / side)) for start, end in ((left, right), (top, bottom)))
+    view = photo.resize((wide, high), Image.Resampling.BILINEAR, (left, top, right, bottom), reducing_gap=1.0)
+    canvas = np.full((1, size, size, 3), -1, np.float32)
+    x, y = (size - wide) // 2, (size - high) // 2
+    canvas[0, y : y + high, x : x + wide] = np.asarray(view, np.float32) / np.float32(127.5) - np.float32(1)
+    regressed, logits = sorted(net.run(canvas), key=lambda output: -output.shape[-1])
+    passed = np.flatnonzero(logits[0, :, 0] > np.log(threshold / (1 - threshold)))
+    centre = regressed[0, passed, :2] + _anchors(size, grid)[passed]
+    half = regressed[0, passed, 2:4] / 2
+    corners = np.stack([centre - half, centre + half], axis=1)
+    scale = np.array([(right - left) / wide, (bottom - top) / high], np.float32)
+    boxes = (corners - np.array([x, y], np.float32)) * scale + np.array([left, top], np.float32)
+    scores = 1 / (1 + np.exp(-logits[0, passed]))
+    return np.concatenate([boxes.reshape(-1, 4), scores], axis=1).astype(np.float32)
+
+
+@cache
+def _anchors(size: int, grid: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
+    """(N, 2) centres of all anchors, in pixels of the net's input, in the order of its outputs."""
+    layers = []
+    for stride, count in grid:
+        middles = (np.arange(size // stride, dtype=np.float32) + np.float32(0.5)) * stride
+        y, x = np.meshgrid(middles, middles, indexing="ij")
+        layers.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), count, axis=0))
+    return np.concatenate(layers)

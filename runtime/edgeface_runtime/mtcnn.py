@@ -1,0 +1,140 @@
+"""MTCNN: three small nets, each more exact than the one before, over a pyramid of the photo.
+
+Zhang, Zhang, Li, Qiao: "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
+Networks", 2016. Thresholds, rounding and weights are facenet-pytorch's, so that results agree with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.boxes import square, suppress
+from edgeface_runtime.engines import Engine
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.faces import Face
+from edgeface_runtime.pixels import area_crops, area_level, require_rgb, running_sums
+
+_STRIDE, _CELL = 2, 12
+_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mtcnn:
+    """The reference detector. Nets take (N, 3, side, side) float32, (x - 127.5) / 128."""
+
+    pnet: Engine
+    """(1, 3, H, W) → (1, h, w, 5): face logit, then four offsets, for each 12-pixel window in steps of 2."""
+    rnet: Engine
+    """(N, 3, 24, 24) → (N, 5): face logit, four offsets."""
+    onet: Engine
+    """(N, 3, 48, 48) → (N, 15): face logit, four offsets, five x, five y."""
+    min_face: float = 20.0
+    """Smallest face to look for, in pixels of the photo."""
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    """Confidence that a window must reach in each of the three stages, 0 to 1."""
+    factor: float = 0.709
+    """Ratio of one pyramid level to the level before, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.min_face < _CELL:
+            raise UsageError(f"min_face is {self.min_face}; MTCNN finds no face below {_CELL} pixels")
+        if not 0 < self.factor < 1:
+            raise UsageError(f"factor is {self.factor}; it must lie between 0 and 1")
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise UsageError(f"thresholds are {self.thresholds}; each must lie between 0 and 1")
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Faces in one (H, W, 3) uint8 RGB photo, the most confident first; none below 20 pixels a side.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        height, width = image.shape[:2]
+        sums = running_sums(image)
+        boxes = self._propose(sums)
+        boxes = self._refine(sums, boxes)
+        boxes, cells = inside(boxes, width, height)
+        if not len(boxes):
+            return []
+        scores, boxes, landmarks = read_onet(_answers(self.onet, sums, cells, 48), boxes)
+        passed = np.flatnonzero(scores > self.thresholds[2])[::-1]  # of equals the original takes the last
+        scores, boxes, landmarks = scores[passed], boxes[passed], landmarks[passed]
+        kept = suppress(boxes, scores, 0.7, smaller=True, edge=1)
+        return [Face(boxes[i], float(scores[i]), landmarks[i]) for i in kept]
+
+    def _propose(self, sums: NDArray[np.int32]) -> NDArray[np.float32]:
+        height, width = sums.shape[0] - 1, sums.shape[2] - 1
+        found = [np.empty((0, 9), np.float32)]
+        scale = _CELL / self.min_face
+        while min(height, width) * scale >= _CELL:
+            level = area_level(sums, int(height * scale + 1), int(width * scale + 1))
+            windows = _windows(self.pnet.run(level)[0][0], scale, self.thresholds[0])
+            found.append(windows[suppress(windows[:, :4], windows[:, 4], 0.5)])
+            scale *= self.factor
+        windows = np.concatenate(found)
+        windows = windows[suppress(windows[:, :4], windows[:, 4], 0.7)]
+        sides = np.tile(windows[:, 2:4] - windows[:, :2], 2)
+        return square(windows[:, :4] + windows[:, 5:] * sides)
+
+    def _refine(self, sums: NDArray[np.int32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        boxes, cells = inside(boxes, sums.shape[2] - 1, sums.shape[0] - 1)
+        if not len(boxes):
+            return boxes
+        answer = _answers(self.rnet, sums, cells, 24)
+        scores = confidence(answer[:, 0])
+        passed = scores > self.thresholds[1]
+        scores, boxes, offsets = scores[passed], boxes[passed], answer[passed, 1:]
+        kept = suppress(boxes, scores, 0.7)
+        return square(regress(boxes[kept], offsets[kept]))
+
+
+def inside(boxes: NDArray[np.float32], width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """The boxes that touch the photo, and the whole-pixel part of each that lies in it.
+
+    The first pixel is numbered 1, as in the Matlab code that MTCNN came from.
+    """
+    cells = boxes.astype(np.intp)
+    cells[:, :2] = np.maximum(cells[:, :2], 1) - 1
+    cells[:, 2:] = np.minimum(cells[:, 2:], [width, height])
+    touching = (cells[:, 2:] > cells[:, :2]).all(axis=1)
+    return boxes[touching], cells[touching]
+
+
+def regress(boxes: NDArray[np.float32], offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes moved by (N, 4) offsets, given in parts of each box's width and height."""
+    sides = np.tile(boxes[:, 2:4] - boxes[:, :2] + np.float32(1), 2)
+    return boxes + offsets * sides
+
+
+def read_onet(
+    answer: NDArray[np.float32], boxes: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """O-Net's (N, 15) answer as confidences (N,), moved boxes (N, 4), landmarks (N, 5, 2) in pixels of the photo."""
+    sides = boxes[:, 2:4] - boxes[:, :2] + np.float32(1)
+    points = answer[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
+    landmarks = points * sides[:, None] + boxes[:, None, :2] - np.float32(1)
+    return confidence(answer[:, 0]), regress(boxes, answer[:, 1:5]), landmarks
+
+
+def confidence(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits as probabilities, in 32 bits: many round to 1, and ties must stay ties to match the original."""
+    return np.float32(1) / (np.float32(1) + np.exp(-logits))
+
+
+def _windows(answer: NDArray[np.float32], scale: float, threshold: float) -> NDArray[np.float32]:
+    """(N, 9): box in pixels of the photo, confidence, four offsets, for each window of one level that passes."""
+    rows, columns = np.nonzero(answer[:, :, 0] >= np.log(threshold / (1 - threshold)))
+    first = np.stack([columns, rows], axis=1).astype(np.float32) * _STRIDE
+    corners = [np.floor((first + edge) / np.float32(scale)) for edge in (1, _CELL)]
+    passed = answer[rows, columns]
+    return np.concatenate([*corners, confidence(passed[:, :1]), passed[:, 1:]], axis=1)
+
+
+def _answers(engine: Engine, sums: NDArray[np.int32], cells: NDArray[np.intp], size: int) -> NDArray[np.float32]:
+    """The net's answer for each crop, a bounded number at a time so that memory stays flat."""
+    starts = range(0, len(cells), _BATCH)
+    return np.concatenate([engine.run(area_crops(sums, cells[i : i + _BATCH], size))[0] for i in starts])
