@@ -1,0 +1,98 @@
+"""MobileFaceNet: S. Chen, Y. Liu, X. Gao, Z. Han, "MobileFaceNets", CCBR 2018, table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from edgeface.backbones.layers import Leaky, PReLU, start_convolutions
+
+# Expansion t, output channels c, blocks n, stride s of the first block: the bottleneck rows of table 1.
+BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "prelu": PReLU,
+    "relu": lambda channels: nn.ReLU(),
+    "leaky": Leaky,
+    "relu6": lambda channels: nn.ReLU6(),
+}
+
+
+def _conv(inp: int, out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inp, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(out)]
+
+
+class Bottleneck(nn.Module):
+    """Inverted residual: widen by 1×1, 3×3 depthwise, narrow by a linear 1×1; a shortcut where shapes allow."""
+
+    def __init__(self, inp: int, out: int, stride: int, expansion: int, act: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        hidden = inp * expansion
+        self.shortcut = stride == 1 and inp == out
+        self.layers = nn.Sequential(
+            *_conv(inp, hidden, 1),
+            act(hidden),
+            *_conv(hidden, hidden, 3, stride, 1, groups=hidden),
+            act(hidden),
+            *_conv(hidden, out, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inp, H, W) → (N, out, H / stride, W / stride)."""
+        y: Tensor = self.layers(x)
+        return x + y if self.shortcut else y
+
+
+class MobileFaceNet(nn.Module):
+    """(N, 3, size, size) normalised RGB → (N, embedding) float, not normalised.
+
+    221 M multiply-accumulates and 1.0 M parameters at 112 px with 128 floats. The global depthwise
+    convolution spans the last map, so ``size`` is fixed when the net is built.
+
+    Args of the constructor:
+        embedding: length of the output.
+        size: side of the input in pixels.
+        act: a key of ``ACTIVATIONS``.
+        width: factor on every number of channels, rounded to multiples of 8.
+        stem: ``paper``, or ``foamliu`` for the public net of that name (github.com/foamliu/MobileFaceNet):
+            ReLU and one more pointwise convolution after the first depthwise one, a bias in the last one.
+    """
+
+    def __init__(
+        self, embedding: int = 128, size: int = 112, act: str = "prelu", width: float = 1.0, stem: str = "paper"
+    ) -> None:
+        super().__init__()
+        activation = ACTIVATIONS[act]
+
+        def wide(channels: int) -> int:
+            return max(8, round(channels * width / 8) * 8)
+
+        channels = wide(64)
+        first = [*_conv(3, channels, 3, 2, 1), activation(channels)]
+        depthwise = _conv(channels, channels, 3, 1, 1, groups=channels)
+        if stem == "foamliu":
+            first += [*depthwise, nn.ReLU(), *_conv(channels, channels, 1), nn.ReLU()]
+        else:
+            first += [*depthwise, activation(channels)]
+        blocks: list[nn.Module] = []
+        for expansion, out, count, stride in BOTTLENECKS:
+            for index in range(count):
+                blocks.append(Bottleneck(channels, wide(out), stride if index == 0 else 1, expansion, activation))
+                channels = wide(out)
+        last, side = wide(512), -(-size // 16)
+        head = [
+            *_conv(channels, last, 1),
+            activation(last),
+            *_conv(last, last, side, groups=last),
+            nn.Conv2d(last, embedding, 1, bias=stem == "foamliu"),
+            nn.BatchNorm2d(embedding),
+            nn.Flatten(),
+        ]
+        self.layers = nn.Sequential(*first, *blocks, *head)
+        start_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, size, size) → (N, embedding)."""
+        y: Tensor = self.layers(x)
+        return y

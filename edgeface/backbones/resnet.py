@@ -1,0 +1,34 @@
+"""ResNet18 (K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning", CVPR 2016) from torchvision's definition."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from edgeface.backbones.layers import Pooled, ZeroPaddedMaxPool
+from edgeface_export.torchvision_repair import repair
+
+
+def resnet18(embedding: int, size: int, stem: str = "stride2") -> nn.Module:
+    """(N, 3, S, S) normalised RGB → (N, embedding) float, for any S; 11.2 M parameters.
+
+    Args:
+        embedding: length of the output.
+        size: not used: the net takes every size.
+        stem: ``stride2``, torchvision's 7×7 convolution and max-pool (485 M multiply-accumulates at
+            112 px), or ``stride1``, a 3×3 convolution on all pixels and a first stage that halves
+            (1,730 M), as face recognisers have it.
+    """
+    repair()
+    from torchvision.models import resnet18 as build
+
+    net = build(weights=None, num_classes=1)
+    net.maxpool = ZeroPaddedMaxPool()
+    if stem == "stride1":
+        net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+        net.layer1[0].conv1.stride = (2, 2)
+        net.layer1[0].downsample = nn.Sequential(nn.Conv2d(64, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
+    del net.avgpool, net.fc
+    return Pooled(nn.Sequential(OrderedDict(net.named_children())), 512, embedding)

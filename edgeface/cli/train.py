@@ -1,0 +1,81 @@
+"""``edgeface train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeface.cli.console import ERR, Json, note, print_json
+
+Setting = Annotated[list[str] | None, typer.Option("--set", help="One setting, as key=value; may repeat.")]
+Teacher = Annotated[list[Path] | None, typer.Option(help="Model to learn from; several make an ensemble.")]
+TeacherContract = Annotated[
+    list[Path] | None, typer.Option(help="Contract of a teacher that carries none, in the order of these teachers.")
+]
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of <identity>/<photo>, or one made by edgeface data prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/train"),
+    backbone: Annotated[str | None, typer.Option(help="Net, with options.  [default: mobilefacenet]")] = None,
+    head: Annotated[str | None, typer.Option(help="Loss head.  [default: arcface]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the photos.  [default: 25]")] = None,
+    embedding: Annotated[int | None, typer.Option(help="Floats in an embedding.  [default: 128]")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, or paper.")] = None,
+    setting: Setting = None,
+    init: Annotated[str | None, typer.Option(help="Weights to start from: imagenet, or a file.")] = None,
+    init_names: Annotated[str | None, typer.Option(help="Name map for --init: foamliu, or a TOML file.")] = None,
+    teacher: Teacher = None,
+    teacher_contract: TeacherContract = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="Photos without names, for the teachers alone.")] = None,
+    licence: Annotated[str, typer.Option(help="What the photos allow; travels into every model.")] = "unknown",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a backbone with ArcFace on photos of people.
+
+    Writes a run folder: run.json, curves.csv, curves.png, best.safetensors (the net) and
+    last.safetensors (to resume from).
+
+    \b
+    Examples:
+      edgeface train photos/
+      edgeface train prepared/ --backbone resnet18 --epochs 40 --set precision=bf16 -o runs/mine
+      edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classify=0
+      edgeface train photos/ -o runs/mine --resume
+    """
+    from edgeface.data.dataset import load_data, load_unlabelled
+    from edgeface.evaluation.embedder import open_teachers
+    from edgeface.report.curves import draw_curves
+    from edgeface.training.config import load_config
+    from edgeface.training.init import init_backbone
+    from edgeface.training.loop import train as run
+
+    settings = load_config(config, setting or (), backbone=backbone, head=head, epochs=epochs, embedding=embedding)
+    faces = load_data(data, size=settings.size, seed=settings.seed)
+    for file, reason in faces.rejected:
+        note(f"left out {file}: {reason}")
+    note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+    curves = run(
+        faces,
+        output,
+        settings,
+        console=ERR,
+        licence=licence,
+        resume=resume,
+        init=(lambda net: note(str(init_backbone(net, init, backbone=settings.backbone, names=init_names))))
+        if init
+        else None,
+        teachers=open_teachers(teacher or (), teacher_contract or ()),
+        unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
+        tensorboard=tensorboard,
+    )
+    draw_curves(curves, output / "curves.png")
+    last = curves[-1]
+    if json:
+        print_json({"schema": 1, "run": str(output), "epochs": last.epoch, "val_accuracy": last.val_accuracy})
+    else:
+        typer.echo(f"{output}: {last.epoch} epochs; next: edgeface export {output} --data {data} --int8")

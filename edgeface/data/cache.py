@@ -1,0 +1,64 @@
+"""Prepared faces as one memory-mapped array, so that a training step never decodes a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.table import read_faces
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.images import open_rgb, shown
+
+
+def open_cache(folder: str | Path, size: int = 112) -> NDArray[np.uint8]:
+    """(N, size, size, 3) uint8 RGB, read-only, memory-mapped: the faces of ``faces.csv`` in its order.
+
+    Decoded once into ``.cache/faces-<size>.npy``, and again when the table names other crops; a new
+    split of the same crops decodes nothing.
+
+    Raises:
+        UsageError: the folder was not prepared, its crops have another size, or it cannot be written.
+        ImageError: a crop is missing or damaged.
+    """
+    folder = Path(folder)
+    rows = read_faces(folder)
+    key = hashlib.sha256("".join(f"{row['path']}\0{row['sha256']}\n" for row in rows).encode()).hexdigest()
+    array, mark = folder / ".cache" / f"faces-{size}.npy", folder / ".cache" / f"faces-{size}.json"
+    if not (array.exists() and _read_key(mark) == key):
+        mark.unlink(missing_ok=True)
+        _build(folder, [row["path"] for row in rows], size, array)
+        mark.write_text(json.dumps({"faces": len(rows), "crops_sha256": key}) + "\n", encoding="utf-8")
+    mapped: NDArray[np.uint8] = np.load(array, mmap_mode="r" if rows else None)
+    return mapped
+
+
+def _read_key(mark: Path) -> str | None:
+    try:
+        key: str = json.loads(mark.read_text("utf-8"))["crops_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return key
+
+
+def _build(folder: Path, paths: list[str], size: int, array: Path) -> None:
+    part = array.with_suffix(f".{os.getpid()}")
+    try:
+        array.parent.mkdir(exist_ok=True)
+        faces = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
+        for number, path in enumerate(paths):
+            crop = open_rgb(folder / path)
+            if crop.shape[:2] != (size, size):
+                has = f"{shown(folder)}: its crops have {crop.shape[0]} pixels, not {size}"
+                raise UsageError(f"{has}; prepare again with --size {size}")
+            faces[number] = crop
+        faces.flush()
+        part.replace(array)
+    except OSError as error:
+        raise UsageError(f"{shown(array)}: cannot write: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)

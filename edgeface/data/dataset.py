@@ -1,0 +1,172 @@
+"""Faces as one array with labels and splits, from a plain folder of identities or a prepared one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.cache import open_cache
+from edgeface.data.table import read_faces
+from edgeface_runtime import ImageError, UsageError
+from edgeface_runtime.images import SUFFIXES, open_rgb
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class FaceData:
+    """Aligned faces in memory (or memory-mapped), one row each."""
+
+    faces: NDArray[np.uint8]
+    """(N, size, size, 3) uint8 RGB."""
+    labels: NDArray[np.int64]
+    """(N,) index into ``identities``."""
+    identities: tuple[str, ...]
+    paths: tuple[str, ...]
+    """(N,) relative to the data folder."""
+    split: NDArray[np.str_]
+    """(N,) ``train``, ``val`` or ``test``."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """Files left out, each with its reason."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of pixels, labels and splits: what a model was trained on."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.faces).data)
+        digest.update("\n".join((*self.identities, *self.paths, *self.split)).encode(errors="surrogateescape"))
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """Row numbers of the given splits."""
+        return np.flatnonzero(np.isin(self.split, splits))
+
+
+def load_data(folder: str | Path, *, size: int = 112, seed: int = 0, pattern: str = "*") -> FaceData:
+    """Reads a prepared folder (with ``faces.csv``) or a plain one (``<identity>/<photo>``).
+
+    The photos of a plain folder are taken as faces already and scaled to ``size``; per identity, with
+    ``seed``, 3 of 10 photos become ``test`` and, of the rest, one in seven ``val``.
+
+    Args:
+        folder: where the photos lie.
+        size: height and width of the returned faces, in pixels.
+        seed: of the split.
+        pattern: which file names of a plain folder are photos.
+
+    Raises:
+        UsageError: no such folder, no image in it, a table of another kind, or fewer than two identities.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    data = (
+        _read_prepared(folder, size, seed)
+        if (folder / "faces.csv").exists()
+        else _read_plain(folder, size, seed, pattern)
+    )
+    if not len(data.faces):
+        reason = f" ({data.rejected[0][0]}: {data.rejected[0][1]})" if data.rejected else ""
+        raise UsageError(f"{folder}: no image found in <identity>/<photo> folders{reason}")
+    if len(data.identities) < 2:
+        raise UsageError(f"{folder}: only one identity ({data.identities[0]}); recognition needs at least two")
+    return data
+
+
+def _read_plain(folder: Path, size: int, seed: int, pattern: str) -> FaceData:
+    faces: list[NDArray[np.uint8]] = []
+    identities: list[str] = []
+    labels, paths, rejected = [], [], []
+    for person in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        before = len(faces)
+        for photo in sorted(path for path in person.glob(pattern) if path.is_file() and not path.name.startswith(".")):
+            name = photo.relative_to(folder).as_posix()
+            if photo.suffix.lower() not in SUFFIXES:
+                rejected.append((name, "not an image by its name"))
+                continue
+            try:
+                faces.append(_square(open_rgb(photo), size))
+            except ImageError as error:
+                rejected.append((name, str(error).removeprefix(f"{photo}: ")))
+                continue
+            labels.append(len(identities))
+            paths.append(name)
+        if len(faces) > before:
+            identities.append(person.name)
+    data = FaceData(
+        faces=np.stack(faces) if faces else np.empty((0, size, size, 3), np.uint8),
+        labels=np.array(labels, np.int64),
+        identities=tuple(identities),
+        paths=tuple(paths),
+        split=np.full(len(faces), "train", dtype="<U5"),
+        rejected=tuple(rejected),
+    )
+    return replace(data, split=split_photos(data.labels, seed=seed))
+
+
+def _read_prepared(folder: Path, size: int, seed: int) -> FaceData:
+    rows = read_faces(folder)
+    named = np.array([bool(row["identity"]) for row in rows], bool)
+    faces = open_cache(folder, size)
+    if not named.all():
+        faces, rows = faces[named], [row for row in rows if row["identity"]]
+    identities, labels = np.unique([row["identity"] for row in rows], return_inverse=True)
+    split = np.array([row["split"] for row in rows], dtype="<U5")
+    if not np.isin(split, SPLITS).all():
+        split = split_photos(labels, seed=seed)
+    paths = tuple(row["path"] for row in rows)
+    return FaceData(faces, labels.astype(np.int64), tuple(identities.tolist()), paths, split)
+
+
+def load_unlabelled(folder: str | Path, *, size: int = 112) -> NDArray[np.uint8]:
+    """(M, size, size, 3) uint8 RGB: every face of a prepared folder, or every image below a plain one.
+
+    Raises:
+        UsageError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if (folder / "faces.csv").exists():
+        return open_cache(folder, size)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    faces = []
+    for photo in photos:
+        with contextlib.suppress(ImageError):
+            faces.append(_square(open_rgb(photo), size))
+    if not faces:
+        raise UsageError(f"{folder}: no image found below it")
+    return np.stack(faces)
+
+
+def _square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def split_photos(labels: NDArray[np.int64], *, seed: int = 0, test: float = 0.3) -> NDArray[np.str_]:
+    """(N,) ``train``, ``val``, ``test``: photos split within each identity, so that all are in all.
+
+    An identity with one photo only trains.
+    """
+    rng = np.random.default_rng(seed)
+    split = np.full(len(labels), "train", dtype="<U5")
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        held_out = round(test * len(rows))
+        split[rows[:held_out]] = "test"
+        split[rows[held_out : held_out + (len(rows) - held_out) // 7]] = "val"
+    return split
+
+
+def batches(rows: Sequence[int] | NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Consecutive chunks of at most ``size`` row numbers."""
+    array = np.asarray(rows, np.int64)
+    return [array[start : start + size] for start in range(0, len(array), size)]

@@ -1,0 +1,188 @@
+"""The last step of ``data prepare``: journal records in, ``faces.csv``, ``rejected.csv`` and the card out.
+
+Reads the records one by one, so that memory does not grow with the number of photos.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeface.data.duplicates import THUMB, first_copies
+from edgeface.data.readers import Listing, Skipped
+from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
+from edgeface_runtime.errors import UsageError
+
+_DROPS: dict[str, tuple[float, str, Callable[[dict[str, Any], float], bool]]] = {
+    "blur": (20.0, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
+    "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop["size"] < limit),
+    "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop["yaw"]) > limit),
+    "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop["score"] < limit),
+}
+"""Name of a drop → its default limit, what ``rejected.csv`` says, when it applies."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A reason to leave out faces that are kept by default."""
+
+    name: str
+    limit: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What a face is a copy of."""
+
+    path: str
+    across: bool
+    """True where the first copy bears another name."""
+
+
+def parse_drops(text: str) -> tuple[Drop, ...]:
+    """``blur,small=40,duplicates`` as drops; without a number the default limit holds.
+
+    Raises:
+        UsageError: an unknown name, or no number behind ``=``.
+    """
+    drops = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = word.partition("=")
+        if name not in _DROPS and word != "duplicates":
+            raise UsageError(f"--drop {word}: unknown; choose from {', '.join((*_DROPS, 'duplicates'))}")
+        try:
+            drops.append(Drop(name, float(number or (_DROPS[name][0] if name in _DROPS else 0))))
+        except ValueError as error:
+            raise UsageError(f"--drop {word}: {number!r} is no number") from error
+    return tuple(drops)
+
+
+def finish(
+    dst: Path, records: Sequence[Path], listing: Listing, drops: tuple[Drop, ...], head: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the two tables and the card, and deletes crops that no row names.
+
+    Args:
+        dst: the prepared folder.
+        records: of all tasks, in order.
+        listing: the source.
+        drops: which faces to leave out.
+        head: what the card says of name, licence and settings.
+
+    Returns:
+        The card.
+
+    Raises:
+        OSError: ``dst`` cannot be written.
+    """
+    scratch = dst / ".prepare"
+    dropped, copies = _decide(scratch, records, drops)
+    seen = _Seen()
+    rows = _rows(records, dropped, copies, seen)
+    digest = write_table(dst / "faces.csv", COLUMNS, rows, scratch)
+    skipped = [Skipped(**skip) for record in records for skip in _load(record)["skipped"]]
+    rejected = sorted((*listing.skipped, *skipped, *dropped.values()), key=lambda skip: (skip.source, skip.detail))
+    write_table(dst / "rejected.csv", REJECTED_COLUMNS, map(vars, rejected), scratch)
+    for path in (dst / "faces").rglob("*.png"):
+        if path.relative_to(dst).as_posix() not in seen.paths:
+            path.unlink()
+    card = {
+        "schema": 1,
+        **head,
+        "layout": listing.layout,
+        "counts": {
+            "photos": len(listing.photos),
+            "faces": len(seen.paths),
+            "identities": len(seen.identities),
+            "rejected": len(rejected),
+            "found_with_margin": seen.with_margin,
+            "duplicates": len(copies.keys() & seen.paths),
+            "duplicates_across_identities": sum(copies[path].across for path in copies.keys() & seen.paths),
+        },
+        "rejected": dict(sorted(Counter(skip.reason for skip in rejected).items())),
+        "split": None,
+        "versions": {name: importlib.metadata.version(name) for name in ("edgeface", "numpy", "pillow")},
+        "faces_sha256": digest,
+    }
+    write_card(dst, card, scratch)
+    return card
+
+
+@dataclass
+class _Seen:
+    """What the written rows held."""
+
+    paths: set[str] = field(default_factory=set)
+    identities: set[str] = field(default_factory=set)
+    with_margin: int = 0
+
+
+def _rows(
+    records: Sequence[Path], dropped: dict[str, Skipped], copies: dict[str, _Copy], seen: _Seen
+) -> Iterator[dict[str, object]]:
+    """The rows of ``faces.csv``, one by one."""
+    names = sorted({crop["identity"] for crop in _crops(records) if crop["path"] not in dropped})
+    labels = {identity: number for number, identity in enumerate(names)}
+    for crop in _crops(records):
+        if crop["path"] in dropped:
+            continue
+        seen.paths.add(crop["path"])
+        seen.identities.add(crop["identity"])
+        seen.with_margin += crop["margin"] > 0
+        copy = copies.get(crop["path"])
+        yield crop | {
+            "label": labels[crop["identity"]],
+            "split": "",
+            "box": " ".join(map(str, crop["box"])),
+            "landmarks": " ".join(map(str, crop["landmarks"])),
+            "duplicate_of": copy.path if copy else "",
+        }
+
+
+def _decide(
+    scratch: Path, records: Sequence[Path], drops: tuple[Drop, ...]
+) -> tuple[dict[str, Skipped], dict[str, _Copy]]:
+    """Faces to leave out, and copies among the others; both by crop path."""
+    limits = {drop.name: drop.limit for drop in drops}
+    dropped: dict[str, Skipped] = {}
+    kept: list[tuple[str, str, str]] = []
+    hashes: list[int] = []
+    file = scratch / "details"
+    with file.open("wb") as written:
+        for crop in _crops(records):
+            name = next((name for name in _DROPS if name in limits and _DROPS[name][2](crop, limits[name])), None)
+            if name:
+                detail = _DROPS[name][1].format(**crop, limit=limits[name])
+                dropped[crop["path"]] = Skipped(crop["source"], name, detail, crop["identity"])
+            else:
+                kept.append((crop["path"], crop["identity"], crop["source"]))
+                hashes.append(crop["hash"])
+                written.write(bytes.fromhex(crop["details"]))
+    details = np.memmap(file, np.int8, "r", shape=(len(kept), THUMB * THUMB)) if kept else np.empty((0, 1), np.int8)
+    copies = {}
+    for row, first in enumerate(first_copies(np.array(hashes, np.uint64), details)):
+        (path, identity, source), (original, other, _) = kept[row], kept[first]
+        if row == first:
+            continue
+        copies[path] = _Copy(original, across=identity != other)
+        if "duplicates" in limits:
+            dropped[path] = Skipped(source, "duplicates", f"a copy of {original}", identity)
+    file.unlink()
+    return dropped, copies
+
+
+def _crops(records: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for record in records:
+        yield from _load(record)["crops"]
+
+
+def _load(record: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(record.read_bytes())
+    return document

@@ -1,0 +1,104 @@
+"""The files of a prepared folder: ``faces.csv``, ``rejected.csv`` and the card ``dataset.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.images import shown
+
+COLUMNS = (
+    "path", "identity", "label", "split", "source", "box", "landmarks", "score", "sharpness", "sha256",
+    "size", "yaw", "pitch", "roll", "margin", "duplicate_of",
+)  # fmt: skip
+REJECTED_COLUMNS = ("source", "identity", "reason", "detail")
+
+
+def read_faces(folder: str | Path) -> list[dict[str, str]]:
+    """The rows of a prepared folder's ``faces.csv``.
+
+    Raises:
+        UsageError: the folder was not prepared, or its table lacks a column.
+    """
+    return _read(Path(folder) / "faces.csv", COLUMNS)
+
+
+def read_rejected(folder: str | Path) -> list[dict[str, str]]:
+    """The rows of a prepared folder's ``rejected.csv``.
+
+    Raises:
+        UsageError: the folder was not prepared, or its table lacks a column.
+    """
+    return _read(Path(folder) / "rejected.csv", REJECTED_COLUMNS)
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card of a prepared folder.
+
+    Raises:
+        UsageError: there is none, or it is no JSON.
+    """
+    path = Path(folder) / "dataset.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(path)}: cannot be read; make it with: edgeface data prepare") from error
+    return card
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, object]], scratch: Path) -> str:
+    """Writes a CSV row by row beside its name and renames it.
+
+    Returns:
+        The file's sha256.
+    """
+    with _beside(path, scratch) as part:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        with part.open("rb") as written:
+            return hashlib.file_digest(written, "sha256").hexdigest()
+
+
+def write_card(folder: Path, card: Mapping[str, Any], scratch: Path) -> None:
+    """Writes ``dataset.json``."""
+    write_beside(folder / "dataset.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode(), scratch)
+
+
+def write_beside(path: Path, data: bytes, scratch: Path) -> None:
+    """Writes a file under another name in ``scratch`` (same file system) and renames it: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path, scratch) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, scratch: Path) -> Iterator[Path]:
+    part = scratch / f"part-{os.getpid()}"
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{shown(path.parent)}: no {path.name} in it; make one with: edgeface data prepare") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{shown(path)}: cannot be read: {error}") from error
+    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise UsageError(f"{shown(path)}: has no column {missing[0]}; prepare the photos again")
+    return rows

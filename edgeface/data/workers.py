@@ -1,0 +1,102 @@
+"""Runs tasks in this process, in worker processes or on a Dask cluster, all through one executor interface."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from edgeface_runtime.errors import MissingExtraError, UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_CONNECT_S = 10
+_AHEAD = 2
+"""Tasks in flight for each worker: enough to keep it busy, few enough to keep memory flat."""
+
+
+@contextlib.contextmanager
+def results(
+    work: Callable[[T], R], tasks: Sequence[T], processes: int, scheduler: str | None
+) -> Iterator[Iterator[tuple[int, R]]]:
+    """An iterator over (position of the task, its result), in the order in which they are done.
+
+    Args:
+        work: a pure function; a task whose worker died may run twice.
+        tasks: what to call it with.
+        processes: worker processes; 1 calls ``work`` here.
+        scheduler: address of a Dask scheduler (``tcp://host:8786``), whose workers replace ours.
+
+    Raises:
+        UsageError: no scheduler answers, or a worker process was killed.
+        MissingExtraError: ``scheduler`` without the package distributed.
+    """
+    if not tasks or (processes == 1 and scheduler is None):
+        yield ((position, work(task)) for position, task in enumerate(tasks))
+        return
+    with _dask(scheduler) if scheduler else _pool(min(processes, len(tasks))) as (executor, count):
+        try:
+            yield _windowed(executor, work, tasks, count * _AHEAD)
+        except BrokenProcessPool as error:
+            raise UsageError(
+                "a worker process was killed (out of memory?); run the same command again with fewer --workers to go on"
+            ) from error
+
+
+def _windowed(executor: Executor, work: Callable[[T], R], tasks: Sequence[T], window: int) -> Iterator[tuple[int, R]]:
+    waiting = iter(enumerate(tasks))
+    running: dict[Future[R], int] = {}
+    while True:
+        while len(running) < window and (next_task := next(waiting, None)):
+            running[executor.submit(work, next_task[1])] = next_task[0]
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future.result()
+
+
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[tuple[Executor, int]]:
+    # Spawned, because the inference engines' threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    try:
+        yield executor, processes
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with it, even when it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _dask(scheduler: str) -> Iterator[tuple[Any, int]]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtraError("distributed", "dask") from error
+    try:
+        client = Client(scheduler, timeout=_CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{scheduler}: no Dask scheduler answers there") from error
+    with client:
+        count = sum(client.nthreads().values())
+        if not count:
+            raise UsageError(f"{scheduler}: the scheduler has no worker; start one with: dask worker {scheduler}")
+        yield client.get_executor(), count

@@ -1,0 +1,123 @@
+"""From a model and photos to figures: what ``edgeface eval`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeface.data.dataset import FaceData, load_data
+from edgeface.evaluation import Evaluation, evaluate
+from edgeface.evaluation.embedder import (
+    EXPORTED,
+    Embedder,
+    open_classifier,
+    open_embedder,
+    read_contract_file,
+    with_flip,
+)
+from edgeface.evaluation.examples import Example, examples
+from edgeface.evaluation.groups import group_rates, read_groups
+from edgeface.evaluation.protocol import Progress, verify_photos
+from edgeface_runtime import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure, and on what."""
+
+    data: Path | None = None
+    """Photos by identity, or a prepared folder."""
+    method: str = "centroid"
+    """``centroid``, ``svc`` or ``head``."""
+    flip: bool = False
+    """Embed each face and its mirror image."""
+    lfw: Path | None = None
+    """Photos that ``pairs`` names."""
+    pairs: Path | None = None
+    train_pairs: Path | None = None
+    detector: str = "fast"
+    groups: Path | None = None
+    contract: Path | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.data is None and self.lfw is None:
+            raise UsageError("name photos to measure on: --data FOLDER, or --lfw FOLDER with --pairs FILE")
+        if (self.lfw is None) != (self.pairs is None):
+            raise UsageError("--lfw FOLDER and --pairs FILE belong together")
+        if self.train_pairs is not None and self.pairs is None:
+            raise UsageError("--train-pairs chooses a threshold for --pairs, which is not given")
+        if self.method == "head" and self.data is None:
+            raise UsageError("--method head names people, so it needs --data")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """An evaluation with the faces that it was measured on."""
+
+    evaluation: Evaluation
+    data: FaceData | None
+    """None where the plan names no ``data``."""
+    examples: tuple[Example, ...]
+    """What each test photo was named; empty where none was."""
+
+
+def evaluate_model(
+    model: Path, plan: Plan, *, note: Callable[[str], None] = lambda _: None, progress: Progress = iter
+) -> Measured:
+    """Measures a run, a checkpoint or an exported file.
+
+    Args:
+        model: what to measure.
+        plan: what to measure on.
+        note: told of photos that were left out.
+        progress: told the photos of pairs that are being aligned.
+
+    Raises:
+        EdgefaceError: something named in the plan is absent, damaged or does not fit.
+    """
+    groups = None if plan.groups is None else read_groups(plan.groups)
+    classifier = open_classifier(model) if plan.method == "head" else None
+    embedder = classifier.embedder if classifier else _open(model, plan)
+    if plan.flip:
+        embedder = with_flip(embedder)
+    result, data = Evaluation(), None
+    shown: tuple[Example, ...] = ()
+    if plan.data is not None:
+        data = load_data(plan.data, size=embedder.contract.input.size)
+        for file, reason in data.rejected:
+            note(f"left out {file}: {reason}")
+        if classifier and not classifier.data_sha256.endswith(data.sha256):
+            raise UsageError(
+                f"{model}: its head names the people of the photos that it was trained on; {plan.data} holds others"
+            )
+        embeddings = embedder.embed(data.faces)
+        result = evaluate(embeddings, data, method=plan.method, head=classifier.head if classifier else None)
+        shown = examples(result.answers, embeddings, data) if result.answers else ()
+        if result.identification is None:
+            note("no test photo is of a person in the gallery: nothing to identify")
+    if plan.lfw is not None and plan.pairs is not None:
+        protocol = verify_photos(
+            embedder,
+            plan.lfw,
+            plan.pairs,
+            train_pairs=plan.train_pairs,
+            detector=plan.detector,
+            threads=plan.threads,
+            progress=progress,
+        )
+        result = replace(result, verification=protocol.verification, pairs=protocol.pairs, people=protocol.people)
+    if groups is not None:
+        if result.pairs is None or result.verification is None:
+            raise UsageError("rates by group need pairs of one person and pairs of two; one kind is missing")
+        rates = group_rates(result.pairs, result.people, groups, result.verification.threshold)
+        result = replace(result, groups=rates)
+    return Measured(result, data, shown)
+
+
+def _open(model: Path, plan: Plan) -> Embedder:
+    if plan.contract is not None and model.suffix not in EXPORTED:
+        raise UsageError(f"--contract is for .onnx and .tflite files that carry none; {model} is neither")
+    contract = None if plan.contract is None else read_contract_file(plan.contract)
+    return open_embedder(model, threads=plan.threads, contract=contract)

@@ -1,0 +1,159 @@
+"""One way to embed with anything that holds a model: a run, a checkpoint, an exported file."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime import Contract, ContractError, UsageError, load
+from edgeface_runtime.metadata import read_text
+from edgeface_runtime.model import unit_rows
+
+if TYPE_CHECKING:
+    from edgeface.heads import ClassCentres
+
+EXPORTED = (".onnx", ".tflite")
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """Embeds faces as its contract says."""
+
+    contract: Contract
+    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """(N, S, S, 3) uint8 RGB → (N, D) float32 unit rows."""
+
+
+def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Embedder:
+    """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch.
+
+    Args:
+        source: ``.onnx``, ``.tflite``, ``.safetensors`` or a run folder.
+        threads: of the engine; PyTorch keeps its own setting.
+        contract: for an ``.onnx`` or ``.tflite`` of other origin, which carries none.
+
+    Raises:
+        UsageError, ModelError: nothing of these, or damaged.
+    """
+    source = Path(source)
+    if source.suffix in EXPORTED:
+        model = load(source, threads=threads, contract=contract)
+        return Embedder(model.contract, model.embed)
+    from edgeface.training.run import load_checkpoint
+    from edgeface_export.build import torch_embeddings
+
+    checkpoint = load_checkpoint(source)
+    return Embedder(
+        checkpoint.contract, lambda faces: torch_embeddings(checkpoint.net, checkpoint.contract.input, faces)
+    )
+
+
+def read_contract_file(path: Path) -> Contract:
+    """A contract written as TOML or JSON, for a model file that carries none.
+
+    Raises:
+        UsageError: no such file.
+        ContractError: not a contract.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Contract.from_json(json.dumps(tomllib.loads(text)) if path.suffix == ".toml" else text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: the contract cannot be read ({error})") from error
+    except (ContractError, tomllib.TOMLDecodeError) as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def open_teachers(sources: Sequence[Path], contracts: Sequence[Path]) -> list[Embedder]:
+    """Opens several models; those without a contract inside take the next of ``contracts``.
+
+    Raises:
+        UsageError: more contracts than models that lack one, or fewer.
+    """
+    spare = iter(contracts)
+    teachers = []
+    for source in sources:
+        lacks = source.suffix in EXPORTED and not carries_contract(source)
+        file = next(spare, None) if lacks else None
+        if lacks and file is None:
+            raise UsageError(f"{source}: carries no contract; give one with --teacher-contract")
+        teachers.append(open_embedder(source, contract=read_contract_file(file) if file else None))
+    if (surplus := next(spare, None)) is not None:
+        raise UsageError(f"{surplus}: no teacher is left that lacks a contract")
+    return teachers
+
+
+def carries_contract(path: Path) -> bool:
+    """True when a model file has a contract inside.
+
+    Raises:
+        ModelError: it is no model file.
+    """
+    try:
+        read_text(path)
+    except ContractError:
+        return False
+    return True
+
+
+def with_flip(embedder: Embedder) -> Embedder:
+    """Embeds each face and its mirror image and gives the direction of the sum: twice the work."""
+
+    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        mirrored = np.ascontiguousarray(faces[:, :, ::-1])
+        return unit_rows(embedder.embed(faces) + embedder.embed(mirrored))
+
+    return replace(embedder, embed=embed)
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """The net and the head that a run ended with; they belong together, so this is not the run's best net."""
+
+    embedder: Embedder
+    head: ClassCentres
+    data_sha256: str
+    """Of the faces that it was trained on, in their order of identities."""
+
+
+def open_classifier(run: str | Path) -> Classifier:
+    """The trained classifier of a run folder.
+
+    Raises:
+        UsageError: not a run folder, or a run that trained no head.
+        ModelError: damaged.
+    """
+    from edgeface.backbones import build_backbone
+    from edgeface.heads import build_head
+    from edgeface.training.config import load_config
+    from edgeface.training.run import contract_draft, load_tensors
+    from edgeface_export.build import torch_embeddings
+
+    path = Path(run) / "last.safetensors"
+    if not Path(run).is_dir() or not path.exists():
+        raise UsageError(f"{run}: --method head needs a run folder with its last.safetensors")
+    tensors, document = load_tensors(path)
+    config = load_config(**document["config"])
+    net_of = "average." if any(name.startswith("average.") for name in tensors) else "learner.net."
+    parts = {
+        prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in (net_of, "learner.head.")
+    }
+    if "weight" not in parts["learner.head."]:
+        raise UsageError(f"{run}: trained no head; choose another --method")
+    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
+    classes = len(parts["learner.head."]["weight"])
+    head = build_head(config.head, config.embedding, classes, s=config.s, m=config.m)
+    net.load_state_dict(parts[net_of])
+    head.load_state_dict(parts["learner.head."])
+    contract = contract_draft(config, data_sha256=document["data_sha256"], licence="unknown")
+    net.eval()
+    embedder = Embedder(contract, lambda faces: torch_embeddings(net, contract.input, faces))
+    return Classifier(embedder, head.eval(), document["data_sha256"])

@@ -1,0 +1,269 @@
+"""Verification: do two photos show the same person? Accept when their score reaches a threshold.
+
+FAR is the share of pairs of different people that are accepted, FRR the share of pairs of one person
+that are refused, TAR = 1 - FRR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime import UsageError
+
+LEAST_FALSE_ACCEPTS = 10
+"""Fewer expected at a FAR make its threshold the luck of a few pairs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Compared pairs of photos."""
+
+    scores: NDArray[np.float64]
+    """(P,) cosine of the two embeddings."""
+    first: NDArray[np.int64]
+    """(P,) identity of the one photo, numbered from 0."""
+    second: NDArray[np.int64]
+    """(P,) identity of the other."""
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        """(P,) True where both photos show one person."""
+        same: NDArray[np.bool_] = self.first == self.second
+        return same
+
+    @property
+    def has_both_kinds(self) -> bool:
+        """True when there are pairs of one person and pairs of two; without, there is nothing to verify."""
+        return bool(self.same.any() and not self.same.all())
+
+
+@dataclass(frozen=True)
+class TarAtFar:
+    """What is accepted of the genuine pairs at the threshold for one FAR; all None where ``reason`` says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    threshold_low: float | None = None
+    threshold_high: float | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return f"too few pairs for this FAR: {self.reason}"
+        return f"{100 * self.value:.2f} % ({100 * self.low:.2f} to {100 * self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The ``verification`` object of ``eval --json``. Shares from 0 to 1."""
+
+    accuracy: float
+    """Of all pairs at ``threshold``."""
+    auc: float
+    eer: float
+    threshold: float
+    pairs: int
+    failed: int
+    """Pairs that could not be scored because no face was found; they are not among ``pairs``."""
+    tar_at_far: dict[str, TarAtFar]
+    folds: tuple[float, ...] = ()
+    """Accuracy of each fold, where the protocol has folds; ``accuracy`` is their mean."""
+    standard_error: float | None = None
+    """Of the mean over the folds."""
+    threshold_from: str = "equal error rate of these pairs"
+    """Where ``threshold`` was chosen."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As in ``eval --json``."""
+        return asdict(self)
+
+
+def all_pairs(embeddings_ND: NDArray[np.float32], labels: NDArray[np.int64]) -> Pairs:
+    """Every photo against every other one: N·(N-1)/2 pairs.
+
+    Args:
+        embeddings_ND: (N, D) float32 unit rows.
+        labels: (N,) identities.
+    """
+    _, numbers = np.unique(labels, return_inverse=True)
+    a, b = np.triu_indices(len(numbers), k=1)
+    # In float32, ties would appear among scores near 1.
+    exact_ND = embeddings_ND.astype(np.float64)
+    return Pairs((exact_ND @ exact_ND.T)[a, b], numbers[a], numbers[b])
+
+
+def threshold_for_far(pairs: Pairs, far: float) -> float:
+    """The lowest threshold at which at most the share ``far`` of the pairs of different people is accepted.
+
+    Raises:
+        UsageError: no such pairs.
+    """
+    _require_both(pairs)
+    falling = -np.sort(-pairs.scores[~pairs.same])
+    return _threshold(falling, np.ones(len(falling)), len(falling), far)
+
+
+def equal_error_rate(pairs: Pairs) -> tuple[float, float]:
+    """(EER, its threshold): the mean of FAR and FRR at the score where they differ least.
+
+    Raises:
+        UsageError: pairs of one kind only.
+    """
+    _require_both(pairs)
+    same, different = np.sort(pairs.scores[pairs.same]), np.sort(pairs.scores[~pairs.same])
+    thresholds = np.unique(pairs.scores)
+    frr = np.searchsorted(same, thresholds, side="left") / len(same)
+    far = 1 - np.searchsorted(different, thresholds, side="left") / len(different)
+    best = int(np.abs(far - frr).argmin())
+    return float(far[best] + frr[best]) / 2, float(thresholds[best])
+
+
+def best_threshold(pairs: Pairs) -> float:
+    """The threshold at which most pairs are told rightly; of several the lowest.
+
+    Raises:
+        UsageError: pairs of one kind only.
+    """
+    _require_both(pairs)
+    thresholds = np.unique(pairs.scores)
+    same, different = np.sort(pairs.scores[pairs.same]), np.sort(pairs.scores[~pairs.same])
+    right = len(same) - np.searchsorted(same, thresholds) + np.searchsorted(different, thresholds)
+    return float(thresholds[right.argmax()])
+
+
+def tar_at_far(pairs: Pairs, far: float, *, replicates: int = 1000, seed: int = 0) -> TarAtFar:
+    """TAR at the threshold for a FAR, both with a 95 % interval.
+
+    The interval is the percentile bootstrap over identities, not pairs: pairs that share a person are
+    not independent. A replicate draws people with replacement and weighs a pair by how often its
+    people were drawn (people as the unit: R. Bolle, N. Ratha, S. Pankanti, Error analysis of pattern
+    recognition systems: the subsets bootstrap, CVIU 93, 2004).
+
+    Raises:
+        UsageError: pairs of one kind only.
+    """
+    _require_both(pairs)
+    order = np.argsort(-pairs.scores, kind="stable")
+    scores, first, second = pairs.scores[order], pairs.first[order], pairs.second[order]
+    same = first == second
+    expected = far * int((~same).sum())
+    if expected < LEAST_FALSE_ACCEPTS:
+        return TarAtFar(
+            None,
+            reason=f"{int((~same).sum())} pairs of different people make {expected:.1f} false accepts expected; "
+            f"at least {LEAST_FALSE_ACCEPTS} are needed",
+        )
+    people = int(max(first.max(), second.max())) + 1
+    rng = np.random.default_rng(seed)
+    drawn = []
+    one, falling = first[same], scores[same]
+    a, b, impostors = first[~same], second[~same], scores[~same]
+    counts_PP = np.zeros((people, people), np.int64)
+    np.add.at(counts_PP, (a, b), 1)
+    # The threshold lies among the highest impostor scores; the others need only be counted.
+    top = int(2 * expected) + 1000
+    for weights in rng.multinomial(people, np.full(people, 1 / people), size=replicates):
+        genuine, total = weights[one], int(weights @ counts_PP @ weights)
+        if genuine.sum() and total:
+            impostor = weights[a[:top]] * weights[b[:top]]
+            if impostor.sum() <= far * total:
+                impostor = weights[a] * weights[b]
+            limit = _threshold(impostors[: len(impostor)], impostor, total, far)
+            drawn.append((float(genuine[falling >= limit].sum() / genuine.sum()), limit))
+    (low, threshold_low), (high, threshold_high) = np.percentile(np.array(drawn), [2.5, 97.5], axis=0).tolist()
+    threshold = threshold_for_far(pairs, far)
+    value = float((scores[same] >= threshold).mean())
+    return TarAtFar(value, low, high, threshold, threshold_low, threshold_high)
+
+
+def verify(
+    pairs: Pairs, *, fars: Sequence[float] = (0.1, 0.01, 0.001), threshold: float | None = None, failed: int = 0
+) -> Verification:
+    """All verification figures of scored pairs.
+
+    Args:
+        pairs: scored pairs, some of one person and some of two.
+        fars: false-accept rates to report.
+        threshold: where ``accuracy`` is taken; None takes the one of the equal error rate, which is
+            chosen on these same pairs.
+        failed: pairs that could not be scored.
+
+    Raises:
+        UsageError: pairs of one kind only.
+    """
+    eer, crossing = equal_error_rate(pairs)
+    chosen = crossing if threshold is None else threshold
+    return Verification(
+        accuracy=float(((pairs.scores >= chosen) == pairs.same).mean()),
+        auc=area_under_curve(pairs),
+        eer=eer,
+        threshold=chosen,
+        pairs=len(pairs.scores),
+        failed=failed,
+        tar_at_far={f"{far:g}": tar_at_far(pairs, far) for far in fars},
+    )
+
+
+def verify_folds(pairs: Pairs, fold: NDArray[np.int64], *, failed: int = 0) -> Verification:
+    """As ``verify``; the accuracy is the mean over folds, each at the best threshold of all the others.
+
+    LFW's View 2: G. Huang, M. Ramesh, T. Berg, E. Learned-Miller, "Labeled Faces in the Wild", 2007.
+
+    Args:
+        pairs: scored pairs.
+        fold: (P,) number of each pair's fold.
+        failed: pairs that could not be scored.
+
+    Raises:
+        UsageError: fewer than two folds, or pairs of one kind only.
+    """
+    numbers = np.unique(fold)
+    if len(numbers) < 2:
+        raise UsageError("the pairs are all in one fold; name others to choose the threshold on with --train-pairs")
+    thresholds, accuracies = [], []
+    for number in numbers:
+        inside = fold == number
+        rest = Pairs(pairs.scores[~inside], pairs.first[~inside], pairs.second[~inside])
+        thresholds.append(best_threshold(rest))
+        accuracies.append(float(((pairs.scores[inside] >= thresholds[-1]) == pairs.same[inside]).mean()))
+    return replace(
+        verify(pairs, threshold=float(np.mean(thresholds)), failed=failed),
+        accuracy=float(np.mean(accuracies)),
+        folds=tuple(accuracies),
+        standard_error=float(np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))),
+        threshold_from="mean of the folds' thresholds, each chosen on the other folds",
+    )
+
+
+def area_under_curve(pairs: Pairs) -> float:
+    """AUC of the ROC: how often a pair of one person outscores a pair of two (ties count half).
+
+    Raises:
+        UsageError: pairs of one kind only.
+    """
+    from sklearn import metrics
+
+    _require_both(pairs)
+    return float(metrics.roc_auc_score(pairs.same, pairs.scores))
+
+
+def _threshold(falling: NDArray[np.float64], weights: NDArray[Any], total: float, far: float) -> float:
+    """As ``threshold_for_far``, of the highest weighted scores from high to low; ``total`` is the weight of all."""
+    share = np.cumsum(weights) / total
+    # The slack keeps 0.1 · 30 from counting as less than 3.
+    first_too_many = int(np.searchsorted(share, far + 1e-12, side="right"))
+    if first_too_many == len(falling):
+        return float(falling[-1])
+    return float(np.nextafter(falling[first_too_many], np.inf))
+
+
+def _require_both(pairs: Pairs) -> None:
+    if not pairs.has_both_kinds:
+        raise UsageError("verification needs pairs of one person and pairs of two people; one kind is missing")

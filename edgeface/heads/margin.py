@@ -1,0 +1,20 @@
+"""What the margin heads share: unit class centres and the cosines to them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ClassCentres(nn.Module):
+    """One learnable centre a class; embeddings are compared with it by angle alone."""
+
+    def __init__(self, embedding: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, embedding))
+        nn.init.xavier_uniform_(self.weight)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings of any length → (N, classes) cosines to the class centres."""
+        return F.linear(F.normalize(embeddings), F.normalize(self.weight))

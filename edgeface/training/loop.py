@@ -1,0 +1,362 @@
+"""Trains a backbone with a margin head, teachers, or both. The loop reads top to bottom in ``train``.
+
+    edgeface train DATA                                      one device
+    accelerate launch -m edgeface train DATA                 several processes, GPUs or machines
+
+Every random draw follows from (seed, epoch, step), so that a run resumed after a kill ends with the
+weights that an unbroken run ends with, and several processes see what one process sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgeface.backbones import build_backbone
+from edgeface.backbones.layers import PReLU
+from edgeface.cli.console import bar
+from edgeface.data.dataset import FaceData, batches
+from edgeface.evaluation.embedder import Embedder
+from edgeface.files import write_text
+from edgeface.heads import build_head
+from edgeface.training import run
+from edgeface.training.augment import augment, draw, normalise
+from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
+from edgeface.training.distil import teacher_targets
+from edgeface.training.processes import share_batch_norm
+from edgeface.training.state import LAST, Epoch, Learner, State
+from edgeface_runtime import UsageError
+
+ROLLBACKS = 5
+"""How often a run may lower its rate before it gives up."""
+CHECK_EVERY = 20
+"""Steps between looks at the loss: each one waits for the device."""
+
+
+def train(
+    data: FaceData,
+    folder: Path,
+    config: TrainConfig,
+    *,
+    console: Console,
+    licence: str = "unknown",
+    resume: bool = False,
+    init: Callable[[nn.Module], None] | None = None,
+    teachers: Sequence[Embedder] = (),
+    unlabelled: NDArray[np.uint8] | None = None,
+    tensorboard: bool = False,
+) -> list[Epoch]:
+    """Trains on the data's ``train`` rows, watches its ``val`` rows, writes the run folder.
+
+    Args:
+        data: labelled faces.
+        folder: the run folder.
+        config: every setting.
+        console: for progress and the line after each epoch.
+        licence: what the photos allow.
+        resume: go on with the run in the folder.
+        init: fills the new net's weights; not called when a saved state is there.
+        teachers: embedders to learn from.
+        unlabelled: (M, S, S, 3) uint8 RGB faces without names, for the teachers alone.
+        tensorboard: write the curves as TensorBoard events too.
+
+    Returns:
+        The curves, one row an epoch.
+
+    Raises:
+        UsageError: the folder is not ours, data or memory are too small, or the loss is never finite.
+    """
+    # ---- devices and processes
+    accelerator = Accelerator(mixed_precision=config.precision)
+    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    is_main = accelerator.is_main_process
+
+    # ---- data
+    train_rows, val_rows = data.rows("train"), data.rows("val")
+    if unlabelled is not None and not teachers:
+        raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL")
+    extra = 0 if unlabelled is None else len(unlabelled)
+    pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
+    if len(pool_rows) < config.batch:
+        raise UsageError(f"batch is {config.batch}, more than the {len(pool_rows)} training photos: --set batch=N")
+    if config.batch % world:
+        raise UsageError(f"batch is {config.batch}, not a multiple of the {world} processes: --set batch=N")
+    if is_main:
+        run.new_folder(folder, marker="run.json", resume=resume)
+    accelerator.wait_for_everyone()
+    digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
+    targets = None
+    if teachers:
+        arrays = [data.faces] if unlabelled is None else [data.faces, unlabelled]
+        with accelerator.main_process_first():
+            targets = teacher_targets(arrays, teachers, config.embedding, folder / "teachers", console=console)
+    pool = Pool(data, unlabelled, targets, device)
+
+    # ---- net, head, optimiser, and where an earlier run stopped
+    torch.manual_seed(config.seed)
+    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
+    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+    if init is not None and not (folder / LAST).exists():
+        init(net)
+    learner = Learner(net, head).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if world > 1:
+        share_batch_norm(learner, device)
+    average = None
+    if config.ema:
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+    state = State(learner, make_optimiser(learner, config), average and average.module, [])
+    contract = run.contract_draft(config, data_sha256=digest, licence=licence)
+    if (folder / LAST).exists():
+        state.restore(folder, config, digest)
+    elif is_main:
+        document = {
+            "config": as_dict(config),
+            "environment": run.environment(),
+            "data": _card(data, digest, licence, extra),
+        }
+        write_text(folder / "run.json", json.dumps({"schema": 1, **document}, indent=2) + "\n")
+        state.save(folder, config, digest, contract)
+    if config.compile:
+        net.compile()
+    model, optimiser = accelerator.prepare(learner, state.optimiser)
+    slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
+    steps = len(pool_rows) // config.batch
+    share = slice(rank * config.batch // world, (rank + 1) * config.batch // world)
+    rollbacks = 0
+
+    while len(state.curves) < config.epochs and not stalled(state.curves, config.patience):
+        # ---- one pass over the training photos, in an order of its own
+        epoch = len(state.curves)
+        order = epoch_order(pool_rows, data.labels, config, epoch)
+        model.train()
+        seen: list[Tensor] = []
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        for step, rows in enumerate(bar(console, batches(order, config.batch)[:steps], title)):
+            progress = (epoch * steps + step) / (steps * config.epochs)
+            lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            generator = torch.Generator().manual_seed(step_seed(config.seed, epoch, step))
+            drawn = draw(config.batch, generator).part(share, device)
+            labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
+            faces, labels, target = pool.batch(rows[share])
+            x = augment(normalise(faces, *NORMALISATIONS[config.normalise]), drawn, config)
+            try:
+                with accelerator.autocast():
+                    embeddings, logits = model(
+                        x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
+                    )
+                loss, figures = losses(embeddings, logits, labels, target, labelled, config)
+                optimiser.zero_grad()
+                accelerator.backward(loss)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
+                raise _memory_error(error, config.batch) from error
+            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            optimiser.step()
+            with torch.no_grad():
+                for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
+                    slope.clamp_(max=1.0)
+            if average is not None:
+                average.update_parameters(net)
+            seen.append(figures)
+            if step % CHECK_EVERY == 0 and not torch.isfinite(figures[0]):
+                break
+
+        # ---- a loss that is not finite: back to the last good state, at a lower rate
+        means = accelerator.reduce(torch.stack(seen).mean(0), "mean").tolist()
+        if not math.isfinite(means[0]):
+            rollbacks += 1
+            if rollbacks > ROLLBACKS:
+                raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, s or m")
+            scale = state.lr_scale / 3
+            state.restore(folder, config, digest)
+            state.lr_scale = scale
+            console.print(
+                f"Epoch {epoch + 1}: the loss is not finite; back to the last good state at a third of the rate"
+            )
+            continue
+
+        # ---- how it stands, and what stays if the process dies now
+        row = Epoch(
+            epoch + 1,
+            means[0],
+            *_shown(means[1:], config, targets),
+            *validate(state, pool, val_rows, config),
+            lr,
+            margin,
+        )
+        state.curves.append(row)
+        if is_main:
+            state.save(folder, config, digest, contract)
+            _report(row, folder, config, console, tensorboard)
+        accelerator.wait_for_everyone()
+    return state.curves
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Labelled faces, then unlabelled ones, under one row number."""
+
+    data: FaceData
+    unlabelled: NDArray[np.uint8] | None
+    targets: NDArray[np.float32] | None
+    device: torch.device
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N + M,) identities; −1 where a face has no name."""
+        extra = 0 if self.unlabelled is None else len(self.unlabelled)
+        return np.concatenate([self.data.labels, np.full(extra, -1)])
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """((n, S, S, 3) uint8, (n,) int64, (n, D) float targets or None) of the given rows, on the device."""
+        count = len(self.data.faces)
+        faces = np.empty((len(rows), *self.data.faces.shape[1:]), np.uint8)
+        named = rows < count
+        faces[named] = self.data.faces[rows[named]]
+        if self.unlabelled is not None:
+            faces[~named] = self.unlabelled[rows[~named] - count]
+        labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
+        target = (
+            None if self.targets is None else torch.from_numpy(self.targets[rows]).to(self.device, non_blocking=True)
+        )
+        return torch.from_numpy(faces).to(self.device, non_blocking=True), labels, target
+
+
+def losses(
+    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch and, for the curves, (loss, accuracy of the head, cosine to the teachers).
+
+    Cross-entropy over the faces that have a label (``labelled`` of them per process, over all
+    processes on average), and 1 − cosine to the target over all faces.
+    """
+    named = labels >= 0
+    loss = config.classify * F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / labelled
+    hits = ((logits.argmax(1) == labels) & named).sum() / labelled
+    cosine = torch.zeros((), device=loss.device)
+    if target is not None:
+        cosine = F.cosine_similarity(embeddings, target).mean()
+        loss = loss + config.distil * (1 - cosine)
+    return loss, torch.stack([loss.detach(), hits.float(), cosine.detach()])
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def learning_rate(progress: float, config: TrainConfig) -> float:
+    """Rate at a share 0…1 of the run: a linear rise over ``warmup``, then half a cosine down to 0."""
+    if progress < config.warmup:
+        return config.lr * (0.04 + 0.96 * progress / config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+
+
+def margin_at(progress: float, config: TrainConfig) -> float:
+    """Margin in radians at a share 0…1 of the run: a linear rise to m over ``margin_warmup``."""
+    return config.m if progress >= config.margin_warmup else config.m * progress / config.margin_warmup
+
+
+def epoch_order(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], config: TrainConfig, epoch: int
+) -> NDArray[np.int64]:
+    """The rows of one pass: a permutation, or drawn with each identity equally likely."""
+    rng = np.random.default_rng((config.seed, epoch))
+    if not config.balanced:
+        return rng.permutation(rows)
+    known = rows[rows < len(labels)]
+    counts = np.bincount(labels[known])
+    weights = np.ones(len(rows)) / max(1, len(np.unique(labels[known])))
+    weights[: len(known)] = 1 / counts[labels[known]]
+    return rng.choice(rows, len(rows), p=weights / weights.sum())
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """A seed for one step's augmentation, the same in every process and after every resume."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
+
+
+def stalled(curves: Sequence[Epoch], patience: int) -> bool:
+    """True when the best epoch lies ``patience`` epochs back."""
+    if not patience or not curves:
+        return False
+    best = max(range(len(curves)), key=lambda index: curves[index].score())
+    return len(curves) - 1 - best >= patience
+
+
+@torch.no_grad()
+def validate(
+    state: State, pool: Pool, rows: NDArray[np.int64], config: TrainConfig
+) -> tuple[float | None, float | None, float | None]:
+    """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had."""
+    if not len(rows):
+        return None, None, None
+    state.kept.eval()
+    state.learner.eval()
+    total = torch.zeros(3, device=pool.device)
+    for chunk in batches(rows, 64):
+        faces, labels, target = pool.batch(chunk)
+        x = normalise(faces, *NORMALISATIONS[config.normalise]).contiguous(memory_format=torch.channels_last)
+        embeddings = state.kept(x)
+        with_margin = state.learner.head(embeddings, labels, config.m)
+        plain = state.learner.head(embeddings, labels, 0.0)
+        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config)
+        hits = (plain.argmax(1) == labels).float().mean()
+        total += len(chunk) * torch.stack([loss, hits, figures[2]])
+    loss_mean, accuracy, cosine = (total / len(rows)).tolist()
+    return loss_mean, accuracy if config.classify else None, cosine if pool.targets is not None else None
+
+
+def _shown(
+    means: list[float], config: TrainConfig, targets: NDArray[np.float32] | None
+) -> tuple[float | None, float | None]:
+    return means[0] if config.classify else None, means[1] if targets is not None else None
+
+
+def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[str, object]:
+    photos = {split: len(data.rows(split)) for split in ("train", "val", "test")}
+    names = list(data.identities)
+    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabelled}
+
+
+def _memory_error(error: RuntimeError, batch: int) -> Exception:
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in words:
+        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch={max(2, batch // 2)}")
+    return error
+
+
+def _report(row: Epoch, folder: Path, config: TrainConfig, console: Console, tensorboard: bool) -> None:
+    figures = {
+        "Validation Loss": row.val_loss,
+        "Accuracy": row.val_accuracy,
+        "Cosine to teacher": row.val_cosine if row.val_loss is not None else row.train_cosine,
+    }
+    held_out = "".join(f", {name}: {value:.4f}" for name, value in figures.items() if value is not None)
+    console.print(f"Epoch {row.epoch}/{config.epochs}, Training Loss: {row.train_loss:.4f}{held_out}", highlight=False)
+    if tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(folder / "tensorboard"), purge_step=row.epoch) as writer:
+            for name, value in vars(row).items():
+                if value is not None and name != "epoch":
+                    writer.add_scalar(name, value, row.epoch)

@@ -1,0 +1,63 @@
+"""What several processes need to train as one: batch statistics over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class _SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on a CPU, where torch's SyncBatchNorm does not run.
+
+    Every process must hold the same number of faces.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        # Two sums, not one of squares: in float32 a mean of squares minus a squared mean loses too much.
+        world = dist.get_world_size()
+        mean: Tensor = _Sum.apply(x.mean((0, 2, 3))) / world  # type: ignore[no-untyped-call]
+        centred = x - mean[:, None, None]
+        variance: Tensor = _Sum.apply((centred * centred).mean((0, 2, 3))) / world  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * world
+            self.running_mean.lerp_(mean, self.momentum or 0.1)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum or 0.1)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Batch norms replaced by ones that see the batches of all processes; the same weights, the same names."""
+    if device.type != "cpu":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = _SharedBatchNorm2d
+    return module

@@ -1,0 +1,140 @@
+"""What a training run is at a moment, and how it gets to disk and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeface.files import replacing
+from edgeface.training import run
+from edgeface.training.config import TrainConfig, as_dict
+from edgeface_runtime import Contract, UsageError
+
+LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``curves.csv``."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float | None
+    """Of the head on augmented faces, with the margin; None where nothing is classified."""
+    train_cosine: float | None
+    """Mean cosine to the teachers; None without one."""
+    val_loss: float | None
+    val_accuracy: float | None
+    val_cosine: float | None
+    lr: float
+    margin: float
+
+    def score(self) -> tuple[float, float]:
+        """What makes an epoch the best: validation accuracy (or cosine to the teachers), then the lower loss."""
+        if self.val_loss is None:
+            return float(self.epoch), 0.0
+        first = self.val_cosine if self.val_accuracy is None else self.val_accuracy
+        return first or 0.0, -self.val_loss
+
+
+class Learner(nn.Module):
+    """Backbone and head as one module, so that one forward pass serves all processes."""
+
+    def __init__(self, net: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.net, self.head = net, head
+
+    def forward(self, x: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Normalised faces and labels → ((N, D) embeddings, (N, classes) logits)."""
+        embeddings = self.net(x).float()
+        return embeddings, self.head(embeddings, labels, margin)
+
+
+@dataclass(eq=False)
+class State:
+    """Everything that a run needs to go on from here."""
+
+    learner: Learner
+    optimiser: torch.optim.Optimizer
+    average: nn.Module | None
+    """The averaged net, where ``ema`` asks for one."""
+    curves: list[Epoch]
+    lr_scale: float = 1.0
+    """Lowered when the loss stopped being finite."""
+
+    @property
+    def kept(self) -> nn.Module:
+        """The net that is validated and saved as the best."""
+        return self.learner.net if self.average is None else self.average
+
+    def save(self, folder: Path, config: TrainConfig, data_sha256: str, contract: Contract) -> None:
+        """Writes curves, the best net when this epoch is the best, and the state, in that order.
+
+        Raises:
+            UsageError: the disk is full; what was saved before is kept.
+        """
+        if self.curves:
+            write_curves(self.curves, folder / CURVES)
+            if self.curves[-1].score() >= max(row.score() for row in self.curves):
+                run.save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(contract.to_json())})
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, values in self.optimiser.state_dict()["state"].items():
+            found = {name: value for name, value in values.items() if value is not None}
+            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in found.items()}
+        document = {
+            "config": as_dict(config),
+            "data_sha256": data_sha256,
+            "curves": [asdict(row) for row in self.curves],
+            "lr_scale": self.lr_scale,
+        }
+        run.save_tensors(folder / LAST, tensors, document)
+
+    def restore(self, folder: Path, config: TrainConfig, data_sha256: str) -> None:
+        """Goes back to the saved state.
+
+        Raises:
+            UsageError: it was saved with other settings or other photos.
+            ModelError: it is damaged.
+        """
+        tensors, document = run.load_tensors(folder / LAST)
+        changed = [key for key, value in as_dict(config).items() if document["config"].get(key) != value]
+        if changed:
+            raise UsageError(f"{folder}: started with another {', '.join(changed)}; resume with the same settings")
+        if document["data_sha256"] != data_sha256:
+            raise UsageError(f"{folder}: started on other photos (their digest differs)")
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.learner.load_state_dict(parts["learner"])
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimiser"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.curves = [Epoch(**row) for row in document["curves"]]
+        self.lr_scale = document["lr_scale"]
+
+
+def write_curves(curves: list[Epoch], path: Path) -> None:
+    """Writes the curves as CSV, whole or not at all."""
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=[item.name for item in fields(Epoch)])
+        table.writeheader()
+        table.writerows(asdict(row) for row in curves)
+
+
+def read_state_document(folder: Path) -> dict[str, Any]:
+    """The JSON document of a run's saved state: settings, curves, digest of the photos."""
+    return run.load_tensors(folder / LAST)[1]
