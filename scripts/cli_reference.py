@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.testing import CliRunner
@@ -24,12 +25,12 @@ Results go to stdout, progress and warnings to stderr. Exit code 0: done. 1: don
 """
 
 
-def commands(group: typer.Typer, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for command in group.registered_commands:
-        yield (*prefix, str(command.name))
-    for sub in group.registered_groups:
-        assert sub.typer_instance is not None
-        yield from commands(sub.typer_instance, (*prefix, str(sub.name)))
+def commands(command: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, below in command.commands.items():
+        if hasattr(below, "commands"):
+            yield from commands(below, (*prefix, name))
+        else:
+            yield (*prefix, name)
 
 
 def help_of(words: tuple[str, ...]) -> str:
@@ -41,7 +42,7 @@ def help_of(words: tuple[str, ...]) -> str:
 
 
 def page() -> str:
-    every = ((), *commands(app))
+    every = ((), *commands(typer.main.get_command(app)))
     parts = [HEAD, *(f"## {' '.join(('edgeface', *words))}\n\n```\n{help_of(words)}\n```\n" for words in every)]
     return "\n".join(parts)
 

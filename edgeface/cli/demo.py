@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, print_json
+from edgeface.cli.console import ERR, Json, note, print_json
 
 
 def demo(
@@ -29,5 +29,8 @@ def demo(
     result = run_demo(output, epochs=epochs, console=ERR)
     if json:
         print_json(result)
-    else:
+    if result["report"] is None:
+        note(f"edgeface: {result['reason']}")
+        raise typer.Exit(1)
+    if not json:
         typer.echo(f"report: {output / 'report.html'}")

@@ -23,8 +23,8 @@ def export(
 ) -> None:
     """Write a trained net as checked ONNX and TFLite files.
 
-    Each file carries its contract. Every file is compared with the net itself on held-out photos. A file that loses more than
-    --max-drop gets no name and the exit code is 1.
+    Each file carries its contract, and is compared with the net itself on held-out photos. When one
+    loses more than --max-drop, nothing is written and the exit code is 1.
 
     \b
     Examples:

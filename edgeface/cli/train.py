@@ -55,7 +55,7 @@ def train(
     from edgeface.training.loop import train as run
 
     settings = load_config(config, setting or (), backbone=backbone, head=head, epochs=epochs, embedding=embedding)
-    faces = load_data(data, size=settings.size, seed=settings.seed)
+    faces = load_data(data, size=settings.size)
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")

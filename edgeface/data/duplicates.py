@@ -11,7 +11,7 @@ from edgeface_runtime.errors import MissingExtraError
 THUMB = 32
 MAX_BITS = 12
 """Bits of 64 in which the difference hashes of two copies may differ."""
-MIN_CORRELATION = 0.865
+MIN_CORRELATION = 0.9
 """The least correlation of two copies' details, at the shift that suits them best."""
 _SHIFT = 2
 """Pixels of a thumbnail by which copies may lie apart: landmarks move a little with every compression."""

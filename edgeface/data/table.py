@@ -94,11 +94,11 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows, names = list(reader), reader.fieldnames or ()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{shown(path.parent)}: no {path.name} in it; make one with: edgeface data prepare") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{shown(path)}: cannot be read: {error}") from error
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in columns if name not in names]:
         raise UsageError(f"{shown(path)}: has no column {missing[0]}; prepare the photos again")
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Iterable
@@ -100,7 +101,9 @@ class TrainConfig:
     """Compile the net with torch.compile: slow to start, faster on a GPU."""
 
     def __post_init__(self) -> None:
+        floats = [item.name for item in dataclasses.fields(self) if item.type == "float"]
         checks = (
+            ("seed", self.seed >= 0, "0 or more"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch", self.batch >= 2, "at least 2 (batch norm needs two faces)"),
             ("embedding", self.embedding >= 1, "at least 1"),
@@ -117,6 +120,7 @@ class TrainConfig:
             ("precision", self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
             ("optimiser", self.optimiser in ("adamw", "sgd"), "adamw or sgd"),
             ("normalise", self.normalise in NORMALISATIONS, " or ".join(NORMALISATIONS)),
+            *((name, math.isfinite(getattr(self, name)), "a finite number") for name in floats),
         )
         for name, good, allowed in checks:
             if not good:
@@ -143,7 +147,7 @@ def load_config(file: Path | None = None, settings: Iterable[str] = (), **option
         file = named if file.parent == Path() and named.exists() and not file.exists() else file
         try:
             values.update(tomllib.loads(file.read_text(encoding="utf-8")))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{file}: {error}") from error
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -31,7 +31,7 @@ from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
-from edgeface.heads import build_head
+from edgeface.heads import LearnedArcFace, build_head
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
@@ -84,6 +84,11 @@ def train(
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     is_main = accelerator.is_main_process
 
+    # ---- net and head, before a folder is made: their names may be wrong
+    torch.manual_seed(config.seed)
+    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
+    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
     if unlabelled is not None and not teachers:
@@ -105,10 +110,7 @@ def train(
             targets = teacher_targets(arrays, teachers, config.embedding, folder / "teachers", console=console)
     pool = Pool(data, unlabelled, targets, device)
 
-    # ---- net, head, optimiser, and where an earlier run stopped
-    torch.manual_seed(config.seed)
-    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
-    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+    # ---- optimiser, and where an earlier run stopped
     if init is not None and not (folder / LAST).exists():
         init(net)
     learner = Learner(net, head).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -196,7 +198,7 @@ def train(
             *_shown(means[1:], config, targets),
             *validate(state, pool, val_rows, config),
             lr,
-            margin,
+            float(head.margin) if isinstance(head, LearnedArcFace) else margin,
         )
         state.curves.append(row)
         if is_main:

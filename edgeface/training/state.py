@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,16 @@ class State:
         if self.curves:
             write_curves(self.curves, folder / CURVES)
             if self.curves[-1].score() >= max(row.score() for row in self.curves):
-                run.save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(contract.to_json())})
+                last = self.curves[-1]
+                found = {"epoch": last.epoch, "loss": last.val_loss, "accuracy": last.val_accuracy}
+                whole = replace(contract, accuracy={"validation": found} if last.val_loss is not None else {})
+                run.save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(whole.to_json())})
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
-            found = {name: value for name, value in values.items() if value is not None}
-            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in found.items()}
+            tensors_of = {name: value for name, value in values.items() if value is not None}
+            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
         document = {
             "config": as_dict(config),
             "data_sha256": data_sha256,

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from edgeface_runtime import UsageError
 
 LEAST_PAIRS = 6000
+MOST_PHOTOS = 3000
+"""All pairs of more photos would not fit into a small machine's memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +47,22 @@ class Drop:
 def draw_pairs(labels: NDArray[np.int64], *, count: int = LEAST_PAIRS, seed: int = 0) -> NDArray[np.int64]:
     """(P, 2) pairs of rows: every pair of one person up to ``count`` / 2, the rest of two people.
 
-    Where there are fewer than ``count`` pairs in all, every pair is taken.
+    Where there are fewer than ``count`` pairs in all, every pair is taken. Past ``MOST_PHOTOS`` photos,
+    whole people are drawn until there are that many.
 
     Raises:
         UsageError: no two photos of one person, or of two people.
     """
-    first, second = np.triu_indices(len(labels), 1)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(labels))
+    if len(labels) > MOST_PHOTOS:
+        people, counts = np.unique(labels, return_counts=True)
+        turn = rng.permutation(len(people))
+        rows = np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= MOST_PHOTOS]))
+    first, second = (rows[half] for half in np.triu_indices(len(rows), 1))
     same = labels[first] == labels[second]
     if same.all() or not same.any():
         raise UsageError("the gate needs held-out pairs of one person and of two people; one kind is missing")
-    rng = np.random.default_rng(seed)
     genuine, impostor = rng.permutation(np.flatnonzero(same)), rng.permutation(np.flatnonzero(~same))
     genuine = genuine[: max(count // 2, count - len(impostor))]
     chosen = np.sort(np.concatenate([genuine, impostor[: max(0, count - len(genuine))]]))

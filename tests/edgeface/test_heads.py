@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head  # noqa: E402
+from edgeface_runtime import UsageError  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("heads_oracle", Path(__file__).parents[1] / "oracles" / "heads.py")
+assert _spec is not None
+assert _spec.loader is not None
+oracle = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(oracle)
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    return torch.randn(9, 6, dtype=torch.float64) * 3, torch.randint(0, 5, (9,))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1, 64), st.floats(0, 0.9))
+def test_cosface_logits_are_the_formula(seed: int, s: float, m: float):
+    embeddings, labels = batch(seed)
+    head = CosFace(6, 5, s=s, m=m).double()
+    expected = oracle.cosface(embeddings.numpy(), head.weight.detach().numpy(), labels.tolist(), s, m)
+    np.testing.assert_allclose(head(embeddings, labels).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_softmax_logits_are_the_formula():
+    embeddings, labels = batch()
+    head = Softmax(6, 5).double()
+    torch.nn.init.normal_(head.bias)
+    expected = oracle.softmax(embeddings.numpy(), head.weight.detach().numpy(), head.bias.detach().numpy())
+    np.testing.assert_allclose(head(embeddings, labels, 0.4).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("seed", "m"), [(0, 0.35), (1, 0.0), (2, 0.8)])
+def test_cosface_loss_and_gradients_are_those_of_pytorch_metric_learning(seed: int, m: float):
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    embeddings, labels = batch(seed)
+    head = CosFace(6, 5, s=16.0, m=m).double()
+    theirs = losses.CosFaceLoss(num_classes=5, embedding_size=6, margin=m, scale=16.0).double()
+    theirs.W.data = head.weight.detach().T.clone()
+    loss, reference = F.cross_entropy(head(embeddings, labels), labels), theirs(embeddings, labels)
+    loss.backward()
+    reference.backward()
+    torch.testing.assert_close(loss, reference)
+    torch.testing.assert_close(head.weight.grad, theirs.W.grad.T)
+
+
+@pytest.mark.parametrize("m", [0.05, 0.5, 1.5])
+def test_the_learned_margin_starts_where_it_was_told_and_gives_arcfaces_logits(m: float):
+    embeddings, labels = batch()
+    learned, fixed = LearnedArcFace(6, 5, s=16.0, m=m).double(), ArcFace(6, 5, s=16.0, m=m).double()
+    fixed.load_state_dict({"weight": learned.weight})
+    assert learned.margin.item() == pytest.approx(m, abs=1e-6)
+    for share in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(
+            learned(embeddings, labels, share * m), fixed(embeddings, labels, share * m), rtol=1e-5, atol=1e-5
+        )
+    torch.testing.assert_close(learned(embeddings, labels), fixed(embeddings, labels), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_the_learned_margin_is_the_slope_of_the_loss():
+    embeddings, labels = batch()
+    head = LearnedArcFace(6, 5, s=4.0, m=0.5).double()
+
+    def loss_at(raw: float) -> torch.Tensor:
+        head.raw_margin.data = torch.tensor(raw, dtype=torch.float64)
+        return F.cross_entropy(head(embeddings, labels), labels)
+
+    raw, step = head.raw_margin.item(), 1e-5
+    loss_at(raw).backward()
+    slope = (loss_at(raw + step) - loss_at(raw - step)).item() / (2 * step)
+    assert head.raw_margin.grad.item() == pytest.approx(slope, rel=1e-5)
+    assert slope > 0
+
+
+def test_the_learned_margin_stays_within_its_bounds_however_it_is_driven():
+    head = LearnedArcFace(6, 5, m=0.5)
+    for raw in (-80.0, 80.0):
+        head.raw_margin.data.fill_(raw)
+        assert -1e-6 <= head.margin.item() <= math.pi / 2 + 1e-6
+
+
+@pytest.mark.parametrize("m", [0.0, -0.1, 1.58])
+def test_a_learned_margin_starts_inside(m: float):
+    with pytest.raises(UsageError, match=r"starts between 0 and 1\.5708"):
+        LearnedArcFace(6, 5, m=m)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_all_heads_are_built_and_called_alike(name: str):
+    embeddings, labels = batch()
+    head = build_head(name, 6, 5, s=16.0, m=0.3).double()
+    assert isinstance(head, ClassCentres)
+    F.cross_entropy(head(embeddings, labels, 0.1), labels).backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in head.parameters())
+    torch.testing.assert_close(head.cosines(embeddings), F.normalize(embeddings) @ F.normalize(head.weight).T)
+
+
+def test_an_unknown_head_lists_the_known():
+    with pytest.raises(UsageError, match=r"no head 'triplet'; there are: arcface, "):
+        build_head("triplet", 6, 5, s=16.0, m=0.3)

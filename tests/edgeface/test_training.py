@@ -1,0 +1,146 @@
+"""Training itself: real photos, real processes, killed ones too."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rich.console import Console  # noqa: E402
+
+from edgeface.data.dataset import load_data  # noqa: E402
+from edgeface.training.config import TrainConfig, load_config  # noqa: E402
+from edgeface.training.loop import learning_rate, train  # noqa: E402
+from edgeface.training.run import load_checkpoint, load_tensors  # noqa: E402
+from edgeface_export.build import torch_embeddings  # noqa: E402
+from edgeface_runtime import UsageError  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Trained
+
+QUIET = Console(quiet=True)
+SMALL = ["batch=12", "embedding=16", "lr=0.001"]
+
+
+@pytest.fixture
+def four_people(att_people: Path, tmp_path: Path) -> Path:
+    (tmp_path / "people").mkdir()
+    for number in (1, 2, 3, 4):
+        (tmp_path / "people" / f"s{number}").symlink_to(att_people / f"s{number}")
+    return tmp_path / "people"
+
+
+def curves(run: Path) -> list[dict[str, str]]:
+    with (run / "curves.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_is_whole(trained: Trained):
+    assert {path.name for path in trained.run.iterdir()} == {
+        "run.json", "curves.csv", "best.safetensors", "last.safetensors",
+    }  # fmt: skip
+    document = json.loads((trained.run / "run.json").read_text())
+    assert document["config"]["epochs"] == 2
+    assert document["data"]["sha256"] == trained.data.sha256
+    rows = curves(trained.run)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    contract = load_checkpoint(trained.run).contract
+    assert (contract.licence, contract.data_sha256) == ("test", trained.data.sha256)
+    best = max(rows, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    kept, last = (load_tensors(trained.run / f"{name}.safetensors")[0] for name in ("best", "last"))
+    is_last = all(torch.equal(value, last[f"learner.net.{name}"]) for name, value in kept.items())
+    assert is_last == (best["epoch"] == "2")
+
+
+def test_slopes_stay_where_the_exact_rewrites_hold(trained: Trained):
+    net = load_checkpoint(trained.run).net
+    slopes = [module.weight for module in net.modules() if isinstance(module, torch.nn.PReLU)]
+    assert slopes
+    assert all(bool((weight <= 1).all()) for weight in slopes)
+
+
+def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
+    data = load_data(four_people)
+    config = load_config(settings=[*SMALL, "m=0.1", "warmup=0.1"], epochs=6)
+    rows = train(data, tmp_path / "run", config, console=QUIET)
+    assert rows[-1].train_loss < 0.5 * rows[0].train_loss
+    assert rows[-1].train_accuracy > 0.6
+    checkpoint = load_checkpoint(tmp_path / "run")
+    found = torch_embeddings(checkpoint.net, checkpoint.contract.input, data.faces)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def train_command(data: Path, run: Path, *more: str) -> list[str]:
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    return [sys.executable, "-m", "edgeface", "train", str(data), "-o", str(run), "--epochs", "2", *settings, *more]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(four_people: Path, tmp_path: Path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(train_command(four_people, whole), check=True, env=environment, capture_output=True)
+    child = subprocess.Popen(train_command(four_people, broken), env=environment, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if (broken / "curves.csv").exists() or child.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert child.poll() is None
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert len(curves(broken)) in (1, 2)
+    again = train_command(four_people, broken, "--resume")
+    subprocess.run(again, check=True, env=environment, capture_output=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        (expected, _), (found, _) = load_tensors(whole / name), load_tensors(broken / name)
+        assert found.keys() == expected.keys()
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+    assert curves(broken) == curves(whole)
+
+
+def test_a_run_is_not_resumed_with_other_settings_or_photos(trained: Trained, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in trained.run.iterdir():
+        (run / path.name).write_bytes(path.read_bytes())
+    same = load_config(epochs=2, batch=16)
+    with pytest.raises(UsageError, match="started with another lr; resume with"):
+        train(trained.data, run, load_config(epochs=2, batch=16, lr=1.0), console=QUIET, resume=True)
+    with pytest.raises(UsageError, match="holds a run already; go on with --resume"):
+        train(trained.data, run, same, console=QUIET)
+    other = load_data(trained.photos, seed=3)
+    with pytest.raises(UsageError, match="started on other photos"):
+        train(other, run, same, console=QUIET, resume=True)
+    rows = train(trained.data, run, same, console=QUIET, resume=True)
+    assert len(rows) == 2
+    assert (run / "last.safetensors").read_bytes() == (trained.run / "last.safetensors").read_bytes()
+
+
+def test_too_few_photos_for_the_batch_leave_no_folder(trained: Trained, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"batch is 500, .*48 training photos: --set batch=N"):
+        train(trained.data, tmp_path / "run", load_config(batch=500), console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_rises_and_falls():
+    config = TrainConfig(lr=1.0, warmup=0.3)
+    rates = [learning_rate(step / 1000, config) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.04)
+    assert np.argmax(rates) == 300
+    assert max(rates) == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert (np.diff(rates[:301]) > 0).all()
+    assert (np.diff(rates[300:]) < 0).all()
+    assert learning_rate(0.0, TrainConfig(warmup=0.0)) == pytest.approx(3e-3)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeface.evaluation.verification import (
+    Pairs,
+    all_pairs,
+    area_under_curve,
+    best_threshold,
+    equal_error_rate,
+    tar_at_far,
+    threshold_for_far,
+    verify,
+    verify_folds,
+)
+from edgeface_runtime import UsageError
+
+
+def people(count: int, photos: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(count, 8)), photos, axis=0) + rng.normal(0, noise, (count * photos, 8))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), np.repeat(np.arange(count), photos)
+
+
+def scored(same: list[float], different: list[float]) -> Pairs:
+    first = np.zeros(len(same) + len(different), np.int64)
+    second = np.array([0] * len(same) + [1] * len(different), np.int64)
+    return Pairs(np.array(same + different), first, second)
+
+
+# Few distinct values, so that ties within and between the kinds are common.
+scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25)
+
+
+def rates(same: list[float], different: list[float], threshold: float) -> tuple[float, float]:
+    """(FAR, FRR) by counting."""
+    return (
+        sum(score >= threshold for score in different) / len(different),
+        sum(score < threshold for score in same) / len(same),
+    )
+
+
+@settings(deadline=None)
+@given(scores, scores)
+def test_auc_is_the_share_of_won_comparisons(same: list[float], different: list[float]):
+    won = sum((a > b) + 0.5 * (a == b) for a in same for b in different)
+    assert area_under_curve(scored(same, different)) == pytest.approx(won / (len(same) * len(different)))
+
+
+@given(scores, scores)
+def test_eer_by_trying_every_threshold(same: list[float], different: list[float]):
+    tried = [rates(same, different, threshold) for threshold in sorted({*same, *different})]
+    far, frr = min(tried, key=lambda pair: round(abs(pair[0] - pair[1]), 12))
+    eer, threshold = equal_error_rate(scored(same, different))
+    assert abs(np.subtract(*rates(same, different, threshold))) == pytest.approx(abs(far - frr))
+    assert eer == pytest.approx(sum(rates(same, different, threshold)) / 2)
+
+
+@given(scores, scores, st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]))
+def test_the_threshold_is_the_lowest_that_keeps_the_far(same: list[float], different: list[float], far: float):
+    threshold = threshold_for_far(scored(same, different), far)
+    assert rates(same, different, threshold)[0] <= far + 1e-9
+    below = np.nextafter(threshold, -np.inf)
+    assert rates(same, different, below)[0] > far or threshold == min(different)
+
+
+def test_all_pairs_are_the_cosines_of_each_photo_with_each_other():
+    embeddings, labels = people(4, 3, 1.0)
+    pairs = all_pairs(embeddings, labels + 10)
+    expected = [
+        (float(embeddings[a].astype(float) @ embeddings[b]), labels[a], labels[b])
+        for a in range(12)
+        for b in range(a + 1, 12)
+    ]
+    np.testing.assert_allclose(pairs.scores, [row[0] for row in expected], atol=1e-6)
+    assert pairs.first.tolist() == [row[1] for row in expected]
+    assert pairs.second.tolist() == [row[2] for row in expected]
+    assert pairs.same.sum() == 4 * 3
+
+
+def slow_bootstrap(embeddings, labels, far: float, replicates: int, seed: int) -> list[float]:
+    """People drawn with replacement, each draw's pairs listed one by one."""
+    rng, count, tars = np.random.default_rng(seed), labels.max() + 1, []
+    scores = (embeddings @ embeddings.T).astype(float)
+    for _ in range(replicates):
+        drawn = np.repeat(np.arange(count), rng.multinomial(count, np.full(count, 1 / count)))
+        same, different = [], []
+        for position, one in enumerate(drawn):
+            mine = np.flatnonzero(labels == one)
+            same += [scores[a, b] for a in mine for b in mine if a < b]
+            for other in drawn[position + 1 :]:
+                if other != one:
+                    different += [scores[a, b] for a in mine for b in np.flatnonzero(labels == other)]
+        ordered = sorted(different, reverse=True)
+        limit = ordered[int(far * len(ordered) + 1e-9)]
+        tars.append(sum(score > limit for score in same) / len(same))
+    return tars
+
+
+def test_the_interval_is_that_of_the_slow_bootstrap_over_people():
+    embeddings, labels = people(8, 3, 0.7)
+    found = tar_at_far(all_pairs(embeddings, labels), 0.1, replicates=40, seed=3)
+    expected = np.percentile(slow_bootstrap(embeddings, labels, 0.1, 40, seed=3), [2.5, 97.5])
+    np.testing.assert_allclose((found.low, found.high), expected, atol=1e-9)
+    assert found.low < found.value < found.high
+    assert found.threshold_low <= found.threshold <= found.threshold_high
+
+
+def test_the_interval_shrinks_with_more_people():
+    few, many = (tar_at_far(all_pairs(*people(count, 4, 0.9)), 0.1, replicates=200) for count in (8, 80))
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+def test_too_few_expected_false_accepts_give_null_and_the_reason():
+    document = verify(all_pairs(*people(10, 3, 0.5)), fars=(0.1, 0.001), failed=2).as_json()
+    assert document["tar_at_far"]["0.1"]["value"] is not None
+    refused = document["tar_at_far"]["0.001"]
+    assert refused["value"] is refused["low"] is refused["threshold"] is None
+    assert refused["reason"].startswith("405 pairs of different people make 0.4 false accepts expected")
+    assert (document["pairs"], document["failed"]) == (435, 2)
+    json.dumps(document, allow_nan=False)
+
+
+def test_accuracy_is_taken_at_the_threshold_given():
+    pairs = scored([0.9, 0.4], [0.5, 0.1, 0.0])
+    assert verify(pairs, fars=(), threshold=0.45).accuracy == pytest.approx(3 / 5)
+    assert verify(pairs, fars=(), threshold=0.9).accuracy == pytest.approx(4 / 5)
+    assert verify(pairs, fars=(), threshold=0.45).threshold == 0.45
+
+
+def test_perfect_separation():
+    found = verify(scored([0.8, 0.9], [0.1, 0.2]), fars=())
+    assert (found.auc, found.eer, found.accuracy, found.threshold) == (1.0, 0.0, 1.0, 0.8)
+
+
+@pytest.mark.parametrize("pairs", [scored([1.0, 0.5], []), scored([], [1.0])])
+@pytest.mark.parametrize("function", [area_under_curve, equal_error_rate, verify])
+def test_pairs_of_one_kind_are_refused(pairs: Pairs, function):
+    with pytest.raises(UsageError, match="one kind is missing"):
+        function(pairs)
+
+
+@given(scores, scores)
+def test_the_best_threshold_by_trying_every_one(same: list[float], different: list[float]):
+    def right(threshold: float) -> int:
+        return sum(score >= threshold for score in same) + sum(score < threshold for score in different)
+
+    found = best_threshold(scored(same, different))
+    tried = sorted({*same, *different})
+    assert right(found) == max(map(right, tried))
+    assert found == min(threshold for threshold in tried if right(threshold) == right(found))
+
+
+def test_folds_are_judged_by_the_others_thresholds():
+    rng = np.random.default_rng(0)
+    first, fold = np.arange(120), np.arange(120) % 4
+    second = np.where(np.arange(120) % 8 < 4, first, first + 1)
+    values = rng.normal(size=120) + 1.5 * (first == second)
+    result = verify_folds(Pairs(values, first, second), fold, failed=3)
+    accuracies = []
+    for number in range(4):
+        rest = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f != number]
+        inside = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f == number]
+        limit = max(sorted(v for v, _ in rest), key=lambda limit: sum((v >= limit) == same for v, same in rest))
+        accuracies.append(sum((v >= limit) == same for v, same in inside) / len(inside))
+    assert result.folds == pytest.approx(accuracies)
+    assert result.accuracy == pytest.approx(sum(accuracies) / 4)
+    variance = sum((value - result.accuracy) ** 2 for value in accuracies) / 3
+    assert result.standard_error == pytest.approx((variance / 4) ** 0.5)
+    assert (result.pairs, result.failed) == (120, 3)
+
+
+def test_one_fold_has_no_others_to_choose_by():
+    pairs = scored([0.9, 0.4], [0.5, 0.1])
+    with pytest.raises(UsageError, match=r"all in one fold; name others .* --train-pairs"):
+        verify_folds(pairs, np.zeros(4, np.int64))
+
+
+@pytest.mark.parametrize("far", [0.004, 0.02, 0.3])
+def test_many_pairs_and_a_low_far_give_the_interval_of_all_pairs(far: float):
+    """Above 1,000 pairs only the highest scores enter the bootstrap; the answer must not change."""
+    embeddings, labels = people(40, 3, 0.8)
+    pairs = all_pairs(embeddings, labels)
+    found = tar_at_far(pairs, far, replicates=25, seed=1)
+    drawn = []
+    for weights in np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), size=25):
+        weight = np.where(pairs.same, weights[pairs.first], weights[pairs.first] * weights[pairs.second])
+        order = np.argsort(-pairs.scores[~pairs.same], kind="stable")
+        falling, impostor = pairs.scores[~pairs.same][order], weight[~pairs.same][order]
+        limit = falling[np.searchsorted(np.cumsum(impostor), far * impostor.sum() + 1e-9, side="right")]
+        genuine = weight[pairs.same]
+        drawn.append(genuine[pairs.scores[pairs.same] > limit].sum() / genuine.sum())
+    np.testing.assert_allclose((found.low, found.high), np.percentile(drawn, [2.5, 97.5]), atol=1e-9)
+
+
+def test_an_interval_in_words():
+    document = verify(all_pairs(*people(40, 3, 0.9)), fars=(0.1, 0.001))
+    assert str(document.tar_at_far["0.1"]).count("%") == 1
+    assert str(document.tar_at_far["0.001"]).startswith("too few pairs for this FAR: 7020 pairs of different people")

@@ -1,0 +1,259 @@
+"""The four files of a short training run, and what refuses to become a file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from edgeface.exporting import balanced, export_checkpoint  # noqa: E402
+from edgeface.training.run import load_checkpoint  # noqa: E402
+from edgeface_export import build  # noqa: E402
+from edgeface_export.build import RECIPES, export, torch_embeddings  # noqa: E402
+from edgeface_export.gate import HeldOut, draw_pairs  # noqa: E402
+from edgeface_runtime import UsageError, load, read_contract  # noqa: E402
+from edgeface_runtime.contract import is_intact  # noqa: E402
+from edgeface_runtime.inspection import inspect_file  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Trained
+
+FILES = [(recipe.precision, recipe.format) for recipe in RECIPES]
+
+
+@pytest.fixture(params=FILES, ids=".".join)
+def file(request: pytest.FixtureRequest, trained: Trained) -> Path:
+    return trained.file(*request.param)
+
+
+def test_nothing_else_lies_in_the_folder(trained: Trained):
+    names = {f"mobilefacenet.{precision}.{kind}" for precision, kind in FILES}
+    assert {path.name for path in trained.models.iterdir()} == names
+    assert {row.path for row in trained.export.files} == set(trained.models.iterdir())
+
+
+def test_embeddings_are_the_nets(file: Path, trained: Trained):
+    checkpoint = load_checkpoint(trained.run)
+    held_out = trained.data.faces[trained.data.rows("test")]
+    assert len(held_out) == 24
+    expected = torch_embeddings(checkpoint.net, checkpoint.contract.input, held_out)
+    cosines = (load(file).embed(held_out) * expected).sum(axis=1)
+    precision, kind = file.name.split(".")[1:]
+    assert cosines.min() >= (0.9999 if precision == "fp32" else 0.9)
+    row = next(row for row in trained.export.files if (row.precision, row.format) == (precision, kind))
+    assert row.cosine_mean == pytest.approx(cosines.mean(), abs=1e-5)
+    assert row.cosine_p1 == pytest.approx(np.percentile(cosines, 1), abs=1e-5)
+    assert row.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert row.size_bytes == file.stat().st_size
+
+
+def test_torch_embeddings_are_the_net_on_normalised_pixels(trained: Trained):
+    checkpoint = load_checkpoint(trained.run)
+    faces = trained.data.faces[:3]
+    pixels = (faces.astype(np.float32) - 127.5) / 127.5
+    with torch.no_grad():
+        raw = checkpoint.net(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).numpy()
+    expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(torch_embeddings(checkpoint.net, checkpoint.contract.input, faces), expected, atol=1e-5)
+
+
+def test_the_contract_inside_is_whole(file: Path, trained: Trained):
+    contract, checkpoint = read_contract(file), load_checkpoint(trained.run)
+    precision, kind = file.name.split(".")[1:]
+    recipe = next(recipe for recipe in RECIPES if (recipe.precision, recipe.format) == (precision, kind))
+    assert (contract.precision, contract.recipe, contract.licence) == (precision, recipe.name, "test")
+    assert contract.parent_sha256 == checkpoint.sha256
+    assert contract.data_sha256 == trained.data.sha256
+    assert sum(cost.macs for cost in contract.cost.values()) / 1e6 == pytest.approx(221, abs=0.5)
+    assert contract.input == checkpoint.contract.input
+    assert {"torch"} < contract.versions.keys()
+    if precision == "int8":
+        chosen = balanced(trained.data.labels, trained.data.rows("train"), 16, 0)
+        digest = hashlib.sha256(trained.data.faces[chosen].tobytes()).hexdigest()
+        assert contract.calibration == {"faces": 16, "sha256": digest}
+    else:
+        assert contract.calibration is None
+    width = 1 if precision == "int8" else 4
+    weights = sum(parameter.numel() for parameter in checkpoint.net.parameters())
+    assert sum(cost.bytes for cost in contract.cost.values()) > width * 0.95 * weights
+    assert sum(cost.bytes for cost in contract.cost.values()) % width == 0
+
+
+def test_the_digest_belongs_to_the_one_contract_in_the_file(file: Path):
+    data, digest = file.read_bytes(), read_contract(file).file_sha256
+    assert data.count(b'"file_sha256":"') == 1
+    assert hashlib.sha256(data.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
+    assert is_intact(file)
+
+
+def test_golden_vectors_hold_and_are_the_files_own(file: Path):
+    found = inspect_file(file)
+    assert (found.ok, found.reason) == (True, None)
+    assert found.min_cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_int8_files_are_int8_but_for_preprocessing(file: Path):
+    operators = read_contract(file).operators
+    if ".fp32." in file.name:
+        assert operators["int8"] == 0
+        assert operators["float"] > 50
+    else:
+        assert operators["int8"] > 50
+        assert operators["float"] <= 2  # subtract the mean, scale
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_int8_files_are_small(kind: str, trained: Trained):
+    assert trained.file("int8", kind).stat().st_size <= 0.36 * trained.file("fp32", kind).stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_onnx_takes_any_batch_and_tflite_one(kind: str, trained: Trained):
+    assert load(trained.file("int8", kind)).engine.input_shape == (None if kind == "onnx" else 1, 112, 112, 3)
+
+
+def test_exported_again_the_onnx_files_are_the_same_bytes(trained: Trained, tmp_path: Path):
+    again = export_checkpoint(trained.run, trained.data, tmp_path, formats=["onnx"], calibration_faces=16, max_drop=100)
+    for row in again.files:
+        assert row.path.read_bytes() == trained.file(row.precision, row.format).read_bytes()
+
+
+class Small(torch.nn.Module):
+    """A net that exports in a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.BatchNorm2d(8), torch.nn.PReLU(8)
+        self.layers = torch.nn.Sequential(*body, torch.nn.Conv2d(8, 6, 4), torch.nn.Flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    from edgeface_runtime import Contract, EmbeddingSpec, InputSpec
+
+    torch.manual_seed(0)
+    faces = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
+    labels = np.repeat(np.arange(6), 4)
+    pairs = draw_pairs(labels)
+    return {
+        "net": Small().eval(),
+        "contract": Contract(
+            name="small", backbone="small", input=InputSpec(size=16), embedding=EmbeddingSpec(length=6)
+        ),
+        "folder": tmp_path / "models",
+        "calibration": faces[:8],
+        "held_out": HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
+        "formats": ["onnx"],
+        "precisions": ["fp32"],
+    }
+
+
+def test_a_small_net_passes_and_says_what_it_does(job: dict[str, Any]):
+    said: list[str] = []
+    result = export(**job, progress=said.append)
+    assert (result.passed, said) == (True, ["writing small.fp32.onnx"])
+    assert result.as_json()["gate"] == {"passed": True, "max_drop_points": 0.15, "reason": None}
+    assert [path.name for path in job["folder"].iterdir()] == ["small.fp32.onnx"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_refusal_writes_nothing(is_there: bool, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    if is_there:
+        job["folder"].mkdir()
+        (job["folder"] / "small.fp32.onnx").write_bytes(b"an older export")
+    result = export(**job, max_drop=-1)
+    assert not result.passed
+    assert result.reason == "small.fp32.onnx: loses 0.000 points on 276 pairs, at most -1 are allowed"
+    assert result.files[0].path == job["folder"] / "small.fp32.onnx"
+    if is_there:
+        assert [path.read_bytes() for path in job["folder"].iterdir()] == [b"an older export"]
+    else:
+        assert not job["folder"].exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("cosine_p1", 0.9998, "cosine to the net 0.999800, at least 0.9999 is needed"),
+        ("cosine_p1", float("nan"), "gives embeddings that are no numbers"),
+    ],
+)
+def test_an_fp32_file_that_is_not_the_net_is_refused(
+    field: str, value: float, reason: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    check = build._check
+    monkeypatch.setattr(build, "_check", lambda *arguments: replace(check(*arguments), **{field: value}))
+    assert export(**job).reason == f"small.fp32.onnx: {reason}"
+
+
+def test_an_int8_file_whose_operators_stayed_float_is_refused(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    counts = {"int8": 5, "float": 4, "other": 3}
+    monkeypatch.setattr(build.onnx_file, "count_operators", lambda path: counts)
+    result = export(**job | {"precisions": ["int8"]}, max_drop=100)
+    assert result.reason == "small.int8.onnx: 4 operators stayed float"
+
+
+def test_a_conversion_that_fails_leaves_nothing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("the converter gave up")
+
+    monkeypatch.setattr(build.onnx_file, "write_int8", fail)
+    with pytest.raises(RuntimeError):
+        export(**job | {"precisions": ["fp32", "int8"]})
+    assert not job["folder"].exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"formats": ["onnx", "coreml"]}, "format onnx, coreml: there are onnx, tflite"),
+        ({"formats": []}, "format : there are"),
+        ({"precisions": ["int4"]}, "precision int4: there are fp32, int8"),
+        ({"max_drop": float("nan")}, "the largest drop must be a number"),
+        ({"calibration": np.zeros((0, 16, 16, 3), np.uint8)}, r"calibration faces are uint8 \(0, 16, 16, 3\)"),
+        ({"calibration": np.zeros((2, 16, 16, 3), np.float32)}, "calibration faces are float32"),
+        ({"calibration": np.zeros((2, 8, 8, 3), np.uint8)}, r"calibration faces are uint8 \(2, 8, 8, 3\), not uint8"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, job: dict[str, Any]):
+    with pytest.raises(UsageError, match=message):
+        export(**job | change)
+    assert not job["folder"].exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(job: dict[str, Any], tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"file.*: cannot be written to \("):
+            export(**job | {"folder": folder})
+
+
+def test_calibration_faces_take_turns():
+    labels = np.array([0] * 20 + [1] * 3 + [2] * 5)
+    rows = np.arange(2, 28)
+    chosen = balanced(labels, rows, 9, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [3, 3, 3]
+    assert np.bincount(labels[balanced(labels, rows, 14, seed=0)]).tolist() == [6, 3, 5]
+    assert set(chosen) <= set(rows)
+    assert (np.diff(chosen) > 0).all()
+    assert len(balanced(labels, rows, 100, seed=0)) == 26
+    assert (balanced(labels, rows, 9, seed=1) != chosen).any()
+
+
+def test_photos_without_a_test_split_cannot_judge(trained: Trained, tmp_path: Path):
+    data = replace(trained.data, split=np.where(trained.data.split == "test", "val", trained.data.split))
+    with pytest.raises(UsageError, match="no test split to judge an export on"):
+        export_checkpoint(trained.run, data, tmp_path / "models")
+    with pytest.raises(UsageError, match="taken from 0 faces; at least 1"):
+        export_checkpoint(trained.run, trained.data, tmp_path / "models", calibration_faces=0)
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from edgeface_export.gate import Drop, accuracy_drop, draw_pairs
+from edgeface_runtime import UsageError
+from edgeface_runtime.model import unit_rows
+
+labels = st.lists(st.integers(0, 4), min_size=3, max_size=40).map(lambda values: np.array(values, np.int64))
+
+
+def all_kinds(labels_N: np.ndarray) -> tuple[int, int]:
+    pairs = [(i, j) for i in range(len(labels_N)) for j in range(i + 1, len(labels_N))]
+    same = sum(bool(labels_N[i] == labels_N[j]) for i, j in pairs)
+    return same, len(pairs) - same
+
+
+@settings(max_examples=120, deadline=None)
+@given(labels, st.integers(2, 400), st.integers(0, 99))
+def test_pairs(labels_N: np.ndarray, count: int, seed: int):
+    same_all, different_all = all_kinds(labels_N)
+    assume(same_all and different_all)
+    pairs = draw_pairs(labels_N, count=count, seed=seed)
+    np.testing.assert_array_equal(pairs, draw_pairs(labels_N, count=count, seed=seed))
+    assert len(pairs) == min(count, same_all + different_all)
+    assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    same = int((labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]).sum())
+    # Half and half, as far as there are pairs of each kind.
+    assert same == min(same_all, max(count // 2, count - different_all))
+
+
+def test_the_seed_draws_other_pairs():
+    labels_N = np.repeat(np.arange(5), 6)
+    assert (draw_pairs(labels_N, count=40, seed=0) != draw_pairs(labels_N, count=40, seed=1)).any()
+
+
+@pytest.mark.parametrize("labels_N", [[0, 0, 0], [0, 1, 2], [0]])
+def test_pairs_of_one_kind_cannot_judge(labels_N: list[int]):
+    with pytest.raises(UsageError, match="pairs of one person and of two people; one kind is missing"):
+        draw_pairs(np.array(labels_N))
+
+
+def slow_drop(parent: np.ndarray, child: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> tuple[float, int, int]:
+    def judged(rows: np.ndarray) -> list[bool]:
+        scores = [np.float32((rows[i] * rows[j]).sum()) for i, j in pairs]
+        best: list[bool] = []
+        for threshold in sorted(scores, reverse=True):
+            right = [(score >= threshold) == truth for score, truth in zip(scores, same, strict=True)]
+            if not best or sum(right) > sum(best):
+                best = right
+        return best
+
+    before, after = judged(parent), judged(child)
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    won = sum(b and not a for a, b in zip(before, after, strict=True))
+    return 100 * (sum(before) - sum(after)) / len(pairs), lost, won
+
+
+@settings(max_examples=80, deadline=None)
+@given(labels, st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 2.0]), st.booleans())
+def test_the_drop_is_counted_pair_by_pair(labels_N: np.ndarray, seed: int, noise: float, ties: bool):
+    same_all, different_all = all_kinds(labels_N)
+    assume(same_all and different_all)
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 1, (5, 3))
+    parent = centres[labels_N] + rng.normal(0, 0.4, (len(labels_N), 3))
+    if ties:
+        parent = np.sign(parent) + (parent == 0)
+    child = parent + noise * rng.normal(0, 1, parent.shape)
+    parent, child = (unit_rows(rows.astype(np.float32)) for rows in (parent, child))
+    pairs = draw_pairs(labels_N, count=60, seed=seed)
+    same = labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]
+    found = accuracy_drop(parent, child, pairs, same)
+    points, lost, won = slow_drop(parent, child, pairs, same)
+    assert (found.lost, found.won, found.pairs) == (lost, won, len(pairs))
+    assert found.points == pytest.approx(points)
+    # Agresti's interval, written as the variance of the paired differences −1, 0, 1.
+    count = len(pairs)
+    differences = [1.0] * lost + [-1.0] * won + [0.0] * (count - lost - won)
+    mean = sum(differences) / count
+    variance = sum((value - mean) ** 2 for value in differences) / count + 0.5 / count
+    half = 1.96 * math.sqrt(variance / count)
+    assert (found.low, found.high) == pytest.approx((100 * (mean - half), 100 * (mean + half)), abs=1e-9)
+
+
+def test_the_same_embeddings_lose_nothing_but_are_not_certain():
+    rng = np.random.default_rng(0)
+    rows = unit_rows(rng.normal(0, 1, (40, 8)).astype(np.float32))
+    labels_N = np.repeat(np.arange(8), 5)
+    pairs = draw_pairs(labels_N)
+    found = accuracy_drop(rows, rows, pairs, labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]])
+    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0)
+    assert found.low == -found.high < 0

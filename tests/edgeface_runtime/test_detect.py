@@ -1,0 +1,73 @@
+"""Opening detectors by name, engine and file."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeface_runtime.detect import DETECTORS, NETS, load_detector
+from edgeface_runtime.errors import ModelError, UsageError
+from edgeface_runtime.fast import Fast
+from edgeface_runtime.mtcnn import Mtcnn
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "litert"])
+@pytest.mark.parametrize(("name", "kind"), [("fast", Fast), ("mtcnn", Mtcnn)])
+def test_each_detector_opens_in_each_engine(name: str, kind: type, engine: str) -> None:
+    detector = load_detector(name, engine=engine)
+    assert isinstance(detector, kind)
+    assert detector.detect(np.zeros((64, 64, 3), np.uint8)) == []
+
+
+def test_fast_is_the_default() -> None:
+    assert isinstance(load_detector(), Fast)
+    assert DETECTORS[0] == "fast"
+
+
+def test_every_net_ships_in_both_formats_and_all_stay_small() -> None:
+    stems = {suffix: {path.stem for path in NETS.glob(f"*.{suffix}")} for suffix in ("onnx", "tflite")}
+    assert stems["onnx"] == stems["tflite"] == {"pnet", "rnet", "onet", "blazeface_full_range", "blazeface_short_range"}
+    assert sum(path.stat().st_size for path in NETS.iterdir()) < 6e6
+
+
+def test_auto_takes_the_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    detector = load_detector("fast")
+    assert isinstance(detector, Fast)
+    assert detector.onet.name == "litert"
+
+
+def test_no_engine_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="pip install onnxruntime"):
+        load_detector("fast")
+
+
+@pytest.mark.parametrize("name", ["blaze", "missing/yunet.onnx", ""])
+def test_unknown_detector(name: str) -> None:
+    with pytest.raises(UsageError, match="fast or mtcnn"):
+        load_detector(name)
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(UsageError, match="onnxruntime or litert"):
+        load_detector("fast", engine="tensorrt")
+
+
+def test_no_threads() -> None:
+    with pytest.raises(UsageError, match="threads"):
+        load_detector("fast", threads=0)
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "yunet.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"yunet\.onnx"):
+        load_detector(path)
+
+
+def test_a_model_of_another_kind() -> None:
+    with pytest.raises(ModelError, match="YuNet"):
+        load_detector(NETS / "blazeface_short_range.onnx")

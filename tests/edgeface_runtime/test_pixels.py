@@ -1,0 +1,55 @@
+"""Area averaging against the definition of adaptive average pooling, cell by cell."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeface_runtime.pixels import area_crops, area_level, running_sums
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def pooled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Mean over rows floor(i·H/h) to ceil((i+1)·H/h) and the like columns, scaled for MTCNN."""
+    out = np.zeros((3, height, width))
+    for i in range(height):
+        for j in range(width):
+            rows = slice(i * image.shape[0] // height, -(-(i + 1) * image.shape[0] // height))
+            columns = slice(j * image.shape[1] // width, -(-(j + 1) * image.shape[1] // width))
+            out[:, i, j] = image[rows, columns].mean(axis=(0, 1))
+    return (out - 127.5) / 128
+
+
+sides = st.integers(1, 40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=sides, width=sides, rows=sides, columns=sides)
+def test_level_is_adaptive_average_pooling(height: int, width: int, rows: int, columns: int) -> None:
+    image = photo(height, width)
+    level = area_level(running_sums(image), rows, columns)
+    assert level.dtype == np.float32
+    assert np.allclose(level[0], pooled(image, rows, columns), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_crops_are_pooled_each_by_itself(data: st.DataObject) -> None:
+    image = photo(50, 70)
+    boxes = []
+    for _ in range(3):
+        x, y = data.draw(st.integers(0, 69)), data.draw(st.integers(0, 49))
+        boxes.append([x, y, data.draw(st.integers(x + 1, 70)), data.draw(st.integers(y + 1, 50))])
+    crops = area_crops(running_sums(image), np.array(boxes), 24)
+    for (x0, y0, x1, y1), crop in zip(boxes, crops, strict=True):
+        assert np.allclose(crop, pooled(image[y0:y1, x0:x1], 24, 24), atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [4000])
+def test_sums_that_wrap_around_still_give_means(height: int) -> None:
+    image = np.full((height, 2200, 3), 255, np.uint8)
+    level = area_level(running_sums(image), 3, 3)
+    assert np.allclose(level, 127.5 / 128)
