@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.nn.functional as F  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeface.heads import HEADS  # noqa: E402
-from edgeface.heads.arcface import ArcFace  # noqa: E402
+from edgeface.heads import HEADS
+from edgeface.heads.arcface import ArcFace
 
 _spec = importlib.util.spec_from_file_location("arcface_oracle", Path(__file__).parents[1] / "oracles" / "arcface.py")
 assert _spec is not None

@@ -10,13 +10,13 @@ torch = pytest.importorskip("torch")
 if importlib.util.find_spec("torchvision") is None:
     pytest.skip("needs torchvision", allow_module_level=True)
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from edgeface.backbones import BACKBONES, build_backbone, file_stem, format_backbone, parse_backbone  # noqa: E402
-from edgeface.backbones.layers import Leaky, ZeroPaddedMaxPool  # noqa: E402
-from edgeface_export.cost import cost_table  # noqa: E402
-from edgeface_export.torchvision_repair import repair  # noqa: E402
-from edgeface_runtime import InputSpec, UsageError  # noqa: E402
+from edgeface.backbones import BACKBONES, build_backbone, file_stem, format_backbone, parse_backbone
+from edgeface.backbones.layers import Leaky, ZeroPaddedMaxPool
+from edgeface_export.cost import cost_table
+from edgeface_export.torchvision_repair import repair
+from edgeface_runtime import InputSpec, UsageError
 
 NETS = ("mobilefacenet:act=relu", "mobilefacenet:act=leaky,width=0.5", "mobilefacenet-tiny", "resnet18", "vgg11")
 

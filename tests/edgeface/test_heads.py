@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.nn.functional as F  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head  # noqa: E402
-from edgeface_runtime import UsageError  # noqa: E402
+from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
+from edgeface_runtime import UsageError
 
 _spec = importlib.util.spec_from_file_location("heads_oracle", Path(__file__).parents[1] / "oracles" / "heads.py")
 assert _spec is not None

@@ -12,14 +12,14 @@ if importlib.util.find_spec("torchvision") is None:
     pytest.skip("needs torchvision", allow_module_level=True)
 pytest.importorskip("accelerate")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-from edgeface.backbones import build_backbone  # noqa: E402
-from edgeface.training import run  # noqa: E402
-from edgeface.training.config import TrainConfig  # noqa: E402
-from edgeface.training.init import init_backbone  # noqa: E402
-from edgeface_export.torchvision_repair import repair  # noqa: E402
-from edgeface_runtime import ModelError, UsageError  # noqa: E402
+from edgeface.backbones import build_backbone
+from edgeface.training import run
+from edgeface.training.config import TrainConfig
+from edgeface.training.init import init_backbone
+from edgeface_export.torchvision_repair import repair
+from edgeface_runtime import ModelError, UsageError
 
 FOAMLIU = "mobilefacenet:act=relu6,stem=foamliu"
 

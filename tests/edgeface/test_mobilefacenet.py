@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgeface.backbones import BACKBONES, build_backbone  # noqa: E402
-from edgeface.backbones.layers import PReLU  # noqa: E402
-from edgeface.backbones.mobilefacenet import Bottleneck, MobileFaceNet  # noqa: E402
-from edgeface_export.cost import cost_table  # noqa: E402
-from edgeface_runtime import UsageError  # noqa: E402
+from edgeface.backbones import BACKBONES, build_backbone
+from edgeface.backbones.layers import PReLU
+from edgeface.backbones.mobilefacenet import Bottleneck, MobileFaceNet
+from edgeface_export.cost import cost_table
+from edgeface_runtime import UsageError
 
 # Table 1 of the paper: what each row gives for a 112×112 input, (channels, side); the bottleneck rows per block.
 TABLE = [

@@ -15,12 +15,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-from edgeface.backbones import build_backbone  # noqa: E402
-from edgeface.training import run  # noqa: E402
-from edgeface.training.config import TrainConfig  # noqa: E402
-from edgeface_runtime import ContractError, ModelError, UsageError  # noqa: E402
+from edgeface.backbones import build_backbone
+from edgeface.training import run
+from edgeface.training.config import TrainConfig
+from edgeface_runtime import ContractError, ModelError, UsageError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
 

@@ -17,14 +17,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rich.console import Console  # noqa: E402
+from rich.console import Console
 
-from edgeface.data.dataset import load_data  # noqa: E402
-from edgeface.training.config import TrainConfig, load_config  # noqa: E402
-from edgeface.training.loop import learning_rate, train  # noqa: E402
-from edgeface.training.run import load_checkpoint, load_tensors  # noqa: E402
-from edgeface_export.build import torch_embeddings  # noqa: E402
-from edgeface_runtime import UsageError  # noqa: E402
+from edgeface.data.dataset import load_data
+from edgeface.training.config import TrainConfig, load_config
+from edgeface.training.loop import learning_rate, train
+from edgeface.training.run import load_checkpoint, load_tensors
+from edgeface_export.build import torch_embeddings
+from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
     from conftest import Trained

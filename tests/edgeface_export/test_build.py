@@ -13,14 +13,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgeface.exporting import balanced, export_checkpoint  # noqa: E402
-from edgeface.training.run import load_checkpoint  # noqa: E402
-from edgeface_export import build  # noqa: E402
-from edgeface_export.build import RECIPES, export, torch_embeddings  # noqa: E402
-from edgeface_export.gate import HeldOut, draw_pairs  # noqa: E402
-from edgeface_runtime import UsageError, load, read_contract  # noqa: E402
-from edgeface_runtime.contract import is_intact  # noqa: E402
-from edgeface_runtime.inspection import inspect_file  # noqa: E402
+from edgeface.exporting import balanced, export_checkpoint
+from edgeface.training.run import load_checkpoint
+from edgeface_export import build
+from edgeface_export.build import RECIPES, export, torch_embeddings
+from edgeface_export.gate import HeldOut, draw_pairs
+from edgeface_runtime import UsageError, load, read_contract
+from edgeface_runtime.contract import is_intact
+from edgeface_runtime.inspection import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained

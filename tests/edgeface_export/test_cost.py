@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from edgeface_export.cost import cost_table  # noqa: E402
-from edgeface_runtime.contract import OperatorCost  # noqa: E402
+from edgeface_export.cost import cost_table
+from edgeface_runtime.contract import OperatorCost
 
 
 def net() -> nn.Module:

@@ -7,13 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from torch import nn  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
-from edgeface_export.rewrite import PRELU_FORMS, Preprocess, embedder  # noqa: E402
-from edgeface_runtime import InputSpec  # noqa: E402
-from edgeface_runtime.model import as_input  # noqa: E402
+from edgeface_export.rewrite import PRELU_FORMS, Preprocess, embedder
+from edgeface_runtime import InputSpec
+from edgeface_runtime.model import as_input
 
 FORMS = sorted(PRELU_FORMS)
 slopes = st.lists(st.floats(-2, 1, width=32), min_size=2, max_size=6).map(torch.tensor)

@@ -8,11 +8,11 @@ import pytest
 
 hypothesis = pytest.importorskip("hypothesis")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec  # noqa: E402
-from edgeface_runtime.contract import Golden, OperatorCost  # noqa: E402
+from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec
+from edgeface_runtime.contract import Golden, OperatorCost
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-6, 1e6)

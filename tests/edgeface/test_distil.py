@@ -1,0 +1,124 @@
+"""What teachers say of a face, and that a student comes to say it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+pytest.importorskip("torch")
+
+from edgeface.data.dataset import FaceData, load_data
+from edgeface.evaluation.embedder import Embedder, open_teachers
+from edgeface.training.config import load_config
+from edgeface.training.distil import teacher_targets
+from edgeface.training.loop import train
+from edgeface_runtime import Contract, EmbeddingSpec, UsageError
+from edgeface_runtime.model import unit_rows
+
+QUIET = Console(quiet=True)
+
+
+def teacher(name: str, length: int, calls: list[int] | None = None) -> Embedder:
+    """A fixed random linear map of the 8 × 8 thumbnail: a teacher whose answers are known."""
+    seed = sum(name.encode())
+    matrix = np.random.default_rng(seed).standard_normal((8 * 8 * 3, length)).astype(np.float32)
+
+    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if calls is not None:
+            calls.append(len(faces))
+        small = faces.reshape(len(faces), 8, faces.shape[1] // 8, 8, faces.shape[2] // 8, 3).mean(axis=(2, 4))
+        return unit_rows((small.reshape(len(faces), -1).astype(np.float32) - 127.5) @ matrix)
+
+    return Embedder(Contract(name=name, backbone="linear", embedding=EmbeddingSpec(length=length)), embed)
+
+
+@pytest.fixture(scope="module")
+def faces() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (30, 112, 112, 3), dtype=np.uint8)
+
+
+def test_one_teacher_is_taken_at_its_word_with_the_mirror_image(faces: NDArray[np.uint8], tmp_path: Path):
+    one = teacher("one", 16)
+    targets = teacher_targets([faces], [one], 16, tmp_path, console=QUIET)
+    slow = np.stack([(one.embed(face[None]) + one.embed(face[None, :, ::-1]))[0] / 2 for face in faces])
+    np.testing.assert_allclose(targets, unit_rows(slow), atol=2e-3)
+
+
+def test_an_ensemble_keeps_the_mean_cosine(faces: NDArray[np.uint8], tmp_path: Path):
+    both = [teacher("one", 16), teacher("two", 24)]
+    whole = teacher_targets([faces], both, 40, tmp_path, console=QUIET)
+    lengths = [each.contract.embedding.length for each in both]
+    words = [
+        teacher_targets([faces], [each], length, tmp_path, console=QUIET)
+        for each, length in zip(both, lengths, strict=True)
+    ]
+    mean = sum(word @ word.T for word in words) / 2
+    np.testing.assert_allclose(whole @ whole.T, mean, atol=2e-3)
+
+
+def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], tmp_path: Path):
+    both = [teacher("one", 16), teacher("two", 24)]
+    whole = teacher_targets([faces], both, 40, tmp_path, console=QUIET)
+    short = teacher_targets([faces], both, 20, tmp_path, console=QUIET)
+    u, s, _ = np.linalg.svd(whole.astype(np.float64), full_matrices=False)
+    best = unit_rows((u[:, :20] * s[:20]).astype(np.float32))
+    np.testing.assert_allclose(short @ short.T, best @ best.T, atol=2e-2)
+
+
+def test_answers_are_asked_once_and_kept(faces: NDArray[np.uint8], tmp_path: Path):
+    calls: list[int] = []
+    one = teacher("one", 16, calls)
+    first = teacher_targets([faces[:20], faces[20:]], [one], 16, tmp_path, console=QUIET)
+    assert sum(calls) == 60
+    again = teacher_targets([faces[:20], faces[20:]], [one], 16, tmp_path, console=QUIET)
+    assert sum(calls) == 60
+    np.testing.assert_array_equal(first, again)
+    teacher_targets([faces[::-1]], [one], 16, tmp_path, console=QUIET)
+    assert sum(calls) == 120
+
+
+def test_teachers_shorter_than_the_student_are_refused(faces: NDArray[np.uint8], tmp_path: Path):
+    with pytest.raises(UsageError, match="the teachers give 16 floats, the student 32: --embedding 16"):
+        teacher_targets([faces], [teacher("one", 16)], 32, tmp_path, console=QUIET)
+
+
+def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people: Path, tmp_path: Path):
+    data = load_data(att_people)
+    named = np.isin(data.labels, (0, 1))
+    paths = tuple(np.array(data.paths)[named].tolist())
+    few = FaceData(data.faces[named], data.labels[named], data.identities[:2], paths, data.split[named])
+    config = load_config(backbone="mobilefacenet-tiny", epochs=3, batch=10, embedding=16, classify=0.0, warmup=0.1)
+    ask = [teacher("one", 16)]
+    curves = train(few, tmp_path / "run", config, console=QUIET, teachers=ask, unlabelled=data.faces[~named])
+    assert curves[-1].train_accuracy is None
+    cosines = [row.train_cosine or 0.0 for row in curves]
+    assert cosines[-1] > cosines[0] + 0.2, cosines
+
+
+def test_photos_without_names_need_a_teacher(att_people: Path, tmp_path: Path):
+    data = load_data(att_people)
+    with pytest.raises(UsageError, match="photos without labels need a teacher"):
+        train(data, tmp_path / "run", load_config(), console=QUIET, unlabelled=data.faces)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_teacher_needs_its_contract(make_onnx, tmp_path: Path):
+    import onnx
+
+    plain = tmp_path / "plain.onnx"
+    model = onnx.load(make_onnx(tmp_path / "own.onnx"))
+    contract = next(item.value for item in model.metadata_props if item.key == "edgeface")
+    del model.metadata_props[:]
+    onnx.save(model, plain)
+    with pytest.raises(UsageError, match="carries no contract; give one with --teacher-contract"):
+        open_teachers([plain], [])
+    stated = tmp_path / "plain.json"
+    stated.write_text(contract)
+    (opened,) = open_teachers([plain], [stated])
+    assert opened.contract == Contract.from_json(contract)
+    with pytest.raises(UsageError, match="no teacher is left that lacks a contract"):
+        open_teachers([tmp_path / "own.onnx"], [stated])
