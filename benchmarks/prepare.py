@@ -2,8 +2,8 @@
 
     python -m benchmarks.prepare PHOTOS [--count 1000] [--whole]
 
-PHOTOS holds a folder per identity. Both get the same photos, all cores and a fresh process; start-up
-counts. ``--whole`` prepares all of PHOTOS too, to see whether memory grows with their number. Prints
+PHOTOS holds a folder per identity. Both get the same photos and a fresh process; start-up counts.
+The loop runs with one torch thread unless told otherwise: on small photos more threads make it slower. ``--whole`` prepares all of PHOTOS too, to see whether memory grows with their number. Prints
 one JSON document.
 """
 
@@ -25,11 +25,13 @@ PREPARE = "from edgeface.cli import main; main()"
 LOOP = """
 import sys
 from pathlib import Path
+import torch
 from PIL import Image
 from edgeface_export.torchvision_repair import repair
 repair()
 from facenet_pytorch import MTCNN
-src, dst = map(Path, sys.argv[1:])
+src, dst = map(Path, sys.argv[1:3])
+torch.set_num_threads(int(sys.argv[3]))
 mtcnn = MTCNN(image_size=112, margin=0, post_process=False)
 for photo in sorted(src.glob("*/*")):
     mtcnn(Image.open(photo).convert("RGB"), save_path=str(dst / photo.parent.name / (photo.stem + ".png")))
@@ -63,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--loop-threads", type=int, default=1)
     parser.add_argument("--whole", action="store_true")
     options = parser.parse_args()
     photos = random.Random(0).sample(read(options.photos).photos, options.count)
@@ -86,7 +89,7 @@ def main() -> None:
                 rows.append(
                     {"what": f"edgeface data prepare, {detector}", "photos": count, "crops": crops(out), **found}
                 )
-        found = run(LOOP, str(scratch / "photos"), str(scratch / "loop"))
+        found = run(LOOP, str(scratch / "photos"), str(scratch / "loop"), str(options.loop_threads))
         rows.append(
             {"what": "facenet-pytorch loop", "photos": options.count, "crops": crops(scratch / "loop"), **found}
         )
