@@ -70,6 +70,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     return FakeWorker
 
 
+def workers() -> list[psutil.Process]:
+    """Our worker processes that are alive, the newest last; other tests leave helpers of their own behind."""
+    children = psutil.Process().children()
+    return [child for child in children if "edgeface_devices.worker" in child.cmdline()]
+
+
 def test_each_round_asks_every_file_once_in_changing_order(four: list[Path], fake: type[FakeWorker]):
     bench(four, threads=3, calls=30, rounds=10)
     names = [path.name for path in four]
@@ -137,7 +143,7 @@ def test_real_files_give_the_stable_document_and_their_own_embeddings(four: list
         assert row["size_bytes"] == Path(row["path"]).stat().st_size
     for row in result.rows:
         np.testing.assert_allclose(row.embeddings, load(row.path).embed(faces), atol=1e-6)
-    assert not psutil.Process().children()
+    assert not workers()
 
 
 def test_a_truncated_file_among_good_ones_stops_the_bench_and_leaves_no_process(four: list[Path], tmp_path: Path):
@@ -145,7 +151,7 @@ def test_a_truncated_file_among_good_ones_stops_the_bench_and_leaves_no_process(
     cut.write_bytes(four[2].read_bytes()[:-1000])
     with pytest.raises(ModelError, match=r"cut\.tflite"):
         bench([*four[:2], cut], calls=4)
-    assert not psutil.Process().children()
+    assert not workers()
 
 
 def test_a_process_killed_in_the_middle_is_named_and_the_others_end(four: list[Path], tmp_path: Path):
@@ -153,12 +159,12 @@ def test_a_process_killed_in_the_middle_is_named_and_the_others_end(four: list[P
 
     def kill_the_second(rounds: Sequence[list[int]]) -> Iterator[list[int]]:
         yield from rounds[:2]
-        psutil.Process().children()[1].kill()
+        workers()[1].kill()
         yield from rounds[2:]
 
     with pytest.raises(ModelError, match=r"victim\.onnx.*SIGKILL"):
         bench([four[1], victim, four[2]], calls=30, rounds=10, progress=kill_the_second)
-    assert not psutil.Process().children()
+    assert not workers()
 
 
 @pytest.mark.parametrize(
