@@ -3,8 +3,9 @@
     python -m benchmarks.prepare PHOTOS [--count 1000] [--whole]
 
 PHOTOS holds a folder per identity. Both get the same photos and a fresh process; start-up counts.
-The loop runs with one torch thread unless told otherwise: on small photos more threads make it slower. ``--whole`` prepares all of PHOTOS too, to see whether memory grows with their number. Prints
-one JSON document.
+The loop runs with one torch thread unless told otherwise: on small photos more threads make it slower.
+``--whole`` prepares all of PHOTOS too, to see whether memory grows with their number. Prints one JSON
+document.
 """
 
 import argparse

@@ -18,9 +18,9 @@ from edgeface.cli.console import ERR
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
-VERBS = ("demo", "train", "eval", "export", "inspect", "bench")
+VERBS = ("demo", "train", "eval", "export", "inspect", "bench", "devices", "enroll", "identify", "verify")
 # Verbs that have verbs of their own: name → module with an ``app``.
-GROUPS: tuple[str, ...] = ("data",)
+GROUPS = ("data", "gallery")
 
 # Package that may be absent → the extra that brings it.
 EXTRAS = {
@@ -117,4 +117,6 @@ def _fail(message: str) -> int:
 
 def main() -> None:
     """The ``edgeface`` command."""
+    # Threads of PyTorch that wait by spinning halve the speed of a machine that others use too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

@@ -12,7 +12,7 @@ from edgeface.cli.console import ERR, Json, note, print_json
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(help="Passes over the training photos.")] = 20,
+    epochs: Annotated[int, typer.Option(help="Passes over the training photos.")] = 16,
     json: Json = False,
 ) -> None:
     """Train, export and measure on AT&T faces, in minutes.

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface.data.duplicates import fingerprint
-from edgeface.data.quality import face_size, pose, sharpness
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
 from edgeface_runtime.detect import load_detector
@@ -22,6 +21,7 @@ from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.quality import face_size, pose, sharpness
 
 MIN_SIDE = 16
 """Photos with a shorter side, in pixels, hold no face worth keeping."""

@@ -6,6 +6,8 @@
     ├── UsageError                an option, a path or a folder that does not fit
     │   └── MissingExtraError     a package that an extra of edgeface brings
     ├── ImageError                a photo that cannot be read or used
+    ├── GalleryError              a gallery that cannot be opened, changed or used with this model
+    │   └── EnrolmentError        a photo that is not good enough to know somebody by
     └── ModelError                a model file that cannot be opened or trusted
         └── ContractError         its contract is absent, broken or too new
 """
@@ -30,6 +32,14 @@ class MissingExtraError(UsageError):
 
 class ImageError(EdgefaceError):
     """A photo cannot be read or used."""
+
+
+class GalleryError(EdgefaceError):
+    """A gallery cannot be opened or changed, or holds another model's embeddings."""
+
+
+class EnrolmentError(GalleryError):
+    """A photo is not good enough to know somebody by, or looks like somebody else; ``force`` takes it."""
 
 
 class ModelError(EdgefaceError):

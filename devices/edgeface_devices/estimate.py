@@ -1,0 +1,308 @@
+"""What a model would take on a board that is not at hand: always an interval, or "no basis" (docs/estimates.md)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeface_devices.fit import (
+    LEAST_MACS,
+    MOST_LINEAR,
+    MOST_MACS,
+    by_family,
+    errors,
+    half_width,
+    is_fitted_on,
+    predict,
+)
+from edgeface_devices.profiles import Profile, profiles
+from edgeface_devices.published import Net, ncnn_times, nets, rows
+from edgeface_devices.timing import Figure
+from edgeface_runtime import Contract, read_contract
+from edgeface_runtime.metadata import file_format
+
+VERSION_FACTOR = 1.4
+"""Between two versions of one engine a net's time changes by up to this much, most of the time."""
+INT8_FACTOR = 1.6
+"""Least half width for int8: six nets a board do not carry a 90 % quantile of their own."""
+ANCHOR_FACTOR = 2.0
+"""Least half width for an engine known by a handful of other nets only."""
+_SAME_NET = 0.01
+_WIDTHS = re.compile(r"_w[fi](\d+)_a[fiu](\d+)$")
+"""Bits of a weight and of an activation in a recipe's name; a plain ``float`` has 32 of each."""
+# Precision in a contract → in the public tables. Dynamic-range and weight-only int8 have no rows.
+_KINDS = {"fp32": "float", "fp16": "float", "int8": "int8"}
+# Engine as the bench calls it → as the public tables do.
+_FAMILIES = {"ncnn": "ncnn", "litert": "xnnpack", "onnxruntime": "onnxruntime"}
+_ENGINES = {"onnx": ("onnxruntime", "ncnn"), "tflite": ("litert", "ncnn")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Milliseconds of one inference, or the reason why there are none."""
+
+    ms: Figure | None
+    """Middle and 90 % interval; None: no basis."""
+    note: str
+    """What it rests on, or why there is no basis."""
+
+
+@dataclass(frozen=True)
+class _Guess:
+    ms: float
+    half_width: float
+    note: str
+
+
+class _NoBasisError(Exception):
+    """The evidence carries no estimate; says why."""
+
+
+def net_of(contract: Contract, size_bytes: int) -> Net:
+    """Costs of a file's net from its contract.
+
+    The cost table holds weights and activations in one number of bytes, each as wide as the recipe says;
+    the file's size says how many of them are weights.
+
+    Args:
+        contract: of the file; without a cost table all costs are 0.
+        size_bytes: of the file.
+    """
+    found = _WIDTHS.search(contract.recipe)
+    weight, activation = (int(found[1]) / 8, int(found[2]) / 8) if found else (4.0, 4.0)
+    macs = {name: cost.macs / 1e6 for name, cost in contract.cost.items()}
+    megabytes = sum(cost.bytes for cost in contract.cost.values()) / 1e6
+    parameters = min(size_bytes / 1e6, megabytes) / weight
+    return Net(
+        pointwise=macs.get("pointwise", 0.0),
+        conv=macs.get("conv", 0.0) + macs.get("grouped", 0.0),
+        depthwise=macs.get("depthwise", 0.0),
+        linear=macs.get("linear", 0.0),
+        parameters=parameters,
+        activations=(megabytes - parameters * weight) / activation,
+        layers=sum(cost.count for cost in contract.cost.values()),
+    )
+
+
+def estimate(
+    net: Net, board: Profile, *, engine: str, precision: str, threads: int, version: str | None = None
+) -> Estimate:
+    """The time of one inference on a board, from published rows.
+
+    Args:
+        net: its costs.
+        board: one of ``profiles()``.
+        engine: ``ncnn``, ``litert`` or ``onnxruntime``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        threads: of one call; published rows have 1 and 4.
+        version: of the engine, as its public table says (year and month for ncnn). Unknown or another
+            one widens the interval by ``VERSION_FACTOR``.
+    """
+    try:
+        if precision not in _KINDS:
+            raise _NoBasisError(f"no published row in {precision} on any board")
+        kind = _KINDS[precision]
+        if engine == "ncnn":
+            guess = _ncnn(net, board, kind, threads, version)
+        else:
+            guess = _anchored(net, board, engine, kind, threads, version)
+    except _NoBasisError as reason:
+        return Estimate(ms=None, note=str(reason))
+    low, high = guess.ms / guess.half_width, guess.ms * guess.half_width
+    return Estimate(ms=Figure(guess.ms, "estimated", (low, high)), note=guess.note)
+
+
+def _ncnn(net: Net, board: Profile, kind: str, threads: int, version: str | None) -> _Guess:
+    published, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
+    if not times:
+        raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board}")
+    guess = _same_net(net, board, kind, threads, times) or _from_costs(net, kind, times)
+    note = f"{guess.note}, ncnn of {published}"
+    if version == published:
+        return _Guess(guess.ms, guess.half_width, note)
+    note += f"; engine version {version or 'unknown'}: interval widened by {VERSION_FACTOR}"
+    return _Guess(guess.ms, guess.half_width * VERSION_FACTOR, note)
+
+
+def _same_net(net: Net, board: Profile, kind: str, threads: int, times: Mapping[str, float]) -> _Guess | None:
+    """The net's own row, on this board or else on the one that errs least: either beats its costs."""
+    name = next((name for name, other in nets().items() if _is_same(net, other)), None)
+    if name is None:
+        return None
+    if name in times:
+        return _Guess(times[name], 1.1, f"published row of {name} on this board")
+    others = [other for other in profiles().values() if other.board != board.board]
+    tables = {other.board: ncnn_times(other.board, other.clock_mhz, kind, threads)[1] for other in others}
+    guesses = [
+        _Guess(table[name] * ratio, width, f"published row of {name} on a {source}")
+        for source, table in tables.items()
+        if name in table
+        for ratio, width in [transfer(table, times)]
+    ]
+    return min(guesses, key=lambda guess: guess.half_width, default=None)
+
+
+def _is_same(net: Net, other: Net) -> bool:
+    pairs = [(getattr(net, key), getattr(other, key)) for key in ("pointwise", "conv", "depthwise", "linear")]
+    return all(abs(a - b) <= _SAME_NET * other.macs for a, b in pairs)
+
+
+def transfer(source: Mapping[str, float], target: Mapping[str, float]) -> tuple[float, float]:
+    """One ratio from a board to another, and its 90 % half width with each net left out.
+
+    Args:
+        source: net → milliseconds there.
+        target: net → milliseconds here; at least two nets in common.
+    """
+    logs = {name: math.log(target[name] / source[name]) for name in source if name in target and is_fitted_on(name)}
+    left_out = [logs[name] - np.median([logs[other] for other in logs if other != name]) for name in logs]
+    return math.exp(float(np.median(list(logs.values())))), half_width(map(float, left_out))
+
+
+def _from_costs(net: Net, kind: str, times: Mapping[str, float]) -> _Guess:
+    if not net.macs:
+        raise _NoBasisError("the contract has no cost table")
+    if not LEAST_MACS <= net.macs <= MOST_MACS:
+        carried = f"published nets carry {LEAST_MACS:.0f} to {MOST_MACS:.0f} M"
+        raise _NoBasisError(f"{net.macs:.0f} M multiply-accumulates; {carried}")
+    if net.linear > MOST_LINEAR:
+        raise _NoBasisError(f"{net.linear:.0f} M fully connected weights; such nets took up to 3 times the estimate")
+    fitted = {name: ms for name, ms in times.items() if is_fitted_on(name)}
+    width = interval_factor(fitted, kind)
+    return _Guess(predict(net, fitted, kind), width, f"costs, fitted to {len(fitted)} published nets")
+
+
+def interval_factor(times: Mapping[str, float], kind: str) -> float:
+    """Half width of the 90 % interval of an estimate from costs, fitted to net → milliseconds."""
+    width = half_width(errors(times, kind, by_family).values())
+    return max(width, INT8_FACTOR) if kind == "int8" else width
+
+
+def anchors(board: Profile, engine: str, kind: str, threads: int) -> dict[str, float]:
+    """Net and version → time ÷ ncnn's in float, of an engine's published rows on a board.
+
+    ncnn's time is the row of the same source where it has one, else the board's ncnn table. It is the float
+    one for int8 too: more nets have both, and the float fit errs less.
+    """
+    _, table = ncnn_times(board.board, board.clock_mhz, "float", threads)
+    here = [row for row in rows() if (row.board, row.threads) == (board.board, threads)]
+    here = [row for row in here if row.clock_mhz in (None, board.clock_mhz)]
+    same = {(row.version, row.net): row.ms for row in here if (row.engine, row.precision) == ("ncnn", "float")}
+    mine = [row for row in here if (row.engine, row.precision) == (_FAMILIES[engine], kind)]
+    pairs = [(row, same.get((row.version, row.net), table.get(row.net))) for row in mine]
+    return {f"{row.net} {row.version}": row.ms / ms for row, ms in pairs if ms}
+
+
+def _anchored(net: Net, board: Profile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
+    found = anchors(board, engine, kind, threads)
+    if not found:
+        number = f"{threads} threads" if threads > 1 else "1 thread"
+        raise _NoBasisError(f"no published {kind} row of {engine} with {number} on a {board.board}")
+    guess = _ncnn(net, board, "float", threads, version)
+    logs = np.log(list(found.values()))
+    ratio, spread = math.exp(float(logs.mean())), math.exp(float(np.abs(logs - logs.mean()).max()))
+    width = max(ANCHOR_FACTOR, guess.half_width * spread)
+    against = f"{engine} in {kind} against ncnn in float on {len(found)} published nets"
+    return _Guess(guess.ms * ratio, width, f"{guess.note}; times {ratio:.2f}, {against}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """One file on one engine of a board."""
+
+    path: Path
+    contract: Contract
+    format: str
+    engine: str
+    threads: int
+    size_bytes: int
+    estimate: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as in ``bench --json``: what only a measurement gives is null."""
+        ms = self.estimate.ms
+        # fmt: off
+        absent = ("engine_version", "import_ms", "load_ms", "first_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "calls",
+                  "peak_mb", "top1", "auc")
+        # fmt: on
+        return dict.fromkeys(absent) | {
+            "path": str(self.path),
+            "format": self.format,
+            "engine": self.engine,
+            "precision": self.contract.precision,
+            "recipe": self.contract.recipe,
+            "threads": self.threads,
+            "p50_ms": round(ms.value, 4) if ms else None,
+            "interval_ms": [round(end, 4) for end in ms.interval] if ms and ms.interval else None,
+            "size_bytes": self.size_bytes,
+            "source": "estimated",
+            "note": self.estimate.note,
+        }
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Estimates of several files on one board, in the order the files were given."""
+
+    board: Profile
+    rows: tuple[Forecast, ...]
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether any row has a number."""
+        return any(row.estimate.ms for row in self.rows)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """(columns, rows) for a terminal; every row says that it is estimated."""
+        columns = ["file", "engine", "p50, 90 % interval, ms"]
+        return columns, [[row.path.name, row.engine, _shown(row.estimate.ms)] for row in self.rows]
+
+    def grounds(self) -> tuple[list[str], list[list[str]]]:
+        """(columns, rows) of what the numbers rest on, each said once."""
+        said = dict.fromkeys(f"{row.engine}, {row.contract.precision}: {row.estimate.note}" for row in self.rows)
+        return ["rests on"], [[text] for text in said]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of ``bench --json``, schema 1, with ``device.source`` estimated."""
+        board = self.board
+        device = {"name": board.board, "source": "estimated", "cores": board.cores, "system": board.system}
+        device |= {"profile": board.name, "clock_mhz": board.clock_mhz}
+        return {"schema": 1, "device": device, "rows": [row.as_json() for row in self.rows], "ratios": []}
+
+
+def outlook(paths: Sequence[Path], board: Profile, *, threads: int) -> Outlook:
+    """Estimates of model files on a board: the file's own engine, and ncnn.
+
+    Raises:
+        ModelError: a file is no model, or is damaged; names the file.
+    """
+    found = []
+    for path in paths:
+        contract, size, format_ = read_contract(path), path.stat().st_size, file_format(path.read_bytes())
+        net = net_of(contract, size)
+        for engine in _ENGINES[format_]:
+            value = estimate(net, board, engine=engine, precision=contract.precision, threads=threads)
+            found.append(
+                Forecast(
+                    path=path,
+                    contract=contract,
+                    format=format_,
+                    engine=engine,
+                    threads=threads,
+                    size_bytes=size,
+                    estimate=value,
+                )
+            )
+    return Outlook(board, tuple(found))
+
+
+def _shown(ms: Figure | None) -> str:
+    if ms is None:
+        return "no basis (estimated)"
+    return f"{ms:.{0 if ms.value >= 30 else 1}f}"

@@ -1,0 +1,56 @@
+"""``edgeface identify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeface.cli.console import Json, note, print_json, print_table
+from edgeface.cli.enroll import Detector, Model, Threads
+
+Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
+
+
+def identify(
+    photo: Annotated[Path, typer.Argument(help="The photo.")],
+    gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
+    model: Model,
+    far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
+    threshold: Limit = None,
+    detector: Detector = "fast",
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Say who is on a photo; "unknown" is an answer.
+
+    \b
+    Examples:
+      edgeface identify door.jpg --gallery people.gallery --model net.int8.tflite
+      edgeface identify door.jpg -g people.gallery -m net.int8.tflite --far 0.001 --json
+    """
+    from dataclasses import asdict
+
+    from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+
+    if not gallery.exists():
+        raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
+    recognizer = FaceRecognizer(model, detector, threads)
+    with Gallery.open(gallery, recognizer) as people:
+        found = recognizer.identify(photo, people, far, threshold=threshold)
+        if threshold is None and recognizer.threshold(far, len(people)).extrapolated:
+            note("the threshold is extrapolated: the model was measured at larger rates only (docs/thresholds.md)")
+    if json:
+        print_json({"schema": 1, "faces": [asdict(face) for face in found]})
+        return
+    rows = [
+        (
+            "unknown" if face.name is None else face.name,
+            "" if face.score is None else f"{face.score:.3f}",
+            f"{face.threshold:.3f}",
+            " ".join(f"{side:.0f}" for side in face.box),
+        )
+        for face in found
+    ]
+    print_table(f"{photo}: {len(found)} faces", ("who", "score", "threshold", "box"), rows)

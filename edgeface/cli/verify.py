@@ -1,0 +1,43 @@
+"""``edgeface verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeface.cli.console import Json, print_json
+from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.identify import Limit
+
+
+def verify(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A photo; its largest central face counts.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another photo.")],
+    model: Model,
+    far: Annotated[float, typer.Option(help="Share of pairs of strangers that may be taken for one person.")] = 0.001,
+    threshold: Limit = None,
+    detector: Detector = "fast",
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Say whether two photos show the same person; exit code 1 when not.
+
+    \b
+    Examples:
+      edgeface verify passport.jpg selfie.jpg --model net.int8.tflite
+      edgeface verify passport.jpg selfie.jpg -m net.int8.tflite --far 0.0001 --json
+    """
+    from dataclasses import asdict
+
+    from edgeface_runtime import FaceRecognizer
+
+    match = FaceRecognizer(model, detector, threads).verify(a, b, far, threshold=threshold)
+    if json:
+        print_json({"schema": 1, **asdict(match)})
+    else:
+        answer = "same person" if match.same else "not the same person"
+        typer.echo(f"{answer} (score {match.score:.3f}, threshold {match.threshold:.3f})")
+    if not match.same:
+        raise typer.Exit(1)

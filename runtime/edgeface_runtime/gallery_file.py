@@ -1,0 +1,209 @@
+"""The gallery's file: how it is opened, bound to a model, overwritten, and written out for others to read.
+
+SQLite with a rollback journal, synced before anything is acknowledged, so that the file is whole after a kill or a
+power cut and there is one file to copy. ``secure_delete`` overwrites what is deleted, and a VACUUM afterwards drops
+the stale copies that SQLite leaves in its pages when it moves rows between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.errors import GalleryError, UsageError
+from edgeface_runtime.images import shown
+from edgeface_runtime.model import Model
+
+SCHEMA = 1
+_APPLICATION = 0x45444746  # "EDGF"
+_WAIT = 30.0
+"""Seconds to wait for another process to finish writing."""
+_PAGE = 8192
+"""Bytes: three embeddings of 512 floats a page; in a page of SQLite's usual 4096 there is room for one."""
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE photo (id INTEGER PRIMARY KEY AUTOINCREMENT, person INTEGER NOT NULL REFERENCES person (id), "
+    "source TEXT NOT NULL, added TEXT NOT NULL, sharpness REAL NOT NULL, size REAL NOT NULL, yaw REAL NOT NULL, "
+    "pitch REAL NOT NULL, embedding BLOB NOT NULL)",
+    "CREATE INDEX photo_person ON photo (person)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """Which model's embeddings a gallery holds."""
+
+    name: str
+    file_sha256: str
+    parent_sha256: str | None
+    """Of the checkpoint that the file was made from."""
+    precision: str
+    recipe: str
+    length: int
+    """Floats of an embedding."""
+
+    @property
+    def called(self) -> str:
+        """What a person calls it."""
+        return f"{self.name} {self.precision} ({(self.parent_sha256 or self.file_sha256)[:8]})"
+
+    def fits(self, other: Binding) -> bool:
+        """True for the same file, and for two files made of one checkpoint by one recipe (ONNX and TFLite)."""
+        made = (self.parent_sha256, self.precision, self.recipe, self.length)
+        return self.file_sha256 == other.file_sha256 or (
+            self.parent_sha256 is not None
+            and made == (other.parent_sha256, other.precision, other.recipe, other.length)
+        )
+
+
+def binding_of(model: Model) -> Binding:
+    """The binding of an opened model."""
+    contract = model.contract
+    # A file of other origin has a contract that was given by hand and states no digest.
+    digest = contract.file_sha256 if contract.file_sha256.strip("0") else _file_digest(model.path)
+    return Binding(
+        name=contract.name,
+        file_sha256=digest,
+        parent_sha256=contract.parent_sha256,
+        precision=contract.precision,
+        recipe=contract.recipe,
+        length=contract.embedding.length,
+    )
+
+
+def connect(path: Path, binding: Binding | None) -> sqlite3.Connection:
+    """Opens the file; makes it with ``binding`` where it is absent or empty.
+
+    Raises:
+        GalleryError: no gallery, damaged, or of a newer edgeface.
+    """
+    if binding is not None:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o600))  # faces are nobody else's business
+        except OSError as error:
+            raise GalleryError(f"{shown(path)}: {error.strerror}") from error
+    if not path.is_file():
+        raise GalleryError(f"{shown(path)}: {'not a gallery' if path.exists() else 'no such gallery'}")
+    with explained(path):
+        db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in ("secure_delete = ON", "synchronous = EXTRA", "temp_store = MEMORY"):
+                db.execute(f"PRAGMA {pragma}")
+            if binding is not None and _number(db, "page_count") == 0:
+                db.execute(f"PRAGMA page_size = {_PAGE}")
+                _create(db, binding)
+            _require_ours(db, path)
+            with contextlib.suppress(sqlite3.OperationalError):  # others read or write, or this process may only read
+                overwrite(db)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def read_binding(db: sqlite3.Connection, path: Path) -> Binding:
+    """The binding that the file states."""
+    try:
+        (text,) = db.execute("SELECT value FROM meta WHERE key = 'model'").fetchone()
+        return Binding(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise GalleryError(f"{shown(path)}: damaged: says of no model that it was made with it") from error
+
+
+def overwrite(db: sqlite3.Connection) -> None:
+    """Rewrites the file without the remains of what was deleted, if that is still to be done."""
+    if db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
+        db.execute("VACUUM")
+        db.execute("UPDATE meta SET value = '0' WHERE key = 'stale'")
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what SQLite says into a line that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        said = str(error)
+        for words, meaning in (
+            ("locked", "another process is writing to it; try again"),
+            ("full", "the disk is full, nothing was changed; make room and try again"),
+            ("I/O error", "it could not be written or read, nothing was changed; is the disk full?"),
+            ("readonly", "may not be written to"),
+            ("not a database", "not a gallery"),
+            ("malformed", "damaged; put a copy in its place"),
+        ):
+            if words in said:
+                raise GalleryError(f"{shown(path)}: {meaning}") from error
+        raise GalleryError(f"{shown(path)}: {said}") from error
+
+
+def write_export(path: Path, binding: Binding, photos: Sequence[tuple[dict[str, Any], NDArray[np.float32]]]) -> None:
+    """Writes photos and embeddings as ``.json`` or ``.csv``, whole or not at all, readable by the owner alone."""
+    if path.suffix == ".json":
+        rows = [{**photo, "embedding": row.tolist()} for photo, row in photos]
+        text = json.dumps({"schema": 1, "model": asdict(binding), "photos": rows}, ensure_ascii=False) + "\n"
+    elif path.suffix == ".csv":
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
+        writer.writerow([*fields, *(f"e{i}" for i in range(binding.length))])
+        writer.writerows([*(photo[field] for field in fields), *row.tolist()] for photo, row in photos)
+        text = file.getvalue()
+    else:
+        raise UsageError(f"{shown(path)}: name a .json or a .csv file")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
+            out.write(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{shown(path)}: {error.strerror}") from error
+
+
+def _create(db: sqlite3.Connection, binding: Binding) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    if _number(db, "user_version"):  # another process was quicker
+        db.execute("ROLLBACK")
+        return
+    for table in _TABLES:
+        db.execute(table)
+    meta = (("model", json.dumps(asdict(binding))), ("stale", "0"))
+    db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute(f"PRAGMA user_version = {SCHEMA}")
+    db.execute("COMMIT")
+
+
+def _require_ours(db: sqlite3.Connection, path: Path) -> None:
+    if _number(db, "application_id") != _APPLICATION:
+        raise GalleryError(f"{shown(path)}: not a gallery")
+    schema = _number(db, "user_version")
+    if schema > SCHEMA:
+        raise GalleryError(
+            f"{shown(path)}: has schema {schema}, newer than this edgeface knows ({SCHEMA}): update edgeface"
+        )
+
+
+def _number(db: sqlite3.Connection, pragma: str) -> int:
+    return int(db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+@functools.cache  # asked for at every identification
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,185 @@
+"""From a photo to a name: finds the faces, embeds them, compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.align import align
+from edgeface_runtime.detect import load_detector
+from edgeface_runtime.errors import ImageError, UsageError
+from edgeface_runtime.faces import Detector, Face
+from edgeface_runtime.find import find_faces, most_central
+from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.model import Model, load
+from edgeface_runtime.thresholds import Threshold, threshold_for
+
+if TYPE_CHECKING:
+    from edgeface_runtime.gallery import Gallery
+    from edgeface_runtime.images import Source
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two photos compared."""
+
+    score: float
+    """Cosine of the two embeddings, −1 to 1."""
+    same: bool
+    """True where ``score`` reaches ``threshold``."""
+    threshold: float
+    far: float | None
+    """Share of pairs of strangers that ``threshold`` accepts; None where the caller gave the threshold."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One face of a photo and who it is."""
+
+    name: str | None
+    """None: nobody of the gallery."""
+    score: float | None
+    """Cosine to the nearest photo of the gallery, −1 to 1, whoever that is; None where the gallery is empty."""
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 in pixels of the photo; may reach outside it."""
+    detection: float
+    """The detector's confidence, 0 to 1."""
+    threshold: float
+    far: float | None
+    """Share of strangers that get a name, over the whole gallery; None where the caller gave the threshold."""
+
+
+class FaceRecognizer:
+    """A detector and a model behind one face.
+
+    An image is a path, a file's bytes, a Pillow image or an array as ``open_rgb`` takes it. All methods may be
+    called from several threads at once; in async code call them with ``asyncio.to_thread``.
+    """
+
+    def __init__(self, model: str | Path | Model, detector: str | Path | Detector = "fast", threads: int = 1) -> None:
+        """Opens both.
+
+        Args:
+            model: an exported file, or an opened model.
+            detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``.
+            threads: how many threads one call may use, at least 1.
+
+        Raises:
+            ModelError: the model file cannot be opened or trusted.
+            UsageError: no such detector, or an engine is not installed.
+        """
+        self.model = model if isinstance(model, Model) else load(model, threads=threads)
+        self.detector = load_detector(detector, threads=threads) if isinstance(detector, (str, Path)) else detector
+
+    def faces(self, image: Source) -> list[Face]:
+        """The faces of an image, the most confident first; empty where there is none.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return find_faces(open_rgb(image), self.detector)[0]
+
+    def embed(self, image_or_faces: Source, faces: Sequence[Face] | None = None) -> NDArray[np.float32]:
+        """Unit embeddings, a row for each face.
+
+        Args:
+            image_or_faces: an image, or aligned faces (N, size, size, 3) uint8 RGB.
+            faces: those of the image that are wanted; all that are found in it where None.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            ImageError: the image cannot be read, or the aligned faces have another shape or dtype.
+            ModelError: the model file does not do what its contract says.
+        """
+        if isinstance(image_or_faces, np.ndarray) and image_or_faces.ndim == 4:
+            return self.model.embed(image_or_faces)
+        photo = open_rgb(image_or_faces)
+        faces = find_faces(photo, self.detector)[0] if faces is None else faces
+        size = self.model.contract.input.size
+        crops = [align(photo, face.landmarks, size) for face in faces]
+        return self.model.embed(np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8))
+
+    def threshold(self, far: float, comparisons: int = 1) -> Threshold:
+        """The score from which that many comparisons together accept a stranger at most at the rate ``far``.
+
+        Raises:
+            UsageError: ``far`` is not between 0 and 1, or the model's contract has no threshold for it.
+        """
+        return threshold_for(self.model.contract, far, comparisons)
+
+    def verify(self, a: Source, b: Source, far: float = 1e-3, *, threshold: float | None = None) -> Match:
+        """Whether two images show the same person; of each the largest central face counts.
+
+        Args:
+            a: an image.
+            b: another.
+            far: the share of pairs of strangers that may be taken for the same person.
+            threshold: the score that is enough, in place of ``far``.
+
+        Raises:
+            ImageError: an image cannot be read or shows no face.
+            UsageError: the model's contract has no threshold for ``far``.
+        """
+        limit = self.threshold(far).value if threshold is None else _checked(threshold)
+        score = float(self._central(a) @ self._central(b))
+        return Match(score, score >= limit, limit, far if threshold is None else None)
+
+    def identify(
+        self, image: Source, gallery: Gallery, far: float = 1e-2, *, threshold: float | None = None
+    ) -> list[Identity]:
+        """Who the faces of an image are, the most confident detection first; empty where there is no face.
+
+        Args:
+            image: the image.
+            gallery: the people who are known.
+            far: the share of strangers that may get a name. It is kept over the whole gallery: the more photos it
+                holds, the higher the score that is asked for.
+            threshold: the score that is enough, in place of ``far``.
+
+        Raises:
+            ImageError: the image cannot be read.
+            GalleryError: the gallery was made with another model.
+            UsageError: the model's contract has no threshold for ``far`` over so many photos.
+        """
+        gallery.require(self.model)
+        limit = self.threshold(far, len(gallery)).value if threshold is None else _checked(threshold)
+        photo = open_rgb(image)
+        faces = find_faces(photo, self.detector)[0]
+        if not faces:
+            return []
+        identities = []
+        for face, found in zip(faces, gallery.search(self.embed(photo, faces), 1), strict=True):
+            best = found[0] if found else None
+            name = best.name if best and best.score >= limit else None
+            x0, y0, x1, y1 = map(float, face.box)
+            score = best.score if best else None
+            rate = far if threshold is None else None
+            identities.append(Identity(name, score, (x0, y0, x1, y1), float(face.score), limit, rate))
+        return identities
+
+    def _central(self, image: Source) -> NDArray[np.float32]:
+        """(D,) embedding of the largest central face."""
+        photo = open_rgb(image)
+        faces = find_faces(photo, self.detector)[0]
+        if not faces:
+            raise ImageError(f"{called(image)}: no face found")
+        row: NDArray[np.float32] = self.embed(photo, [most_central(faces, *photo.shape[:2])])[0]
+        return row
+
+
+def called(image: Source) -> str:
+    """What an error calls an image."""
+    return shown(image) if isinstance(image, (str, Path)) else "the image"
+
+
+def _checked(threshold: float) -> float:
+    if not -1 <= threshold <= 1:
+        raise UsageError(f"the threshold is {threshold:g}; a score lies between -1 and 1")
+    return threshold

