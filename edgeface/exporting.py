@@ -1,19 +1,79 @@
-"""From a run or checkpoint and photos to checked files: which faces calibrate, which ones judge."""
+"""From a run, a checkpoint or a foreign ONNX file and photos to checked files: who calibrates, who judges."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import hashlib
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData, load_data
+from edgeface.evaluation.embedder import read_contract_file
+from edgeface.evaluation.verification import all_pairs, tar_at_far
 from edgeface.training.run import load_checkpoint
-from edgeface_export.build import Export, export
-from edgeface_export.gate import HeldOut, draw_pairs
+from edgeface_export.build import Export, Strangers, export
+from edgeface_export.gate import HeldOut, draw_pairs, few_people
 from edgeface_runtime import UsageError
+
+FARS = (1e-2, 1e-3, 1e-4)
+"""False-accept rates that a contract holds a threshold for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Photos:
+    """What an export is made with."""
+
+    data: Path | FaceData
+    """Photos, or the folder of them: ``train`` faces calibrate, ``test`` faces judge."""
+    calibration_faces: int = 100
+    """How many faces int8 ranges are taken from."""
+    threshold_data: Path | FaceData | None = None
+    """Photos of people that the net was not trained on; None takes those people of ``data`` without train photos."""
+    seed: int = 0
+    """Of the choice of calibration faces, of the pairs, and of people where there are too many."""
+
+    def __post_init__(self) -> None:
+        if self.calibration_faces < 1:
+            raise UsageError(f"int8 ranges are taken from {self.calibration_faces} faces; at least 1 is needed")
+
+    def options(self, size: int, *, all_strangers: bool = False) -> dict[str, Any]:
+        """The arguments of ``edgeface_export.build.export_parent`` that photos decide.
+
+        Raises:
+            UsageError: no photos, none held out, or thresholds asked of training photos.
+        """
+        faces = self.data if isinstance(self.data, FaceData) else load_data(self.data, size=size)
+        test = faces.rows("test")
+        if not len(test):
+            raise UsageError("the photos hold no test split to judge an export on; see edgeface data split")
+        labels = faces.labels[test]
+        pairs = draw_pairs(labels, seed=self.seed)
+        chosen = balanced(faces.labels, faces.rows("train"), self.calibration_faces, self.seed)
+        return {
+            "calibration": faces.faces[chosen],
+            "held_out": HeldOut(faces.faces[test], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
+            "strangers": self._strangers(faces, size, test if all_strangers else None),
+        }
+
+    def _strangers(self, faces: FaceData, size: int, rows: NDArray[np.int64] | None) -> Strangers:
+        train = faces.rows("train")
+        if self.threshold_data is not None:
+            given = self.threshold_data
+            others = given if isinstance(given, FaceData) else load_data(given, size=size)
+            known = {_digest(face) for face in faces.faces[train]} if rows is None else set()
+            twice = sum(_digest(face) in known for face in others.faces)
+            if twice:
+                raise UsageError(f"{twice} of the threshold photos are training photos; give people not trained on")
+            faces, rows = others, np.arange(len(others.labels))
+        elif rows is None:
+            rows = np.flatnonzero(~np.isin(faces.labels, faces.labels[train]))
+        rows = rows[few_people(faces.labels[rows], np.random.default_rng(self.seed))]
+        labels = faces.labels[rows]
+        return Strangers(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels))
 
 
 def export_checkpoint(
@@ -21,48 +81,81 @@ def export_checkpoint(
     data: Path | FaceData,
     folder: Path,
     *,
-    formats: Sequence[str] = ("onnx", "tflite"),
-    precisions: Sequence[str] = ("fp32", "int8"),
     calibration_faces: int = 100,
-    max_drop: float = 0.15,
+    threshold_data: Path | FaceData | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> Export:
-    """Exports a run folder or checkpoint; the data's ``train`` faces calibrate, its ``test`` faces judge.
+    """Exports a run folder or checkpoint.
 
     Args:
         source: run folder or ``.safetensors`` checkpoint.
-        data: photos, or the folder of them.
+        data, calibration_faces, threshold_data, seed: as in ``Photos``.
         folder: where the files go.
-        formats, precisions, max_drop, progress: as in ``edgeface_export.build.export``.
-        calibration_faces: how many faces int8 ranges are taken from.
-        seed: of the choice of calibration faces and of the pairs.
+        options: formats, precisions, max_drop, progress of ``edgeface_export.build.export_parent``.
 
     Raises:
         UsageError: no checkpoint, no photos, none held out, or none to calibrate with.
     """
-    if calibration_faces < 1:
-        raise UsageError(f"int8 ranges are taken from {calibration_faces} faces; at least 1 is needed")
+    photos = Photos(data=data, calibration_faces=calibration_faces, threshold_data=threshold_data, seed=seed)
     checkpoint = load_checkpoint(source)
-    faces = data if isinstance(data, FaceData) else load_data(data, size=checkpoint.contract.input.size)
-    test = faces.rows("test")
-    if not len(test):
-        raise UsageError("the photos hold no test split to judge an export on; see edgeface data split")
-    labels = faces.labels[test]
-    pairs = draw_pairs(labels, seed=seed)
-    held_out = HeldOut(faces.faces[test], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
-    chosen = balanced(faces.labels, faces.rows("train"), calibration_faces, seed)
-    return export(
-        checkpoint.net,
-        replace(checkpoint.contract, parent_sha256=checkpoint.sha256),
-        folder,
-        calibration=faces.faces[chosen],
-        held_out=held_out,
-        formats=formats,
-        precisions=precisions,
-        max_drop=max_drop,
-        progress=progress,
-    )
+    contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
+    return export(checkpoint.net, contract, folder, **photos.options(contract.input.size), **options)
+
+
+def export_foreign(source: Path, contract_file: Path, photos: Photos, folder: Path, **options: Any) -> Export:
+    """Exports somebody else's ONNX embedder; it is taken to have seen nobody on the photos.
+
+    Args:
+        source: an ONNX file.
+        contract_file: what to feed it and what it gives, as TOML or JSON.
+        photos: what calibrates, judges and sets thresholds.
+        folder: where the files go.
+        options: formats, precisions, max_drop, progress of ``edgeface_export.build.export_parent``.
+
+    Raises:
+        UsageError: TFLite asked for, or as ``export_checkpoint``.
+        ContractError: not a contract.
+        ModelError: the file does not fit it.
+    """
+    from edgeface_export.foreign import export_onnx
+
+    contract = read_contract_file(contract_file)
+    return export_onnx(source, contract, folder, **options, **photos.options(contract.input.size, all_strangers=True))
+
+
+def thresholds(embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A threshold for each of ``FARS`` from all-against-all scores.
+
+    Args:
+        embeddings: (N, D) float32 unit rows of people not trained on.
+        labels: (N,) identities.
+
+    Returns:
+        The contract's ``thresholds``, and what they were measured on with the reason for each that is null.
+    """
+    people = len(np.unique(labels))
+    facts: dict[str, Any] = {"people": people, "photos": len(labels)}
+    found: dict[str, Any] = {f"{far:g}": None for far in FARS}
+    pairs = all_pairs(embeddings, labels) if people > 1 else None
+    impostors = 0 if pairs is None else int((~pairs.same).sum())
+    missing: dict[str, str] = {}
+    for far, key in zip(FARS, found, strict=True):
+        if pairs is None or not pairs.has_both_kinds:
+            missing[key] = "the photos show no two people that were not trained on, one of them twice"
+            continue
+        at = tar_at_far(pairs, far)
+        if at.reason is not None:
+            missing[key] = at.reason
+            continue
+        figures = {"value": at.threshold, "low": at.threshold_low, "high": at.threshold_high, "tar": at.value}
+        # Rounded up: rounded down, a threshold might let one more through.
+        found[key] = {"pairs": impostors} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
+    return found, facts | {"missing": missing}
+
+
+def _digest(face: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(face.tobytes()).digest()
 
 
 def balanced(labels: NDArray[np.int64], rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ def eval(
     train_pairs: Annotated[Path | None, typer.Option(help="Pair file that chooses the threshold.")] = None,
     detector: Annotated[str, typer.Option(help="fast, as on the device; mtcnn; or a detector's file.")] = "fast",
     groups: Annotated[Path | None, typer.Option(help="CSV with the columns identity and group.")] = None,
-    contract: Annotated[Path | None, typer.Option(help="Contract (JSON) of a model file that carries none.")] = None,
+    contract: Annotated[Path | None, typer.Option(help="Contract (TOML or JSON) of a model that carries none.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write, with the photos that were confused.")] = None,
     example: Annotated[int | None, typer.Option(min=0, help="Number of a test photo to show.")] = None,

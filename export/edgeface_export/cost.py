@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from edgeface_runtime.contract import OperatorCost
 
 
-def cost_table(net: nn.Module, size: int, *, bytes_per_weight: int = 4) -> dict[str, OperatorCost]:
+def cost_table(
+    net: nn.Module, size: int, *, bytes_per_weight: int = 4, bytes_per_activation: int = 4
+) -> dict[str, OperatorCost]:
     """Multiply-accumulates and bytes of one (1, 3, size, size) inference, by operator class.
 
     Classes: ``conv`` (k×k, dense), ``pointwise`` (1×1), ``depthwise``, ``grouped``, ``linear``, and
     ``other`` (activations, pooling; no multiply-accumulates counted). Batch norm costs nothing: it is
-    folded before export. Bytes are weights plus output activations, at ``bytes_per_weight`` each.
+    folded before export. Bytes are weights plus output activations.
     """
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
 
@@ -27,7 +29,7 @@ def cost_table(net: nn.Module, size: int, *, bytes_per_weight: int = 4) -> dict[
         row = totals[_class(module)]
         row[0] += 1
         row[1] += _macs(module, output)
-        row[2] += bytes_per_weight * (weights + output[0].numel())
+        row[2] += bytes_per_weight * weights + bytes_per_activation * output[0].numel()
 
     leaves = [module for module in net.modules() if not list(module.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]

@@ -42,6 +42,17 @@ class Drop:
     pairs: int
     threshold_shift: float
     """The file's best threshold minus the parent's."""
+    accuracy: float
+    """The file's own, as a share of the pairs, at the threshold that is best on them."""
+
+
+def few_people(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of at most ``MOST_PHOTOS`` photos: all of them, or those of whole people drawn at random."""
+    if len(labels) <= MOST_PHOTOS:
+        return np.arange(len(labels))
+    people, counts = np.unique(labels, return_counts=True)
+    turn = rng.permutation(len(people))
+    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= MOST_PHOTOS]))
 
 
 def draw_pairs(labels: NDArray[np.int64], *, count: int = LEAST_PAIRS, seed: int = 0) -> NDArray[np.int64]:
@@ -54,11 +65,7 @@ def draw_pairs(labels: NDArray[np.int64], *, count: int = LEAST_PAIRS, seed: int
         UsageError: no two photos of one person, or of two people.
     """
     rng = np.random.default_rng(seed)
-    rows = np.arange(len(labels))
-    if len(labels) > MOST_PHOTOS:
-        people, counts = np.unique(labels, return_counts=True)
-        turn = rng.permutation(len(people))
-        rows = np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= MOST_PHOTOS]))
+    rows = few_people(labels, rng)
     first, second = (rows[half] for half in np.triu_indices(len(rows), 1))
     same = labels[first] == labels[second]
     if same.all() or not same.any():
@@ -91,8 +98,16 @@ def accuracy_drop(
     half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
     points = (lost - won) / count
     return Drop(
-        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(child_limit - limit)
-    )
+        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(child_limit - limit),
+        float(child_right.mean()),
+    )  # fmt: skip
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share of ``count`` trials (E. B. Wilson, JASA 22, 1927)."""
+    z = 1.96
+    middle, width = 1 + z * z / count, z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return (share + z * z / (2 * count) - width) / middle, (share + z * z / (2 * count) + width) / middle
 
 
 def _decisions(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:

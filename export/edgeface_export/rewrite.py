@@ -92,6 +92,14 @@ class Preprocess(nn.Module):
         return ((faces.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
 
 
+class GlobalDepthwise(nn.Conv2d):
+    """A depthwise convolution with many taps, such as MobileFaceNet's 7×7 over its last map.
+
+    A module of its own, so that a quantizer can name it: LiteRT's int8 kernel for so many taps is
+    several times slower than its float one and would take a fifteenth of the whole net's time.
+    """
+
+
 def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
     """What goes into the file: (N, S, S, 3) uint8 RGB → (N, D) float.
 
@@ -109,4 +117,8 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
             fits = bool((slopes <= 1).all()) and not (prelu == "depthwise" and len(slopes) == 1)
             form = prelu if fits else "relus"
             rewritten.set_submodule(name, PRELU_FORMS[form](slopes))
-    return nn.Sequential(Preprocess(spec), fuse(rewritten)).eval()
+    fused = fuse(rewritten)
+    for module in fused.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels and min(module.kernel_size) >= 5:
+            module.__class__ = GlobalDepthwise
+    return nn.Sequential(Preprocess(spec), fused).eval()

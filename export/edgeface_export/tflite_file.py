@@ -1,4 +1,4 @@
-"""TFLite files: litert-torch, then its quantizer."""
+"""TFLite files: litert-torch, then its quantizer. Each writer takes an fp32 file, calibration faces, a path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,67 @@ def write_float(module: nn.Module, size: int, path: Path) -> None:
         litert_torch.convert(module, (example,)).export(str(path))
 
 
-def write_int8(source: Path, faces: NDArray[np.uint8], path: Path) -> None:
+def write_fp16(source: Path, _: NDArray[Any], path: Path) -> None:
+    """float16 weights, turned back into float in the graph: half the size, float arithmetic."""
+    from ai_edge_quantizer import qtyping
+
+    config = qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    with _quiet():
+        from ai_edge_quantizer import quantizer
+
+        job = quantizer.Quantizer(str(source))
+        job.update_quantization_recipe(".*", "*", config, algorithm_key="float_casting")
+        _write(job, path)
+
+
+def write_int8(source: Path, faces: NDArray[Any], path: Path) -> None:
     """Static int8 of an fp32 file, ``static_wi8_ai8``: per channel, ranges from ``faces``.
 
-    The file still takes uint8 pixels and gives float embeddings; the preprocessing stays float.
+    The file still takes uint8 pixels and gives float embeddings; the preprocessing stays float,
+    and so does a global depthwise convolution, which is faster in float.
     """
     with _quiet():
         from ai_edge_quantizer import quantizer, recipe
 
         job = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
-        for scope, operator in ((".*", "INPUT"), (".*", "OUTPUT"), ("Preprocess", "*")):
+        for scope, operator in ((".*", "INPUT"), (".*", "OUTPUT"), ("Preprocess|GlobalDepthwise", "*")):
             job.update_quantization_recipe(scope, operator, algorithm_key="no_quantize")
         argument = _input_name(source)
         ranges = job.calibrate({"serving_default": [{argument: face[None]} for face in faces]}, num_threads=2)
-        job.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
+        _write(job, path, ranges)
+
+
+def write_dynamic(source: Path, _: NDArray[Any], path: Path) -> None:
+    """Dynamic int8: weights per channel, each activation's range measured at run time."""
+    _by_recipe("dynamic_wi8_afp32", source, path)
+
+
+def write_weights(source: Path, _: NDArray[Any], path: Path) -> None:
+    """Weights as int8 per channel, turned back into float in the graph."""
+    _by_recipe("weight_only_wi8_afp32", source, path)
+
+
+WRITERS: dict[str, Callable[[Path, NDArray[Any], Path], None]] = {
+    "fp16": write_fp16,
+    "int8": write_int8,
+    "int8-dynamic": write_dynamic,
+    "int8-weights": write_weights,
+}
+
+
+def _by_recipe(name: str, source: Path, path: Path) -> None:
+    with _quiet():
+        from ai_edge_quantizer import quantizer, recipe
+
+        _write(quantizer.Quantizer(str(source), getattr(recipe, name)()), path)
+
+
+def _write(job: Any, path: Path, ranges: Any = None) -> None:
+    job.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
 
 
 def write_contract(path: Path, text: str) -> None:
@@ -73,7 +120,7 @@ def write_contract(path: Path, text: str) -> None:
 
 
 def count_operators(path: Path) -> dict[str, int]:
-    """int8, float and other operators by the type of what they give."""
+    """int8, float and other operators; one that takes int8 weights as they are computes in int8."""
     schema, model = _read(path)
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     graph = model.subgraphs[0]
@@ -81,7 +128,8 @@ def count_operators(path: Path) -> dict[str, int]:
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
         name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        is_int8 = graph.tensors[operator.outputs[0]].type == schema.TensorType.INT8
+        tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
+        is_int8 = any(tensor.type == schema.TensorType.INT8 for tensor in tensors)
         kinds["other" if name in _MOVERS else "int8" if is_int8 else "float"] += 1
     return {"int8": kinds["int8"], "float": kinds["float"], "other": kinds["other"]}
 

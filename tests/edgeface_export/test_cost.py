@@ -35,13 +35,13 @@ EXPECTED = {  # operators, multiply-accumulates, weights, outputs
 }
 
 
-@pytest.mark.parametrize("width", [4, 1])
-def test_costs_are_those_counted_by_hand(width: int):
+@pytest.mark.parametrize(("weight", "activation"), [(4, 4), (1, 1), (2, 4)])
+def test_costs_are_those_counted_by_hand(weight: int, activation: int):
     expected = {
-        name: OperatorCost(count=count, macs=macs, bytes=width * (weights + outputs))
+        name: OperatorCost(count=count, macs=macs, bytes=weight * weights + activation * outputs)
         for name, (count, macs, weights, outputs) in EXPECTED.items()
     }
-    assert cost_table(net(), 16, bytes_per_weight=width) == expected
+    assert cost_table(net(), 16, bytes_per_weight=weight, bytes_per_activation=activation) == expected
 
 
 def test_the_net_is_left_as_it_was():

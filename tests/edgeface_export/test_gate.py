@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from edgeface_export.gate import Drop, accuracy_drop, draw_pairs
+from edgeface_export.gate import MOST_PHOTOS, Drop, accuracy_drop, draw_pairs, few_people, wilson
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -48,7 +48,27 @@ def test_pairs_of_one_kind_cannot_judge(labels_N: list[int]):
         draw_pairs(np.array(labels_N))
 
 
-def slow_drop(parent: np.ndarray, child: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> tuple[float, int, int]:
+def test_too_many_photos_become_whole_people():
+    labels_N = np.random.default_rng(0).integers(0, 50, MOST_PHOTOS + 500)
+    rows = few_people(labels_N, np.random.default_rng(1))
+    assert MOST_PHOTOS - 200 < len(rows) <= MOST_PHOTOS
+    kept = np.unique(labels_N[rows])
+    np.testing.assert_array_equal(rows, np.flatnonzero(np.isin(labels_N, kept)))
+    np.testing.assert_array_equal(few_people(labels_N[:9], np.random.default_rng(1)), np.arange(9))
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (95, 100), (50, 50), (1, 6000)])
+def test_wilsons_interval_is_where_the_score_test_turns(right: int, count: int):
+    for edge in wilson(right / count, count):
+        if 1e-9 < edge < 1 - 1e-9:
+            assert abs(right / count - edge) == pytest.approx(1.96 * math.sqrt(edge * (1 - edge) / count))
+    low, high = wilson(right / count, count)
+    assert -1e-12 <= low <= right / count <= high <= 1 + 1e-12
+
+
+def slow_drop(
+    parent: np.ndarray, child: np.ndarray, pairs: np.ndarray, same: np.ndarray
+) -> tuple[float, int, int, float]:
     def judged(rows: np.ndarray) -> list[bool]:
         scores = [np.float32((rows[i] * rows[j]).sum()) for i, j in pairs]
         best: list[bool] = []
@@ -61,7 +81,7 @@ def slow_drop(parent: np.ndarray, child: np.ndarray, pairs: np.ndarray, same: np
     before, after = judged(parent), judged(child)
     lost = sum(a and not b for a, b in zip(before, after, strict=True))
     won = sum(b and not a for a, b in zip(before, after, strict=True))
-    return 100 * (sum(before) - sum(after)) / len(pairs), lost, won
+    return 100 * (sum(before) - sum(after)) / len(pairs), lost, won, sum(after) / len(pairs)
 
 
 @settings(max_examples=80, deadline=None)
@@ -79,9 +99,10 @@ def test_the_drop_is_counted_pair_by_pair(labels_N: np.ndarray, seed: int, noise
     pairs = draw_pairs(labels_N, count=60, seed=seed)
     same = labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]
     found = accuracy_drop(parent, child, pairs, same)
-    points, lost, won = slow_drop(parent, child, pairs, same)
+    points, lost, won, accuracy = slow_drop(parent, child, pairs, same)
     assert (found.lost, found.won, found.pairs) == (lost, won, len(pairs))
     assert found.points == pytest.approx(points)
+    assert found.accuracy == pytest.approx(accuracy)
     # Agresti's interval, written as the variance of the paired differences −1, 0, 1.
     count = len(pairs)
     differences = [1.0] * lost + [-1.0] * won + [0.0] * (count - lost - won)
@@ -97,5 +118,5 @@ def test_the_same_embeddings_lose_nothing_but_are_not_certain():
     labels_N = np.repeat(np.arange(8), 5)
     pairs = draw_pairs(labels_N)
     found = accuracy_drop(rows, rows, pairs, labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]])
-    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0)
+    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy)
     assert found.low == -found.high < 0
