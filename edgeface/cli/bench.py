@@ -49,7 +49,7 @@ def bench(
             check_target(target)
     if report is not None:
         # Imported now: a missing extra is said before minutes of measuring.
-        from edgeface.report import Photos, write_report
+        from edgeface.report.page import Photos, write_report
     faces = None if data is None else load_data(data, size=read_contract(files[0]).input.size)
     for file, reason in faces.rejected if faces else ():
         note(f"left out {file}: {reason}")

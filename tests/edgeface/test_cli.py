@@ -291,6 +291,7 @@ sys.exit(run(sys.argv[1:]))
     [
         ("torch", "train two --set batch=4", "train"),
         ("accelerate", "train two --set batch=4", "train"),
+        ("matplotlib", "train two --set batch=4", "train"),
         ("torch", "eval empty -d two", "train"),
         ("sklearn", "eval good.onnx -d two", "train"),
         ("torch", "export cut.safetensors -d two", "export"),
@@ -308,6 +309,13 @@ def test_a_missing_extra_is_named(package: str, line: str, extra: str, place: Pa
     pattern = rf"edgeface: {package}.* is not installed; it comes with: pip install 'edgeface\[{extras}\]'"
     assert re.fullmatch(pattern, done.stderr.strip()), done.stderr
     assert sorted(place.rglob("*")) == before
+
+
+def test_training_does_not_need_the_report_extra(place: Path):
+    command = [sys.executable, "-c", BLOCK.format(package="jinja2"), "train", "empty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "empty: no image found" in done.stderr
 
 
 def test_every_extra_named_is_one_of_the_distribution():

@@ -13,9 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from edgeface.report import Photos, write_report
 from edgeface.report.curves import draw_curves
-from edgeface.report.page import points, speed
+from edgeface.report.page import Photos, points, speed, write_report
 from edgeface.report.pictures import Marker, draw_accuracy_against_latency, place_labels
 from edgeface_devices.bench import Bench, Device, Row
 from edgeface_devices.timing import Figure as Number
