@@ -276,14 +276,7 @@ def _tile(folder: Path, row: dict[str, str], caption: str) -> Tile:
 
 def _template() -> Any:
     try:
-        import jinja2
+        from edgeface.report.templates import environment
     except ImportError as error:
         raise MissingExtraError("Jinja2", "report") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("inspect.html.j2")
+    return environment(Path(__file__).parent).get_template("inspect.html.j2")

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,6 +23,7 @@ from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
 from edgeface.files import make_folder, replacing, write_text
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
+from edgeface.report.templates import environment
 from edgeface_runtime import UsageError
 
 SHOWN = 60
@@ -99,21 +99,18 @@ def write_page(
             people = _people_table(result.answers, data)
         if result.pairs is not None:
             pictures += [("ROC", as_svg(draw_roc(result.pairs))), ("DET", as_svg(draw_det(result.pairs)))]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("evaluation.html.j2").render(
-        model=model,
-        rows=result.rows(),
-        pictures=pictures,
-        people=people,
-        wrong=[(item, _tiles(item, data)) for item in wrong[:SHOWN]] if data is not None else [],
-        wrong_count=len(wrong),
-        example=(example, _tiles(example, data)) if example is not None and data is not None else None,
+    page = (
+        environment(Path(__file__).parent)
+        .get_template("evaluation.html.j2")
+        .render(
+            model=model,
+            rows=result.rows(),
+            pictures=pictures,
+            people=people,
+            wrong=[(item, _tiles(item, data)) for item in wrong[:SHOWN]] if data is not None else [],
+            wrong_count=len(wrong),
+            example=(example, _tiles(example, data)) if example is not None and data is not None else None,
+        )
     )
     write_text(path, page)
 

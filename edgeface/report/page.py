@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from edgeface.files import write_text
 from edgeface.report import curves as training
 from edgeface.report import pictures
+from edgeface.report.templates import environment
 from edgeface_devices.bench import FORMAT_NAMES, Bench, Ratio, Row
 
 if TYPE_CHECKING:
@@ -64,17 +63,11 @@ def write_report(
     Raises:
         UsageError: the file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"megabytes": megabytes, "percent": percent, "points": points, "speed": speed}
+    templates = environment(Path(__file__).parent)
+    templates.filters |= {"megabytes": megabytes, "percent": percent, "points": points, "speed": speed}
     has_accuracy = all(row.top1 is not None for row in bench.rows)
     draw = pictures.accuracy_against_latency if has_accuracy else pictures.latency_bars
-    page = environment.get_template("report.html.j2").render(
+    page = templates.get_template("report.html.j2").render(
         title=title,
         bench=bench,
         best=fastest(bench),
