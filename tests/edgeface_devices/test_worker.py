@@ -62,6 +62,7 @@ def test_peak_memory_is_the_workers_own(tiny_onnx: Path):
 def test_a_waiting_worker_takes_no_processor_time(fixture: str, threads: int, request: pytest.FixtureRequest):
     worker = Worker(request.getfixturevalue(fixture), threads=threads)
     worker.time(3)
+    time.sleep(0.3)  # a pool of threads looks for more work for a moment before it sleeps
     before = processor_ticks(worker.process.pid)
     time.sleep(0.4)  # a spinning thread would take 40 ticks
     after = processor_ticks(worker.process.pid)
