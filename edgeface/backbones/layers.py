@@ -20,6 +20,21 @@ class PReLU(nn.PReLU):
         return F.relu(x) - self.weight[:, None, None] * F.relu(-x)
 
 
+def stretch_small_maps(net: nn.Module) -> None:
+    """Lets a net with a global depthwise convolution train on smaller faces: its input map is stretched to its kernel.
+
+    Nets without one take every size as they are. Maps of the full size pass untouched.
+    """
+
+    def stretch(layer: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor | None:
+        side = layer.kernel_size[0]
+        return F.interpolate(inputs[0], (side, side), mode="bilinear") if inputs[0].shape[-1] < side else None
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels and layer.kernel_size[0] > 3:
+            layer.register_forward_pre_hook(stretch)
+
+
 class Leaky(PReLU):
     """Leaky ReLU: PReLU whose slopes stay where they start, at 1/4; exports take the same fast forms."""
 

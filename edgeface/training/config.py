@@ -57,6 +57,10 @@ class TrainConfig:
     """Peak learning rate."""
     weight_decay: float = 5e-2
     """AdamW's decoupled decay, or SGD's L2."""
+    small: int = 0
+    """Side in pixels to which faces are shrunk in the first part of the run, which saves most of its time; 0 never."""
+    small_share: float = 0.75
+    """Share of the epochs at that size; the rest, at full size, settles batch norm and fine detail."""
     warmup: float = 0.3
     """Share of the run over which the rate rises; it falls by a cosine after that."""
     clip: float = 5.0
@@ -108,6 +112,8 @@ class TrainConfig:
             ("batch", self.batch >= 2, "at least 2 (batch norm needs two faces)"),
             ("embedding", self.embedding >= 1, "at least 1"),
             ("size", self.size in (112, 224), "112 or 224"),
+            ("small", self.small == 0 or 32 <= self.small < self.size, f"0, or 32 to {self.size - 1}"),
+            ("small_share", 0 <= self.small_share < 1, "0 to 1"),
             ("lr", self.lr > 0, "above 0"),
             ("s", self.s > 0, "above 0"),
             ("m", 0 <= self.m < 1.6, "0 to 1.6 radians"),

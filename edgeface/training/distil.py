@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from edgeface.cli.console import bar
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import replacing
+from edgeface.training.augment import normalise
+from edgeface.training.config import NORMALISATIONS, TrainConfig
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -56,6 +60,45 @@ def teacher_targets(
 
         words = TruncatedSVD(length, random_state=seed).fit_transform(words)
     return unit_rows(words.astype(np.float32))
+
+
+@torch.no_grad()
+def turn_to_student(
+    targets: NDArray[np.float32],
+    net: nn.Module,
+    sample: tuple[NDArray[np.float32], NDArray[np.uint8]],
+    config: TrainConfig,
+    file: Path,
+) -> NDArray[np.float32]:
+    """Targets turned as a whole towards what a student says that does not start from nothing.
+
+    Cosines between targets stay as they are, so nothing that the teachers know is lost, and the student keeps
+    what it knows. The rotation is that of the orthogonal Procrustes problem (Schönemann, 1966).
+
+    Args:
+        targets: (N, D) unit rows.
+        net: the student, on a CPU, as it starts.
+        sample: targets (n, D) of some faces, and those faces (n, S, S, 3) uint8 RGB.
+        config: of the training, for the normalisation.
+        file: keeps the rotation, so that a resumed run takes the same.
+
+    Returns:
+        (N, D) unit rows.
+    """
+    if not file.exists():
+        net.eval()
+        aims, faces = sample
+        said = torch.cat(
+            [
+                net(normalise(torch.from_numpy(part), *NORMALISATIONS[config.normalise]))
+                for part in (faces[at : at + CHUNK] for at in range(0, len(faces), CHUNK))
+            ]
+        )
+        left, _, right = np.linalg.svd(aims.T @ unit_rows(said.numpy()))
+        with replacing(file) as beside, beside.open("wb") as out:
+            np.save(out, left @ right)
+    turned: NDArray[np.float32] = targets @ np.load(file)
+    return turned
 
 
 def _embed_both(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeface.backbones import build_backbone
-from edgeface.backbones.layers import PReLU
+from edgeface.backbones.layers import PReLU, stretch_small_maps
 from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
@@ -35,7 +35,7 @@ from edgeface.heads import LearnedArcFace, build_head
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
-from edgeface.training.distil import teacher_targets
+from edgeface.training.distil import teacher_targets, turn_to_student
 from edgeface.training.processes import share_batch_norm
 from edgeface.training.state import LAST, Epoch, Learner, State
 from edgeface_runtime import UsageError
@@ -44,6 +44,8 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+TURN_FACES = 2000
+"""Faces from which the teachers' targets are turned towards a student that does not start from nothing."""
 
 
 def train(
@@ -87,6 +89,8 @@ def train(
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.seed)
     net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
+    if config.small:
+        stretch_small_maps(net)
     head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
 
     # ---- data
@@ -102,17 +106,21 @@ def train(
     if is_main:
         run.new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
+    if init is not None and not (folder / LAST).exists():
+        init(net)
     digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
         arrays = [data.faces] if unlabelled is None else [data.faces, unlabelled]
         with accelerator.main_process_first():
             targets = teacher_targets(arrays, teachers, config.embedding, folder / "teachers", console=console)
+            if init is not None:
+                sample = np.linspace(0, len(data.faces) - 1, TURN_FACES).astype(np.int64)
+                said = targets[sample], data.faces[sample]
+                targets = turn_to_student(targets, net, said, config, folder / "teachers" / "turn.npy")
     pool = Pool(data, unlabelled, targets, device)
 
     # ---- optimiser, and where an earlier run stopped
-    if init is not None and not (folder / LAST).exists():
-        init(net)
     learner = Learner(net, head).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world > 1:
         share_batch_norm(learner, device)
@@ -142,6 +150,7 @@ def train(
     while len(state.curves) < config.epochs and not stalled(state.curves, config.patience):
         # ---- one pass over the training photos, in an order of its own
         epoch = len(state.curves)
+        side = side_at(epoch, config)
         order = epoch_order(pool_rows, data.labels, config, epoch)
         model.train()
         seen: list[Tensor] = []
@@ -155,7 +164,8 @@ def train(
             drawn = draw(config.batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
-            x = augment(normalise(faces, *NORMALISATIONS[config.normalise]), drawn, config)
+            x = shrink(normalise(faces, *NORMALISATIONS[config.normalise]), side)
+            x = augment(x, drawn, config)
             try:
                 with accelerator.autocast():
                     embeddings, logits = model(
@@ -196,9 +206,10 @@ def train(
             epoch + 1,
             means[0],
             *_shown(means[1:], config, targets),
-            *validate(state, pool, val_rows, config),
+            *validate(state, pool, val_rows, side, config),
             lr,
             float(head.margin) if isinstance(head, LearnedArcFace) else margin,
+            side,
         )
         state.curves.append(row)
         if is_main:
@@ -278,6 +289,16 @@ def margin_at(progress: float, config: TrainConfig) -> float:
     return config.m if progress >= config.margin_warmup else config.m * progress / config.margin_warmup
 
 
+def side_at(epoch: int, config: TrainConfig) -> int:
+    """Side in pixels of the faces in an epoch (from 0): ``small`` first, the full size after ``small_share``."""
+    return config.small if config.small and epoch < config.small_share * config.epochs else config.size
+
+
+def shrink(x: Tensor, side: int) -> Tensor:
+    """(N, 3, S, S) → (N, 3, side, side), smoothed first so that nothing aliases; the same tensor at full size."""
+    return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+
 def epoch_order(
     rows: NDArray[np.int64], labels: NDArray[np.int64], config: TrainConfig, epoch: int
 ) -> NDArray[np.int64]:
@@ -307,7 +328,7 @@ def stalled(curves: Sequence[Epoch], patience: int) -> bool:
 
 @torch.no_grad()
 def validate(
-    state: State, pool: Pool, rows: NDArray[np.int64], config: TrainConfig
+    state: State, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
 ) -> tuple[float | None, float | None, float | None]:
     """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had."""
     if not len(rows):
@@ -317,8 +338,8 @@ def validate(
     total = torch.zeros(3, device=pool.device)
     for chunk in batches(rows, 64):
         faces, labels, target = pool.batch(chunk)
-        x = normalise(faces, *NORMALISATIONS[config.normalise]).contiguous(memory_format=torch.channels_last)
-        embeddings = state.kept(x)
+        x = shrink(normalise(faces, *NORMALISATIONS[config.normalise]), side)
+        embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
         with_margin = state.learner.head(embeddings, labels, config.m)
         plain = state.learner.head(embeddings, labels, 0.0)
         loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config)

@@ -34,13 +34,15 @@ class Epoch:
     val_cosine: float | None
     lr: float
     margin: float
+    side: int
+    """Of the faces of this epoch, trained on and validated on, in pixels."""
 
-    def score(self) -> tuple[float, float]:
-        """What makes an epoch the best: validation accuracy (or cosine to the teachers), then the lower loss."""
+    def score(self) -> tuple[float, ...]:
+        """What makes an epoch the best: full size, validation accuracy (or cosine to the teachers), the lower loss."""
         if self.val_loss is None:
-            return float(self.epoch), 0.0
+            return self.side, self.epoch
         first = self.val_cosine if self.val_accuracy is None else self.val_accuracy
-        return first or 0.0, -self.val_loss
+        return self.side, first or 0.0, -self.val_loss
 
 
 class Learner(nn.Module):

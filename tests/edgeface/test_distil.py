@@ -122,3 +122,31 @@ def test_a_foreign_teacher_needs_its_contract(make_onnx, tmp_path: Path):
     assert opened.contract == Contract.from_json(contract)
     with pytest.raises(UsageError, match="no teacher is left that lacks a contract"):
         open_teachers([tmp_path / "own.onnx"], [stated])
+
+
+def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: NDArray[np.uint8], tmp_path: Path):
+    torch = pytest.importorskip("torch")
+    from edgeface.training.distil import turn_to_student
+
+    one = teacher("one", 16)
+    targets = teacher_targets([faces], [one], 16, tmp_path, console=QUIET)
+    frame = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
+    seen: dict[bytes, NDArray[np.float32]] = {}
+
+    class Student(torch.nn.Module):
+        """Says of each face what the teacher says, seen from another frame."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(np.stack([seen[face.numpy().tobytes()] for face in x]))
+
+    config = load_config(None, ["embedding=16"])
+    for row, face in zip(targets, faces, strict=True):
+        x = (torch.from_numpy(face).permute(2, 0, 1).float() - 127.5) / 127.5
+        seen[x.numpy().tobytes()] = row @ frame
+    turned = turn_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
+    np.testing.assert_allclose(turned, targets @ frame, atol=1e-5)
+    np.testing.assert_allclose(turned @ turned.T, targets @ targets.T, atol=1e-5)
+    # A resumed run's net says something else by now; the rotation stays.
+    seen = {key: -value for key, value in seen.items()}
+    again = turn_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
+    np.testing.assert_array_equal(again, turned)

@@ -19,9 +19,11 @@ torch = pytest.importorskip("torch")
 
 from rich.console import Console
 
+from edgeface.backbones import build_backbone
+from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
 from edgeface.training.config import TrainConfig, load_config
-from edgeface.training.loop import learning_rate, train
+from edgeface.training.loop import learning_rate, shrink, train
 from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface_export.build import torch_embeddings
 from edgeface_runtime import UsageError
@@ -79,6 +81,31 @@ def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
     checkpoint = load_checkpoint(tmp_path / "run")
     found = torch_embeddings(checkpoint.net, checkpoint.contract.input, data.faces)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people: Path, tmp_path: Path):
+    config = load_config(None, [*SMALL, "epochs=3", "small=64", "small_share=0.6"])
+    rows = train(load_data(four_people), tmp_path / "run", config, console=QUIET)
+    assert [row.side for row in rows] == [64, 64, 112]
+    found = load_checkpoint(tmp_path / "run").contract.accuracy["validation"]
+    assert found["epoch"] == 3
+
+
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18", "vgg11"])
+def test_nets_take_smaller_faces_and_full_ones_as_before(backbone: str):
+    net = build_backbone(backbone, embedding=16, size=112).eval()
+    x = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    before = net(x)
+    stretch_small_maps(net)
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+    assert net(shrink(x, 64)).shape == (2, 16)
+
+
+def test_shrinking_keeps_a_flat_face_flat_and_does_not_alias():
+    stripes = torch.zeros(1, 3, 112, 112)
+    stripes[..., ::2] = 1.0
+    small = shrink(stripes, 56)[..., 4:-4]
+    torch.testing.assert_close(small, torch.full_like(small, 0.5), rtol=0, atol=0.02)
 
 
 def train_command(data: Path, run: Path, *more: str) -> list[str]:
