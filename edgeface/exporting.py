@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from edgeface.data.dataset import FaceData, load_data
+from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.embedder import read_contract_file
 from edgeface.evaluation.verification import all_pairs, tar_at_far
 from edgeface.training.run import load_checkpoint
-from edgeface_export.build import Export, Strangers, export
+from edgeface_export.build import Export, export
 from edgeface_export.gate import HeldOut, draw_pairs, few_people
+from edgeface_export.one_file import Strangers
 from edgeface_runtime import UsageError
 
-FARS = (1e-2, 1e-3, 1e-4)
+FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 """False-accept rates that a contract holds a threshold for."""
+CHOOSING = 200
+"""Faces that a calibrator is chosen on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +38,8 @@ class Photos:
     """How many faces int8 ranges are taken from."""
     threshold_data: Path | FaceData | None = None
     """Photos of people that the net was not trained on; None takes those people of ``data`` without train photos."""
+    pairs: Path | None = None
+    """A list of pairs of ``test`` photos to judge on, in the form of LFW's; None draws them."""
     seed: int = 0
     """Of the choice of calibration faces, of the pairs, and of people where there are too many."""
 
@@ -50,14 +57,33 @@ class Photos:
         test = faces.rows("test")
         if not len(test):
             raise UsageError("the photos hold no test split to judge an export on; see edgeface data split")
-        labels = faces.labels[test]
-        pairs = draw_pairs(labels, seed=self.seed)
         chosen = balanced(faces.labels, faces.rows("train"), self.calibration_faces, self.seed)
         return {
             "calibration": faces.faces[chosen],
-            "held_out": HeldOut(faces.faces[test], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
+            "held_out": self._held_out(faces, test),
+            "chooser": self._chooser(faces, np.setdiff1d(faces.rows("train", "val"), chosen)),
+            "seed": self.seed,
             "strangers": self._strangers(faces, size, test if all_strangers else None),
         }
+
+    def _held_out(self, faces: FaceData, rows: NDArray[np.int64]) -> HeldOut:
+        labels = faces.labels[rows]
+        if self.pairs is None:
+            pairs = draw_pairs(labels, seed=self.seed)
+        else:
+            pairs, _ = find(read_lfw_pairs(self.pairs), [faces.paths[row] for row in rows])
+            if not len(pairs):
+                raise UsageError(f"{self.pairs}: none of its pairs are test photos")
+        return HeldOut(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
+
+    def _chooser(self, faces: FaceData, rows: NDArray[np.int64]) -> HeldOut | None:
+        """Faces that neither calibrate nor judge; None where they show no pairs of both kinds."""
+        rows = balanced(faces.labels, rows, CHOOSING, self.seed)
+        labels = faces.labels[rows]
+        if len(np.unique(labels)) in (0, 1, len(labels)):
+            return None
+        pairs = draw_pairs(labels, seed=self.seed)
+        return HeldOut(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
 
     def _strangers(self, faces: FaceData, size: int, rows: NDArray[np.int64] | None) -> Strangers:
         train = faces.rows("train")
@@ -83,23 +109,49 @@ def export_checkpoint(
     *,
     calibration_faces: int = 100,
     threshold_data: Path | FaceData | None = None,
+    pairs: Path | None = None,
     seed: int = 0,
+    qat_steps: int = 0,
+    console: Console | None = None,
     **options: Any,
 ) -> Export:
     """Exports a run folder or checkpoint.
 
     Args:
         source: run folder or ``.safetensors`` checkpoint.
-        data, calibration_faces, threshold_data, seed: as in ``Photos``.
+        data, calibration_faces, threshold_data, pairs, seed: as in ``Photos``.
         folder: where the files go.
-        options: formats, precisions, max_drop, progress of ``edgeface_export.build.export_parent``.
+        qat_steps: of fine-tuning for int8 on the ``train`` faces first; the files are then made of the fine-tuned
+            net, ``qat.safetensors`` beside the checkpoint, and judged against the checkpoint. 0 leaves it out.
+        console: for the progress of fine-tuning.
+        options: formats, precisions, max_drop, calibrator … of ``edgeface_export.build.export_parent``;
+            reference and converter of ``edgeface_export.build.export``.
 
     Raises:
-        UsageError: no checkpoint, no photos, none held out, or none to calibrate with.
+        UsageError: no checkpoint, no photos, none held out, none to calibrate with, or other precisions than int8
+            asked of fine-tuning.
     """
-    photos = Photos(data=data, calibration_faces=calibration_faces, threshold_data=threshold_data, seed=seed)
+    photos = Photos(
+        data=data, calibration_faces=calibration_faces, threshold_data=threshold_data, pairs=pairs, seed=seed
+    )
     checkpoint = load_checkpoint(source)
     contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
+    if qat_steps:
+        from edgeface.training.qat import finetune_checkpoint
+
+        precisions = list(options.setdefault("precisions", ["int8"]))
+        others = [precision for precision in precisions if not precision.startswith("int8")]
+        if others:
+            raise UsageError(f"--qat moves the weights for int8; export {', '.join(others)} without it")
+        faces = data if isinstance(data, FaceData) else load_data(data, size=contract.input.size)
+        photos = replace(photos, data=faces)
+        train = faces.faces[faces.rows("train")]
+        made = finetune_checkpoint(
+            checkpoint, train, steps=qat_steps, console=console or Console(quiet=True), seed=seed
+        )
+        contract = made.contract
+        options |= {"reference": checkpoint.net}
+        checkpoint = made
     return export(checkpoint.net, contract, folder, **photos.options(contract.input.size), **options)
 
 
@@ -111,7 +163,7 @@ def export_foreign(source: Path, contract_file: Path, photos: Photos, folder: Pa
         contract_file: what to feed it and what it gives, as TOML or JSON.
         photos: what calibrates, judges and sets thresholds.
         folder: where the files go.
-        options: formats, precisions, max_drop, progress of ``edgeface_export.build.export_parent``.
+        options: formats, precisions, max_drop, calibrator … of ``edgeface_export.build.export_parent``.
 
     Raises:
         UsageError: TFLite asked for, or as ``export_checkpoint``.

@@ -266,6 +266,7 @@ def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     data = load_data(att_people)
     train(data, folder / "run", load_config(epochs=2, batch=16), console=Console(quiet=True), licence="test")
     # Two epochs make a poor net, so its int8 files may lose more than a good one's.
-    export = export_checkpoint(folder / "run", data, folder / "models", calibration_faces=16, max_drop=100)
+    options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
+    export = export_checkpoint(folder / "run", data, folder / "models", **options)
     assert export.passed, export.reason
     return Trained(att_people, data, folder / "run", folder / "models", export)

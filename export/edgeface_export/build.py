@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,87 +15,34 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface_export import onnx_file, tflite_file
+from edgeface_export import keras_twin
 from edgeface_export.card import model_card
 from edgeface_export.cost import cost_table
-from edgeface_export.gate import Drop, HeldOut, accuracy_drop, wilson
+from edgeface_export.gate import HeldOut
+from edgeface_export.int8 import SEARCH
+from edgeface_export.latency import FASTER, compare
+from edgeface_export.one_file import (
+    FORMATS,
+    VERSIONED,
+    Exported,
+    Parent,
+    Plan,
+    Strangers,
+    float_source,
+    make,
+    refusal,
+)
+from edgeface_export.ranges import METHODS
 from edgeface_export.recipes import RECIPES, Recipe
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, InputSpec, UsageError, load
-from edgeface_runtime.contract import Golden, OperatorCost, read_contract, seal
-from edgeface_runtime.golden import PROBES, probe_images
-from edgeface_runtime.model import as_input, unit_rows
+from edgeface_runtime.contract import OperatorCost
+from edgeface_runtime.model import unit_rows
 
-FORMATS: dict[str, Any] = {"onnx": onnx_file, "tflite": tflite_file}
-VERSIONED = {"onnx": ("torch", "onnx", "onnxruntime"), "tflite": ("torch", "litert-torch", "ai-edge-quantizer")}
-
-
-@dataclass(frozen=True, eq=False)
-class Parent:
-    """What files are made from, and what they are compared with."""
-
-    write_float: Callable[[Recipe, Path], None]
-    """Writes the fp32 file of a recipe's format, with PReLU in the recipe's form."""
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    """(N, S, S, 3) uint8 RGB → (N, D) unit rows."""
-    cost: Callable[[Recipe], dict[str, OperatorCost]]
-
-
-@dataclass(frozen=True, eq=False)
-class Strangers:
-    """People that the net was not trained on: what thresholds are measured on."""
-
-    faces: NDArray[np.uint8]
-    """(N, S, S, 3) uint8 RGB; may be empty, then ``thresholds`` says why there are none."""
-    thresholds: Callable[[NDArray[np.float32]], tuple[dict[str, Any], dict[str, Any]]]
-    """(N, D) embeddings of ``faces`` → the contract's ``thresholds`` and its ``accuracy["thresholds"]``."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One written file and how far it is from the net it was made from."""
-
-    path: Path
-    """Where it lies, or would lie had it passed the gate."""
-    format: str
-    precision: str
-    size_bytes: int
-    sha256: str
-    cosine_mean: float
-    """To the torch net, over the parity faces."""
-    cosine_p1: float
-    """The cosine that 1 % of the faces fall below."""
-    drop: Drop
-    """Against the torch net, on the held-out pairs."""
-    contract: Contract
-    """What the file itself says."""
-
-    @property
-    def operators(self) -> dict[str, int]:
-        """``int8``, ``float``, ``other`` → how many operators."""
-        return self.contract.operators
-
-    def as_json(self) -> dict[str, Any]:
-        """One row of ``export --json``."""
-        return {
-            "path": str(self.path),
-            "format": self.format,
-            "precision": self.precision,
-            "recipe": self.contract.recipe,
-            "size_bytes": self.size_bytes,
-            "sha256": self.sha256,
-            "cosine_mean": self.cosine_mean,
-            "cosine_p1": self.cosine_p1,
-            "drop_points": self.drop.points,
-            "drop_interval": [self.drop.low, self.drop.high],
-            "pairs": self.drop.pairs,
-            "lost": self.drop.lost,
-            "won": self.drop.won,
-            "threshold_shift": self.drop.threshold_shift,
-            "operators": self.operators,
-            "accuracy": self.contract.accuracy,
-            "thresholds": self.contract.thresholds,
-        }
+CALIBRATOR = "mse"
+MIN_COSINE = 0.995
+_BLUE = 8.0
+"""By how many levels blue exceeds red on average before faces are taken for BGR: skin has more red than blue."""
 
 
 @dataclass(frozen=True)
@@ -110,37 +55,74 @@ class Export:
     """Why nothing got its name; None when all did."""
     card: Path
     """The model card, written when all passed."""
+    recommended: dict[str, Path]
+    """Format → the fastest of its files on this machine; of nearly equal ones the smallest."""
 
     @property
     def passed(self) -> bool:
         """True when every file is within its budget and has its name."""
         return self.reason is None
 
+    @property
+    def advice(self) -> list[str]:
+        """Which int8 file is not faster than fp32 on this machine, and what to take instead."""
+        lines = []
+        for file in self.files:
+            if file.precision == "int8" and file.latency_ratio is not None and file.latency_ratio > FASTER:
+                better = self.recommended[file.format]
+                take = "an fp32 file" if better == file.path else better.name
+                ratio = f"{file.latency_ratio:.2f} of its time"
+                lines.append(f"{file.path.name} is not faster than fp32 on this machine ({ratio}): take {take} here")
+        return lines
+
     def as_json(self) -> dict[str, Any]:
         """The document of ``export --json``, schema 1."""
         gate = {"passed": self.passed, "max_drop_points": self.max_drop, "reason": self.reason}
         card = str(self.card) if self.passed else None
-        return {"schema": 1, "files": [file.as_json() for file in self.files], "gate": gate, "card": card}
+        recommended = {kind: str(path) for kind, path in self.recommended.items()}
+        files = [file.as_json() for file in self.files]
+        return {"schema": 1, "files": files, "gate": gate, "card": card, "recommended": recommended}
 
 
-def export(net: nn.Module, contract: Contract, folder: Path, **options: Any) -> Export:
+def export(
+    net: nn.Module,
+    contract: Contract,
+    folder: Path,
+    *,
+    reference: nn.Module | None = None,
+    converter: str = "litert",
+    **options: Any,
+) -> Export:
     """Exports a torch module; see ``export_parent``.
 
     Args:
         net: (N, 3, S, S) normalised float → (N, D), in evaluation mode.
         contract: what training knows; precision, recipe, operators, costs and golden vectors are added.
         folder: where the files go; made if absent.
+        reference: the net that files are compared with; None takes ``net``.
+        converter: what writes TFLite: ``litert`` or ``keras``.
         options: of ``export_parent``.
+
+    Raises:
+        UsageError: no such converter, or as ``export_parent``.
+        MissingExtraError: TensorFlow is not installed.
     """
+    writers, packages = FORMATS, VERSIONED
+    if converter == "keras":
+        keras_twin.require()
+        writers, packages = FORMATS | {"tflite": keras_twin}, VERSIONED | {"tflite": keras_twin.packages()}
+    elif converter != "litert":
+        raise UsageError(f"converter {converter}: there are litert, keras")
 
     def write_float(recipe: Recipe, path: Path) -> None:
-        FORMATS[recipe.format].write_float(embedder(net, contract.input, recipe.prelu), contract.input.size, path)
+        writers[recipe.format].write_float(embedder(net, contract.input, recipe.prelu), contract.input.size, path)
 
     def cost(recipe: Recipe) -> dict[str, OperatorCost]:
         weight, activation = recipe.bytes_each
         return cost_table(net, contract.input.size, bytes_per_weight=weight, bytes_per_activation=activation)
 
-    parent = Parent(write_float, lambda faces: torch_embeddings(net, contract.input, faces), cost)
+    judge = net if reference is None else reference
+    parent = Parent(write_float, lambda faces: torch_embeddings(judge, contract.input, faces), cost, packages)
     return export_parent(parent, contract, folder, **options)
 
 
@@ -154,6 +136,10 @@ def export_parent(
     formats: Iterable[str] = ("onnx", "tflite"),
     precisions: Iterable[str] = ("fp32", "int8"),
     max_drop: float = 0.15,
+    min_cosine: float = MIN_COSINE,
+    calibrator: str = CALIBRATOR,
+    chooser: HeldOut | None = None,
+    seed: int = 0,
     strangers: Strangers | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Export:
@@ -171,43 +157,85 @@ def export_parent(
         formats: of ``onnx``, ``tflite``.
         precisions: of ``RECIPES``.
         max_drop: accuracy that a file may lose against its parent, in percentage points.
+        min_cosine: mean cosine to the parent below which layers of a static int8 file are kept in float, as
+            far as that helps; it refuses nothing.
+        calibrator: a key of ``ranges.METHODS``, or ``auto``: the one that measures best on ``chooser``.
+        chooser: faces and pairs that neither calibrate nor judge; ``auto`` needs them.
+        seed: that the calibration faces were drawn with; only recorded.
         strangers: whom each file's thresholds are measured on; None leaves them out.
         progress: told what is being made.
 
     Raises:
-        UsageError: no such format or precision, no faces to calibrate with, or a folder that cannot be written to.
-        ModelError: a file does not open or does not fit its contract.
+        UsageError: no such format, precision or calibrator, no faces to calibrate with, no pairs of both kinds, or
+            a folder that cannot be written to.
+        ModelError: a converter failed, or its file does not open or does not fit its contract.
     """
     formats, precisions = list(formats), list(precisions)
     recipes = [recipe for recipe in RECIPES if recipe.format in formats and recipe.precision in precisions]
-    _require_known(formats, precisions, max_drop)
+    _require_known(formats, precisions, calibrator)
+    _require_numbers(max_drop, min_cosine)
+    if calibrator == SEARCH and chooser is None:
+        raise UsageError("no photos are left to choose a calibrator on; give more, or name a calibrator")
     size = contract.input.size
     for what, faces in (("calibration", calibration), ("held-out", held_out.faces)):
         if not len(faces) or faces.shape[1:] != (size, size, 3) or faces.dtype != np.uint8:
             raise UsageError(f"{what} faces are {faces.dtype} {faces.shape}, not uint8 (N, {size}, {size}, 3), N ≥ 1")
+        if faces[..., 2].mean() > faces[..., 0].mean() + _BLUE:
+            progress(f"{what} faces have more blue than red: are they BGR? RGB is what is asked for")
     expected = parent.embed(held_out.faces)
     card = folder / f"{contract.name}.card.md"
     with _workspace(folder) as workspace:
-        done = []
-        for recipe in recipes:
-            progress(f"writing {contract.name}.{recipe.suffix}")
-            path, stamped = _build(parent, contract, recipe, workspace, calibration)
-            done.append(_check(path, stamped, recipe, held_out, expected, strangers))
-        reason = next((reason for row in zip(done, recipes, strict=True) if (reason := _refusal(*row, max_drop))), None)
+        plan = Plan(
+            parent=parent, contract=contract, workspace=workspace, calibration=calibration, calibrator=calibrator,
+            chooser=chooser, seed=seed, held_out=held_out, expected=expected, strangers=strangers, max_drop=max_drop,
+            min_cosine=min_cosine, progress=progress,
+        )  # fmt: skip
+        done = [make(plan, recipe) for recipe in recipes]
+        progress("timing")
+        done = [file for kind in FORMATS for file in _timed(plan, kind, [x for x in done if x.format == kind])]
+        reason = next((reason for row in zip(done, recipes, strict=True) if (reason := refusal(*row, max_drop))), None)
         if reason is None:
             (workspace / card.name).write_text(model_card([file.as_json() for file in done], done[0].contract), "utf-8")
             for path in (*(file.path for file in done), workspace / card.name):
                 path.replace(folder / path.name)
-    return Export(tuple(replace(file, path=folder / file.path.name) for file in done), max_drop, reason, card)
+    files = tuple(replace(file, path=folder / file.path.name) for file in done)
+    recommended = {
+        kind: fastest([file for file in files if file.format == kind]) for kind in FORMATS if kind in formats
+    }
+    return Export(files, max_drop, reason, card, recommended)
 
 
-def _require_known(formats: list[str], precisions: list[str], max_drop: float) -> None:
+def _timed(plan: Plan, kind: str, files: list[Exported]) -> list[Exported]:
+    """The files of one format, with their processor time beside that of its fp32 file."""
+    if not files:
+        return []
+    fp32 = next(recipe for recipe in RECIPES if (recipe.format, recipe.precision) == (kind, "fp32"))
+    sources = [float_source(plan, fp32), *(file.path for file in files)]
+    reference, *times = compare([load(path, contract=plan.contract) for path in sources])
+    return [replace(file, cpu_ms=ms, latency_ratio=ms / reference) for file, ms in zip(files, times, strict=True)]
+
+
+def fastest(files: Sequence[Exported]) -> Path:
+    """The file to take on this machine: of those within 5 % of the fastest, the smallest."""
+    least = min(file.cpu_ms or 0.0 for file in files)
+    near = [file for file in files if FASTER * (file.cpu_ms or 0.0) <= least]
+    return min(near, key=lambda file: file.size_bytes).path
+
+
+def _require_known(formats: list[str], precisions: list[str], calibrator: str) -> None:
     for what, asked in (("format", formats), ("precision", precisions)):
         known = sorted({str(getattr(recipe, what)) for recipe in RECIPES})
         if not asked or not set(asked) <= set(known):
             raise UsageError(f"{what} {', '.join(asked)}: there are {', '.join(known)}")
+    if calibrator not in (SEARCH, *METHODS):
+        raise UsageError(f"calibrator {calibrator}: there are {', '.join((SEARCH, *METHODS))}")
+
+
+def _require_numbers(max_drop: float, min_cosine: float) -> None:
     if math.isnan(max_drop):
         raise UsageError("the largest drop must be a number of percentage points")
+    if not -1 <= min_cosine <= 1:
+        raise UsageError(f"the least cosine is {min_cosine}; a cosine lies between -1 and 1")
 
 
 @contextlib.contextmanager
@@ -225,19 +253,6 @@ def _workspace(folder: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _refusal(file: Exported, recipe: Recipe, max_drop: float) -> str | None:
-    name, operators = file.path.name, file.operators
-    if not math.isfinite(file.cosine_p1):
-        return f"{name}: gives embeddings that are no numbers"
-    if file.cosine_p1 < recipe.min_cosine:
-        return f"{name}: cosine to its parent {file.cosine_p1:.6f}, at least {recipe.min_cosine} is needed"
-    if operators["int8"] < recipe.min_int8 * (operators["int8"] + operators["float"]):
-        return f"{name}: {operators['float']} operators stayed float"
-    if file.drop.points > max_drop:
-        return f"{name}: loses {file.drop.points:.3f} points on {file.drop.pairs} pairs, at most {max_drop} are allowed"
-    return None
-
-
 def torch_embeddings(net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N, D) unit embeddings by PyTorch itself of (N, S, S, 3) uint8 RGB faces."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
@@ -247,76 +262,3 @@ def torch_embeddings(net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8]) 
             chunk = torch.from_numpy(np.ascontiguousarray(faces[start : start + 32]))
             rows.append(net((chunk.permute(0, 3, 1, 2).float() - mean) / std).numpy())
     return unit_rows(np.concatenate(rows))
-
-
-def _build(
-    parent: Parent, contract: Contract, recipe: Recipe, workspace: Path, calibration: NDArray[np.uint8]
-) -> tuple[Path, Contract]:
-    """Converts, quantizes where the recipe says so, stamps; a float file of one PReLU form is converted once."""
-    converter = FORMATS[recipe.format]
-    source = workspace / f"{recipe.prelu}.{recipe.format}"
-    if not source.exists():
-        parent.write_float(recipe, source)
-    path = workspace / f"{contract.name}.{recipe.suffix}"
-    if recipe.precision == "fp32":
-        path.write_bytes(source.read_bytes())
-    else:
-        converter.WRITERS[recipe.precision](source, as_input(calibration, contract.input), path)
-    digest = hashlib.sha256(calibration.tobytes()).hexdigest()
-    stamped = replace(
-        contract,
-        precision=recipe.precision,
-        recipe=recipe.name,
-        calibration={"faces": len(calibration), "sha256": digest} if recipe.is_calibrated else None,
-        cost=parent.cost(recipe),
-        operators=converter.count_operators(path),
-        versions={package: importlib.metadata.version(package) for package in VERSIONED[recipe.format]},
-    )
-    _stamp(path, stamped, recipe)
-    return path, stamped
-
-
-def _stamp(path: Path, contract: Contract, recipe: Recipe) -> None:
-    FORMATS[recipe.format].write_contract(path, contract.to_json())
-    seal(path)
-
-
-def _check(
-    path: Path,
-    stamped: Contract,
-    recipe: Recipe,
-    held_out: HeldOut,
-    expected: NDArray[np.float32],
-    strangers: Strangers | None,
-) -> Exported:
-    """Measures the written file itself and stamps what was found into it."""
-    model = load(path)
-    found = model.embed(held_out.faces)
-    cosines = (found * expected).sum(axis=1)
-    mean, worst = float(cosines.mean()), float(np.percentile(cosines, 1))
-    drop = accuracy_drop(expected, found, held_out.pairs, held_out.same)
-    low, high = wilson(drop.accuracy, drop.pairs)
-    figures = {"value": drop.accuracy, "low": low, "high": high, "cosine_mean": mean, "cosine_p1": worst}
-    figures |= {"drop_points": drop.points, "drop_low": drop.low, "drop_high": drop.high}
-    # Rounded, so that the last bit of a float does not make two exports of one net differ.
-    verification = {"pairs": drop.pairs} | {key: round(value, 5) for key, value in figures.items()}
-    accuracy = stamped.accuracy | {"verification": verification}
-    thresholds: dict[str, Any] = {}
-    if strangers is not None:
-        thresholds, accuracy["thresholds"] = strangers.thresholds(model.embed(strangers.faces))
-    # The golden vectors are what the finished file itself answers.
-    answers = model.embed(probe_images(stamped.input.size))
-    rounded = tuple(tuple(round(float(value), 6) for value in row) for row in answers)
-    golden = Golden(probes=PROBES, embeddings=rounded, min_cosine=recipe.min_golden)
-    _stamp(path, replace(stamped, golden=golden, accuracy=accuracy, thresholds=thresholds), recipe)
-    return Exported(
-        path=path,
-        format=recipe.format,
-        precision=recipe.precision,
-        size_bytes=path.stat().st_size,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        cosine_mean=mean,
-        cosine_p1=worst,
-        drop=drop,
-        contract=read_contract(path),
-    )

@@ -50,6 +50,7 @@ def model_card(files: Sequence[dict[str, Any]], contract: Contract) -> str:
         _table(("file", "bytes", "recipe", "cosine to parent", "accuracy", "drop, points"), rows),
         f"Accuracy and drop: verification on {found[0]['pairs']} held-out pairs, with 95 % intervals. A positive drop "
         "is a loss against the parent.",
+        *_quantized(names, files),
         "## Thresholds",
         _thresholds(names, files, people),
         "## Data and licence",
@@ -64,6 +65,17 @@ def model_card(files: Sequence[dict[str, Any]], contract: Contract) -> str:
         "\n".join(f"- {caveat}" for caveat in CAVEATS),
     )
     return "\n\n".join(sections) + "\n"
+
+
+def _quantized(names: Sequence[str], files: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each file whose ranges were taken from faces."""
+    lines = []
+    for name, file in zip(names, files, strict=True):
+        if file["calibrator"] is not None:
+            layers = ", ".join(f"`{kept['layer']}`" for kept in file["float_layers"])
+            kept = f"kept in float, because int8 cost too much there: {layers}" if layers else "no layer kept in float"
+            lines.append(f"- {name}: ranges by {file['calibrator']}; {kept}.")
+    return ["\n".join(lines)] if lines else []
 
 
 def _thresholds(names: Sequence[str], files: Sequence[dict[str, Any]], people: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeface_export.build import Export, Parent, export_parent
+from edgeface_export.build import Export, export_parent
+from edgeface_export.one_file import Parent
 from edgeface_export.onnx_file import OPSET
 from edgeface_export.recipes import RECIPES, Recipe
 from edgeface_runtime import Contract, ModelError, UsageError, load

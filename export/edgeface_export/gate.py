@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from edgeface_runtime import UsageError
 
 LEAST_PAIRS = 6000
+FAR = 0.01
+"""The false-accept rate at which the share of accepted genuine pairs is compared."""
+_LEAST_FALSE_ACCEPTS = 10
 MOST_PHOTOS = 3000
 """All pairs of more photos would not fit into a small machine's memory."""
 
@@ -44,6 +47,9 @@ class Drop:
     """The file's best threshold minus the parent's."""
     accuracy: float
     """The file's own, as a share of the pairs, at the threshold that is best on them."""
+    tar: float | None
+    """Genuine pairs that the parent accepts at ``FAR`` minus those that the file accepts, in percentage points,
+    each at its own threshold; None where fewer than 10 false accepts are expected."""
 
 
 def few_people(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -91,15 +97,21 @@ def accuracy_drop(
         child: (N, D) float32 unit rows of the same faces.
         pairs: (P, 2) rows.
         same: (P,) whether both show one person.
+
+    Raises:
+        UsageError: no pairs, or pairs of one kind only.
     """
-    right, limit = _decisions((parent[pairs[:, 0]] * parent[pairs[:, 1]]).sum(axis=1), same)
-    child_right, child_limit = _decisions((child[pairs[:, 0]] * child[pairs[:, 1]]).sum(axis=1), same)
+    if same.all() or not same.any():
+        raise UsageError(f"{len(same)} pairs cannot judge: pairs of one person and pairs of two people are needed")
+    before, after = ((rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(axis=1) for rows in (parent, child))
+    (right, limit), (child_right, child_limit) = _decisions(before, same), _decisions(after, same)
+    tar, child_tar = _accepted(before, same), _accepted(after, same)
     lost, won, count = int((right & ~child_right).sum()), int((~right & child_right).sum()), len(same)
     half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
     points = (lost - won) / count
     return Drop(
         100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(child_limit - limit),
-        float(child_right.mean()),
+        float(child_right.mean()), None if tar is None or child_tar is None else 100 * (tar - child_tar),
     )  # fmt: skip
 
 
@@ -108,6 +120,13 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     z = 1.96
     middle, width = 1 + z * z / count, z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     return (share + z * z / (2 * count) - width) / middle, (share + z * z / (2 * count) + width) / middle
+
+
+def _accepted(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> float | None:
+    """Share of genuine pairs above all impostors but ``FAR`` of them; None with too few impostors."""
+    impostors = np.sort(scores[~same])[::-1]
+    allowed = int(FAR * len(impostors))
+    return float((scores[same] > impostors[allowed]).mean()) if allowed >= _LEAST_FALSE_ACCEPTS else None
 
 
 def _decisions(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:

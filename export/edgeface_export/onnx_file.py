@@ -1,11 +1,11 @@
-"""ONNX files: torch.onnx, then onnxruntime's converters. Each writer takes an fp32 file, calibration inputs, a path."""
+"""ONNX files: torch.onnx, then onnxruntime's converters. Each writer takes an fp32 file and a path."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,12 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
+from edgeface_export.ranges import Range
 from edgeface_runtime.metadata import KEY
 
 OPSET = 17
@@ -41,52 +43,104 @@ def write_float(module: nn.Module, size: int, path: Path) -> None:
         )  # fmt: skip
 
 
-def write_fp16(source: Path, _: NDArray[Any], path: Path) -> None:
+def write_fp16(source: Path, path: Path) -> None:
     """float16 weights and activations, by onnxruntime's own converter; inputs and outputs stay as they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), path)
 
 
-class _Inputs(CalibrationDataReader):
-    def __init__(self, name: str, inputs: NDArray[Any], batch: int) -> None:
-        self._name = name
-        self._chunks = iter([inputs[start : start + batch] for start in range(0, len(inputs) - batch + 1, batch)])
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        chunk = next(self._chunks, None)
-        return None if chunk is None else {self._name: chunk}
+def prepare(source: Path, folder: Path) -> Path:
+    """The float file with shapes inferred and constants folded, as the static quantizer wants it."""
+    prepared = folder / f"{source.stem}.prepared.onnx"
+    with _muted():
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    return prepared
 
 
-def write_int8(source: Path, inputs: NDArray[Any], path: Path) -> None:
-    """Static int8 of an fp32 file: weights int8 per channel, activations uint8, ranges from ``inputs``.
+def layers(prepared: Path) -> dict[str, tuple[str, ...]]:
+    """Name → nodes: a convolution or matrix product and what follows it up to the next one.
+
+    The 1×1 depthwise convolutions that PReLU is written as belong to the layer before them.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for node in _after_preprocessing(onnx.load(prepared)):
+        if not found or (node.op_type in _WEIGHTED and not _is_slope(node)):
+            found[node.name] = ()
+        found[next(reversed(found))] += (node.name,)
+    return found
+
+
+def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """For each of the (N, …) inputs every float tensor of the graph: its input, and what each node gives."""
+    model = onnx.load(prepared)
+    graph = model.graph
+    kinds = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.output)}
+    names = [name for node in graph.node for name in node.output if kinds.get(name) == onnx.TensorProto.FLOAT]
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    options = ort.SessionOptions()
+    # One thread and no rewriting: the same values on every machine.
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+    for start in range(0, len(inputs) - batch + 1, batch):
+        fed = inputs[start : start + batch]
+        given = {entry.name: fed} if fed.dtype == np.float32 else {}
+        yield given | dict(zip(names, session.run(names, {entry.name: fed}), strict=True))
+
+
+def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
+    """Static int8: weights int8 per channel, activations uint8.
 
     Preprocessing stays float: it touches 0.1 % of the numbers and defines the input's scale.
+
+    Args:
+        prepared: by ``prepare``.
+        ranges: tensor → its range.
+        path: where to.
+        keep: nodes that stay float.
     """
-    graph = onnx.load(source).graph
-    first = next(index for index, node in enumerate(graph.node) if node.op_type in _WEIGHTED)
-    preprocessing = [node.name for node in graph.node[:first]]
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    with _prepared(source) as prepared:
+    model = onnx.load(prepared)
+    inside = {node.name for node in _after_preprocessing(model)}
+    outside = [node.name for node in model.graph.node if node.name not in inside]
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    with _muted(), TemporaryDirectory() as folder:
+        cache = Path(folder) / "ranges.json"
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), cache)
         quantize_static(
-            prepared, path, _Inputs(graph.input[0].name, inputs, batch), quant_format=QuantFormat.QDQ,
-            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=preprocessing,
+            prepared, path, None, quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, nodes_to_exclude=[*outside, *keep], calibration_cache_path=cache,
         )  # fmt: skip
 
 
-def write_dynamic(source: Path, _: NDArray[Any], path: Path) -> None:
+def _after_preprocessing(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    nodes = list(model.graph.node)
+    first = next(index for index, node in enumerate(nodes) if node.op_type in _WEIGHTED)
+    return nodes[first:]
+
+
+def _is_slope(node: onnx.NodeProto) -> bool:
+    kernel = next((item.ints for item in node.attribute if item.name == "kernel_shape"), ())
+    return _groups(node) > 1 and set(kernel) == {1}
+
+
+def write_dynamic(source: Path, path: Path) -> None:
     """Dynamic int8: each activation's range is measured at run time.
 
     onnxruntime's dynamic convolution has one scale for all channels. Depthwise layers do not bear that,
     and hold few weights: they stay float.
     """
-    with _prepared(source) as prepared:
+    with _muted(), TemporaryDirectory() as folder:
+        prepared = prepare(source, Path(folder))
         grouped = [node.name for node in onnx.load(prepared).graph.node if _groups(node) > 1]
         quantize_dynamic(prepared, path, weight_type=QuantType.QUInt8, nodes_to_exclude=grouped)
 
 
-def write_weights(source: Path, _: NDArray[Any], path: Path) -> None:
+def write_weights(source: Path, path: Path) -> None:
     """Weights as int8 with one symmetric scale a channel, turned back into float in the graph."""
     model = onnx.load(source)
     graph, make = model.graph, onnx.helper.make_node
@@ -111,25 +165,21 @@ def write_weights(source: Path, _: NDArray[Any], path: Path) -> None:
     onnx.save(model, path)
 
 
-WRITERS: dict[str, Callable[[Path, NDArray[Any], Path], None]] = {
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "fp16": write_fp16,
-    "int8": write_int8,
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }
 
 
 @contextmanager
-def _prepared(source: Path) -> Iterator[Path]:
-    """The file with shapes inferred and constants folded; the quantizer's warnings are muted meanwhile."""
-    with TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        logging.getLogger().disabled, before = True, logging.getLogger().disabled
-        try:
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
-            yield prepared
-        finally:
-            logging.getLogger().disabled = before
+def _muted() -> Iterator[None]:
+    """The quantizer's warnings are muted meanwhile."""
+    logging.getLogger().disabled, before = True, logging.getLogger().disabled
+    try:
+        yield
+    finally:
+        logging.getLogger().disabled = before
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -147,16 +197,18 @@ def write_contract(path: Path, text: str) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def count_operators(path: Path) -> dict[str, int]:
-    """int8, float and other operators of the graph as onnxruntime runs it on this machine."""
+def operators(path: Path) -> dict[str, Counter[str]]:
+    """``int8``, ``float``, ``other`` → operators by name, of the graph as onnxruntime runs it on this machine."""
     with TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         options.log_severity_level = 4
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         nodes: list[Any] = list(onnx.load(options.optimized_model_filepath).graph.node)
-    kinds = Counter(_kind(node.op_type) for node in nodes)
-    return {"int8": kinds["int8"], "float": kinds["float"], "other": kinds["other"]}
+    found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "other": Counter()}
+    for node in nodes:
+        found[_kind(node.op_type)][node.op_type] += 1
+    return found
 
 
 def _kind(operator: str) -> str:

@@ -1,13 +1,14 @@
-"""TFLite files: litert-torch, then its quantizer. Each writer takes an fp32 file, calibration faces, a path."""
+"""TFLite files: litert-torch, then its quantizer. Each writer takes an fp32 file and a path."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeface_export.ranges import Range
 from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.metadata import KEY
 
+_WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+_FLOAT = "Preprocess|GlobalDepthwise"
+"""Scopes that stay float: defining the input's scale, and slower in int8 (rewrite.py)."""
 _MOVERS = {"QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}
 
 
 def write_float(module: nn.Module, size: int, path: Path) -> None:
-    """fp32 TFLite with batch 1: (1, S, S, 3) uint8 → (1, D) float."""
+    """fp32 TFLite: (1, S, S, 3) uint8 → (1, D) float; an interpreter may resize its input to any batch."""
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    with _quiet():
+    with quiet():
         import litert_torch
 
         litert_torch.convert(module, (example,)).export(str(path))
+    _free_batch(path)
 
 
-def write_fp16(source: Path, _: NDArray[Any], path: Path) -> None:
+def write_fp16(source: Path, path: Path) -> None:
     """float16 weights, turned back into float in the graph: half the size, float arithmetic."""
     from ai_edge_quantizer import qtyping
 
@@ -40,7 +46,7 @@ def write_fp16(source: Path, _: NDArray[Any], path: Path) -> None:
         compute_precision=qtyping.ComputePrecision.FLOAT,
         explicit_dequantize=True,
     )
-    with _quiet():
+    with quiet():
         from ai_edge_quantizer import quantizer
 
         job = quantizer.Quantizer(str(source))
@@ -48,43 +54,94 @@ def write_fp16(source: Path, _: NDArray[Any], path: Path) -> None:
         _write(job, path)
 
 
-def write_int8(source: Path, faces: NDArray[Any], path: Path) -> None:
-    """Static int8 of an fp32 file, ``static_wi8_ai8``: per channel, ranges from ``faces``.
+def prepare(source: Path, _: Path) -> Path:
+    """The float file is fit for the static quantizer as it is."""
+    return source
+
+
+def layers(prepared: Path) -> dict[str, tuple[str, ...]]:
+    """Name → scopes of operators: a convolution or matrix product and what follows it up to the next one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, outputs in _operators(prepared):
+        scope = "".join(f"{output};" for output in outputs)
+        if name in _WEIGHTED and not re.search(_FLOAT, scope):
+            found[outputs[0]] = ()
+        if found:
+            found[next(reversed(found))] += (scope,)
+    return found
+
+
+def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """For each of the (N, S, S, 3) inputs every tensor of numbers that an operator gives; int8 ones in their units."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with warnings.catch_warnings():
+        # It warns that this takes memory; so it does.
+        warnings.simplefilter("ignore", UserWarning)
+        with muted_stderr():
+            interpreter = Interpreter(model_path=str(prepared), num_threads=1, experimental_preserve_all_tensors=True)
+            interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+    given = {output for _, outputs in _operators(prepared) for output in outputs}
+    places = {
+        item["name"]: item
+        for item in interpreter.get_tensor_details()
+        if item["name"] in given and item["dtype"] in (np.float32, np.int8)
+    }
+    for face in inputs:
+        interpreter.set_tensor(entry, face[None])
+        interpreter.invoke()
+        yield {name: _real(interpreter.get_tensor(item["index"]), item) for name, item in places.items()}
+
+
+def _real(values: NDArray[Any], tensor: dict[str, Any]) -> NDArray[np.float32]:
+    scale, zero = tensor["quantization"]
+    return values if values.dtype == np.float32 else ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+
+
+def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
+    """Static int8, ``static_wi8_ai8``: weights per channel, activations int8.
 
     The file still takes uint8 pixels and gives float embeddings; the preprocessing stays float,
     and so does a global depthwise convolution, which is faster in float.
+
+    Args:
+        prepared: a float file.
+        ranges: tensor → its range.
+        path: where to.
+        keep: scopes of operators that stay float.
     """
-    with _quiet():
+    exact = "|".join(re.escape(scope) for scope in keep)
+    scopes = [(".*", "INPUT"), (".*", "OUTPUT"), (_FLOAT, "*"), *([(f"^(?:{exact})$", "*")] if keep else [])]
+    known = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
+    with quiet():
         from ai_edge_quantizer import quantizer, recipe
 
-        job = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
-        for scope, operator in ((".*", "INPUT"), (".*", "OUTPUT"), ("Preprocess|GlobalDepthwise", "*")):
+        job = quantizer.Quantizer(str(prepared), recipe.static_wi8_ai8())
+        for scope, operator in scopes:
             job.update_quantization_recipe(scope, operator, algorithm_key="no_quantize")
-        argument = _input_name(source)
-        ranges = job.calibrate({"serving_default": [{argument: face[None]} for face in faces]}, num_threads=2)
-        _write(job, path, ranges)
+        _write(job, path, known)
 
 
-def write_dynamic(source: Path, _: NDArray[Any], path: Path) -> None:
+def write_dynamic(source: Path, path: Path) -> None:
     """Dynamic int8: weights per channel, each activation's range measured at run time."""
     _by_recipe("dynamic_wi8_afp32", source, path)
 
 
-def write_weights(source: Path, _: NDArray[Any], path: Path) -> None:
+def write_weights(source: Path, path: Path) -> None:
     """Weights as int8 per channel, turned back into float in the graph."""
     _by_recipe("weight_only_wi8_afp32", source, path)
 
 
-WRITERS: dict[str, Callable[[Path, NDArray[Any], Path], None]] = {
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "fp16": write_fp16,
-    "int8": write_int8,
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }
 
 
 def _by_recipe(name: str, source: Path, path: Path) -> None:
-    with _quiet():
+    with quiet():
         from ai_edge_quantizer import quantizer, recipe
 
         _write(quantizer.Quantizer(str(source), getattr(recipe, name)()), path)
@@ -94,12 +151,26 @@ def _write(job: Any, path: Path, ranges: Any = None) -> None:
     job.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
 
 
+def _free_batch(path: Path) -> None:
+    """Lets RESHAPE keep whatever batch comes in: all else follows the input's shape when that is resized.
+
+    The converter itself traces no free batch: it stops at the first operator that broadcasts.
+    """
+    schema, model = _read(path)
+    graph = model.subgraphs[0]
+    for operator, (name, _) in zip(graph.operators, _operators(path), strict=True):
+        if name == "RESHAPE":
+            target = model.buffers[graph.tensors[operator.inputs[1]].buffer]
+            sides = np.array(target.data, np.uint8).view(np.int32).copy()
+            sides[0] = -1
+            target.data = sides.view(np.uint8)
+            operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.NONE, None
+    _pack(path, model)
+
+
 def write_contract(path: Path, text: str) -> None:
     """Stores the contract as the metadata buffer ``edgeface``, replacing one that is there."""
-    import flatbuffers
-
     schema, model = _read(path)
-    data = path.read_bytes()
     model.metadata = model.metadata or []
     entry = next((item for item in model.metadata if item.name == KEY.encode()), None)
     if entry is None:
@@ -107,31 +178,48 @@ def write_contract(path: Path, text: str) -> None:
         entry.name, entry.buffer = KEY, len(model.buffers)
         model.metadata.append(entry)
         model.buffers.append(schema.BufferT())
+    # The buffer before it is replaced, not left behind: the digest belongs to the one contract in the file.
+    model.buffers[entry.buffer].data = np.frombuffer(text.encode(), np.uint8)
+    _pack(path, model)
+
+
+def _pack(path: Path, model: Any) -> None:
+    """Writes a model over the file that it was read from."""
+    import flatbuffers
+
+    data = path.read_bytes()
     for buffer in model.buffers:
         # Large buffers lie behind the flatbuffer; packed again, they would point into nothing.
         if buffer.offset > 1:
             buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    # The buffer before it is replaced, not left behind: the digest belongs to the one contract in the file.
-    model.buffers[entry.buffer].data = np.frombuffer(text.encode(), np.uint8)
-    builder = flatbuffers.Builder(len(data) + len(text))
+    builder = flatbuffers.Builder(len(data))
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(bytes(builder.Output()))
 
 
-def count_operators(path: Path) -> dict[str, int]:
-    """int8, float and other operators; one that takes int8 weights as they are computes in int8."""
+def operators(path: Path) -> dict[str, Counter[str]]:
+    """``int8``, ``float``, ``other`` → operators by name; one that takes int8 weights as they are computes in int8."""
     schema, model = _read(path)
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     graph = model.subgraphs[0]
-    kinds: Counter[str] = Counter()
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "other": Counter()}
+    for operator, (name, _) in zip(graph.operators, _operators(path), strict=True):
         tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
         is_int8 = any(tensor.type == schema.TensorType.INT8 for tensor in tensors)
-        kinds["other" if name in _MOVERS else "int8" if is_int8 else "float"] += 1
-    return {"int8": kinds["int8"], "float": kinds["float"], "other": kinds["other"]}
+        found["other" if name in _MOVERS else "int8" if is_int8 else "float"][name] += 1
+    return found
+
+
+def _operators(path: Path) -> list[tuple[str, list[str]]]:
+    """Each operator's name and the tensors that it gives, in order."""
+    schema, model = _read(path)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    graph, codes = model.subgraphs[0], model.operatorCodes
+    numbers = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in codes]
+    return [
+        (names[numbers[operator.opcodeIndex]], [graph.tensors[index].name.decode() for index in operator.outputs])
+        for operator in graph.operators
+    ]
 
 
 def _read(path: Path) -> tuple[Any, Any]:
@@ -140,15 +228,8 @@ def _read(path: Path) -> tuple[Any, Any]:
     return schema, schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
 
 
-def _input_name(path: Path) -> str:
-    from ai_edge_litert.interpreter import Interpreter
-
-    runner = Interpreter(model_path=str(path)).get_signature_runner("serving_default")
-    return str(next(iter(runner.get_input_details())))
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The converter and its compiler narrate on every channel; what they raise still comes through."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

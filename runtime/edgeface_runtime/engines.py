@@ -1,9 +1,11 @@
-"""Opens a model file in onnxruntime or LiteRT; each engine is imported only when it is needed."""
+"""Opens a model file in onnxruntime, LiteRT or ncnn; each engine is imported only when it is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.errors import ModelError, UsageError
-from edgeface_runtime.metadata import file_format
+from edgeface_runtime.metadata import KEY, file_format, tar_members
 
 _MUTING = threading.RLock()
+# What ncnn narrows to 16 bits unless told not to.
+_NARROW = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
 
 
 class Engine(Protocol):
@@ -90,8 +94,43 @@ class TfliteEngine:
         self._interpreter.allocate_tensors()
 
 
+class NcnnEngine:
+    """ncnn on the CPU, of a tar archive with ``model.param``, ``model.bin`` and the contract; one image a run."""
+
+    name = "ncnn"
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        ncnn = _import("ncnn", "'edgeface[ncnn]'")
+        self.version: str = ncnn.__version__
+        members = tar_members(data)
+        contract = json.loads(members[f"{KEY}.json"])
+        size, is_planar = contract["input"]["size"], contract["input"]["layout"] == "NCHW"
+        self.input_shape: tuple[int | None, ...] = (1, 3, size, size) if is_planar else (1, size, size, 3)
+        self._mat, self._net = ncnn.Mat, ncnn.Net()
+        self._net.opt.num_threads = threads
+        if contract["precision"] == "fp32":
+            for option in _NARROW:
+                setattr(self._net.opt, option, False)
+        with muted_stderr():
+            if self._net.load_param_mem(members["model.param"].decode()):
+                raise ValueError("its model.param is of an operator or a version that this ncnn does not know")
+            self._bin = members["model.bin"]  # ncnn reads from it for as long as the net lives
+            self._net.load_model_mem(self._bin)
+        self._ends = self._net.input_names()[0], self._net.output_names()[0]
+
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Runs the graph once, as float32; each call has an extractor of its own, so threads may share the net."""
+        image = np.ascontiguousarray(inputs[0][0], np.float32)
+        extractor = self._net.create_extractor()
+        extractor.input(self._ends[0], self._mat(image).clone())
+        status, output = extractor.extract(self._ends[1])
+        if status:
+            raise RuntimeError(f"ncnn answered {status}")
+        return [output.numpy().reshape(1, -1).copy()]
+
+
 def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
-    """Opens an ONNX or TFLite file, told apart by its bytes.
+    """Opens an ONNX, TFLite or ncnn file, told apart by its bytes.
 
     Args:
         path: the model file.
@@ -108,13 +147,26 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    engine = TfliteEngine if file_format(data) == "tflite" else OnnxEngine
+    engine = _ENGINES[file_format(data)]
     try:
         return engine(data, threads)
     except UsageError:
         raise
     except Exception as error:  # each engine raises types of its own for a bad file
         raise ModelError(f"{path}: {engine.name} cannot open it: {first_line(error)}") from error
+
+
+_ENGINES: dict[str, type[OnnxEngine | TfliteEngine | NcnnEngine]] = {
+    "onnx": OnnxEngine,
+    "tflite": TfliteEngine,
+    "ncnn": NcnnEngine,
+}
+
+
+def is_installed(path: str | Path) -> bool:
+    """True where the engine for a file of that name's ending can be imported."""
+    modules = ("ai_edge_litert", "tflite_runtime") if Path(path).suffix == ".tflite" else ("onnxruntime",)
+    return any(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def first_line(error: Exception) -> str:

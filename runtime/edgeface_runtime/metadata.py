@@ -1,8 +1,9 @@
 """Reads the text that a model file carries under the key ``edgeface``, without any engine.
 
-Two small walks over the bytes, so that a contract can be read where neither onnx nor flatbuffers is
-installed: a protobuf message (ONNX ``ModelProto.metadata_props``, field 14, onnx/onnx.proto) and a
-FlatBuffer (TFLite ``Model.metadata``, field 6, tensorflow/lite/schema/schema.fbs).
+Small walks over the bytes, so that a contract can be read where neither onnx nor flatbuffers is
+installed: a protobuf message (ONNX ``ModelProto.metadata_props``, field 14, onnx/onnx.proto), a
+FlatBuffer (TFLite ``Model.metadata``, field 6, tensorflow/lite/schema/schema.fbs) and a tar archive
+(ncnn's two files and the contract, docs/contract.md).
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from edgeface_runtime.errors import ContractError, ModelError
 
 KEY = "edgeface"
 _METADATA_PROPS = 14
+_TAR_BLOCK = 512
 
 
 def file_format(data: bytes) -> str:
-    """``"tflite"`` or ``"onnx"``, told by the bytes alone: a file's name may lie."""
-    return "tflite" if data[4:8] == b"TFL3" else "onnx"
+    """``"tflite"``, ``"ncnn"`` or ``"onnx"``, told by the first 512 bytes alone: a file's name may lie."""
+    return "tflite" if data[4:8] == b"TFL3" else "ncnn" if data[257:262] == b"ustar" else "onnx"
 
 
 def read_text(path: Path) -> str:
     """The text stored in the model file under the key ``edgeface``.
 
     Raises:
-        ModelError: the file is no ONNX or TFLite model, or is cut short.
+        ModelError: the file is no ONNX, TFLite or ncnn model, or is cut short.
         ContractError: the file is a model, but carries no such text.
     """
     try:
@@ -35,7 +37,7 @@ def read_text(path: Path) -> str:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     if not data:
         raise ModelError(f"{path}: the file is empty")
-    read = _tflite_text if file_format(data) == "tflite" else _onnx_text
+    read = {"tflite": _tflite_text, "ncnn": _ncnn_text, "onnx": _onnx_text}[file_format(data)]
     try:
         text = read(data)
     except (LookupError, struct.error, ValueError) as error:
@@ -45,6 +47,29 @@ def read_text(path: Path) -> str:
             f"{path}: carries no edgeface contract; export it with edgeface, or name one with --contract"
         )
     return text
+
+
+def tar_members(data: bytes) -> dict[str, bytes]:
+    """Name → content of each plain file of a tar archive (POSIX.1-1988, pax interchange format, ustar header).
+
+    Raises:
+        ValueError: a member runs past the end.
+    """
+    members, at = {}, 0
+    while at + _TAR_BLOCK <= len(data) and data[at]:
+        name = data[at : at + 100].split(b"\0", 1)[0].decode()
+        size = int(data[at + 124 : at + 136].rstrip(b"\0 ") or b"0", 8)
+        at += _TAR_BLOCK
+        if at + size > len(data):
+            raise ValueError("a member runs past the end")
+        members[name] = data[at : at + size]
+        at += -(-size // _TAR_BLOCK) * _TAR_BLOCK
+    return members
+
+
+def _ncnn_text(data: bytes) -> str | None:
+    member = tar_members(data).get(f"{KEY}.json")
+    return None if member is None else member.decode()
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -28,7 +28,8 @@ def contract(tmp_path: Path) -> Path:
 
 def line(trained: Trained, folder: Path, *more: str) -> list[str]:
     """An export that takes anything, to ``folder``/models."""
-    asked = ["--data", str(trained.photos), "-o", str(folder / "models"), "--faces", "8", "--max-drop", "100"]
+    asked = ["--data", str(trained.photos), "-o", str(folder / "models"), "--faces", "8"]
+    asked += ["--max-drop", "100", "--min-cosine", "-1"]
     return ["export", str(trained.run), *asked, "--format", "onnx", *more]
 
 
@@ -101,3 +102,56 @@ def test_without_a_contract_it_is_asked_for(trained: Trained, tmp_path: Path, ca
     words += ["--contract", str(tmp_path / "nowhere.toml")]
     assert run(words) == 2
     assert "nowhere.toml: the contract cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_calibrator_is_searched_and_said(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(line(trained, tmp_path, "--int8", "--calibrator", "auto")) == 0
+    captured = capsys.readouterr()
+    assert "÷ fp32" in captured.out
+    said = next(text for text in captured.err.splitlines() if "calibrators, the taken one first" in text)
+    found = read_contract(tmp_path / "models" / "mobilefacenet.int8.onnx").calibration
+    assert found is not None
+    assert f"mean cosines: {found['method']} 0.9" in said
+    assert (found["faces"], found["seed"], found["float_layers"]) == (8, 0, [])
+
+
+def test_a_calibrator_by_another_name(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(line(trained, tmp_path, "--int8", "--calibrator", "best")) == 2
+    message = "edgeface: calibrator best: there are auto, moving-average, minmax, percentile, entropy, mse"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def pair_list(folder: Path, lines: list[str]) -> Path:
+    """A list of as many pairs of one person as of two, in LFW's form."""
+    (folder / "pairs.txt").write_text("\n".join([str(len(lines) // 2), *lines]) + "\n")
+    return folder / "pairs.txt"
+
+
+def test_pairs_may_be_given(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from PIL import Image
+
+    from edgeface.data.dataset import load_data
+
+    for row, (face, label) in enumerate(zip(trained.data.faces, trained.data.labels, strict=True)):
+        person = trained.data.identities[label]
+        (tmp_path / "photos" / person).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(tmp_path / "photos" / person / f"{person}_{row:04d}.png")
+    data = load_data(tmp_path / "photos")
+    held_out = data.rows("test")
+    first, second = held_out[:2]
+    other = next(row for row in held_out if data.labels[row] != data.labels[first])
+    (person, one), (_, two), (stranger, three) = (
+        (Path(data.paths[row]).parent.name, int(Path(data.paths[row]).stem.split("_")[1]))
+        for row in (first, second, other)
+    )
+    lines = [f"{person}\t{one}\t{two}", f"{person}\t{one}\t{stranger}\t{three}"]
+    words = line(trained, tmp_path, "--precision", "fp32", "--pairs", str(pair_list(tmp_path, lines)), "--json")
+    words[words.index("--data") + 1] = str(tmp_path / "photos")
+    assert run(words) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["pairs"] == 2
+    for none in (["Nobody\t1\t2", "Nobody\t1\tNoone\t2"], []):
+        pair_list(tmp_path, none)
+        assert run(words) == 2
+        assert "pairs.txt: none of its pairs are test photos" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgeface.exporting import balanced, export_checkpoint
+from edgeface.exporting import Photos, balanced, export_checkpoint
 from edgeface.training.run import load_checkpoint
-from edgeface_export import build
+from edgeface_export import one_file, onnx_file
 from edgeface_export.build import export, torch_embeddings
 from edgeface_export.gate import HeldOut, draw_pairs
 from edgeface_export.recipes import RECIPES
-from edgeface_runtime import UsageError, load, read_contract
+from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact
 from edgeface_runtime.inspection import inspect_file
 
@@ -78,7 +79,9 @@ def test_the_contract_inside_is_whole(file: Path, trained: Trained):
     if precision == "int8":
         chosen = balanced(trained.data.labels, trained.data.rows("train"), 16, 0)
         digest = hashlib.sha256(trained.data.faces[chosen].tobytes()).hexdigest()
-        assert contract.calibration == {"faces": 16, "sha256": digest}
+        assert contract.calibration == {
+            "faces": 16, "seed": 0, "sha256": digest, "method": "mse", "float_layers": []
+        }  # fmt: skip
     else:
         assert contract.calibration is None
     width = 1 if precision == "int8" else 4
@@ -121,7 +124,8 @@ def test_onnx_takes_any_batch_and_tflite_one(kind: str, trained: Trained):
 
 
 def test_exported_again_the_onnx_files_are_the_same_bytes(trained: Trained, tmp_path: Path):
-    again = export_checkpoint(trained.run, trained.data, tmp_path, formats=["onnx"], calibration_faces=16, max_drop=100)
+    options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
+    again = export_checkpoint(trained.run, trained.data, tmp_path, formats=["onnx"], **options)
     for row in again.files:
         assert row.path.read_bytes() == trained.file(row.precision, row.format).read_bytes()
 
@@ -136,6 +140,10 @@ class Small(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
+
+
+def held_out_by(pairs: np.ndarray) -> HeldOut:
+    return HeldOut(np.zeros((4, 16, 16, 3), np.uint8), pairs, np.ones(len(pairs), bool))
 
 
 @pytest.fixture
@@ -162,7 +170,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
 def test_a_small_net_passes_and_says_what_it_does(job: dict[str, Any]):
     said: list[str] = []
     result = export(**job, progress=said.append)
-    assert (result.passed, said) == (True, ["writing small.fp32.onnx"])
+    assert (result.passed, said) == (True, ["writing small.fp32.onnx", "timing"])
     assert result.as_json()["gate"] == {"passed": True, "max_drop_points": 0.15, "reason": None}
     assert sorted(path.name for path in job["folder"].iterdir()) == ["small.card.md", "small.fp32.onnx"]
 
@@ -192,24 +200,25 @@ def test_a_refusal_writes_nothing(is_there: bool, job: dict[str, Any], monkeypat
 def test_an_fp32_file_that_is_not_the_net_is_refused(
     field: str, value: float, reason: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    check = build._check
-    monkeypatch.setattr(build, "_check", lambda *arguments: replace(check(*arguments), **{field: value}))
+    check = one_file._check
+    monkeypatch.setattr(one_file, "_check", lambda *arguments: replace(check(*arguments), **{field: value}))
     assert export(**job).reason == f"small.fp32.onnx: {reason}"
 
 
 def test_an_int8_file_whose_operators_stayed_float_is_refused(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    counts = {"int8": 5, "float": 4, "other": 3}
-    monkeypatch.setattr(build.onnx_file, "count_operators", lambda path: counts)
+    counts = {"int8": Counter(QLinearConv=5), "float": Counter(Resize=1, Gelu=3), "other": Counter(Cast=3)}
+    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
     result = export(**job | {"precisions": ["int8"]}, max_drop=100)
-    assert result.reason == "small.int8.onnx: 4 operators stayed float"
+    reason = "small.int8.onnx: 4 operators cannot be quantized and stayed float: Gelu 3, Resize 1"
+    assert (result.reason, result.files[0].kept) == (reason, ())
 
 
 def test_a_conversion_that_fails_leaves_nothing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
-        raise RuntimeError("the converter gave up")
+        raise RuntimeError("the converter gave up\nat line 7")
 
-    monkeypatch.setitem(build.onnx_file.WRITERS, "int8", fail)
-    with pytest.raises(RuntimeError):
+    monkeypatch.setattr(onnx_file, "write_int8", fail)
+    with pytest.raises(ModelError, match=r"^small.int8.onnx: cannot be made: RuntimeError: the converter gave up$"):
         export(**job | {"precisions": ["fp32", "int8"]})
     assert not job["folder"].exists()
 
@@ -220,10 +229,19 @@ def test_a_conversion_that_fails_leaves_nothing(job: dict[str, Any], monkeypatch
         ({"formats": ["onnx", "coreml"]}, "format onnx, coreml: there are onnx, tflite"),
         ({"formats": []}, "format : there are"),
         ({"precisions": ["int4"]}, "precision int4: there are fp16, fp32, int8, int8-dynamic, int8-weights"),
+        ({"calibrator": "taste"}, "calibrator taste: there are auto, moving-average, minmax, percentile, entropy, mse"),
+        ({"calibrator": "auto"}, "no photos are left to choose a calibrator on"),
         ({"max_drop": float("nan")}, "the largest drop must be a number"),
+        ({"min_cosine": 1.5}, r"the least cosine is 1\.5; a cosine lies between -1 and 1"),
         ({"calibration": np.zeros((0, 16, 16, 3), np.uint8)}, r"calibration faces are uint8 \(0, 16, 16, 3\)"),
         ({"calibration": np.zeros((2, 16, 16, 3), np.float32)}, "calibration faces are float32"),
         ({"calibration": np.zeros((2, 8, 8, 3), np.uint8)}, r"calibration faces are uint8 \(2, 8, 8, 3\), not uint8"),
+        ({"calibration": np.zeros((2, 3, 16, 16), np.uint8)}, r"calibration faces are uint8 \(2, 3, 16, 16\), not"),
+        (
+            {"held_out": held_out_by(np.zeros((0, 2), np.int64))},
+            "0 pairs cannot judge: pairs of one person and pairs of",
+        ),
+        ({"held_out": held_out_by(np.array([[0, 1]]))}, "1 pairs cannot judge"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, job: dict[str, Any]):
@@ -251,6 +269,21 @@ def test_calibration_faces_take_turns():
     assert (balanced(labels, rows, 9, seed=1) != chosen).any()
 
 
+@pytest.mark.parametrize("faces", [8, 16])
+def test_who_chooses_neither_calibrates_nor_judges(faces: int, trained: Trained):
+    options = Photos(data=trained.data, calibration_faces=faces).options(112)
+    groups = [options["calibration"], options["chooser"].faces, options["held_out"].faces]
+    digests = [{face.tobytes() for face in group} for group in groups]
+    assert all(digests)
+    assert sum(map(len, digests)) == len(set.union(*digests))
+    assert 0 < options["chooser"].same.sum() < len(options["chooser"].same)
+
+
+def test_where_nobody_is_left_there_is_no_chooser(trained: Trained):
+    data = replace(trained.data, split=np.where(trained.data.split == "val", "train", trained.data.split))
+    assert Photos(data=data, calibration_faces=10_000).options(112)["chooser"] is None
+
+
 def test_photos_without_a_test_split_cannot_judge(trained: Trained, tmp_path: Path):
     data = replace(trained.data, split=np.where(trained.data.split == "test", "val", trained.data.split))
     with pytest.raises(UsageError, match="no test split to judge an export on"):
@@ -258,3 +291,40 @@ def test_photos_without_a_test_split_cannot_judge(trained: Trained, tmp_path: Pa
     with pytest.raises(UsageError, match="taken from 0 faces; at least 1"):
         export_checkpoint(trained.run, trained.data, tmp_path / "models", calibration_faces=0)
     assert not (tmp_path / "models").exists()
+
+
+def test_faces_in_the_wrong_order_of_colours_are_asked_about(job: dict[str, Any]):
+    said: list[str] = []
+    reddish = job["calibration"] // np.array([1, 2, 4], np.uint8)
+    export(**job | {"calibration": reddish}, progress=said.append)
+    assert not any("BGR" in line for line in said)
+    export(**job | {"calibration": np.ascontiguousarray(reddish[..., ::-1])}, progress=said.append)
+    assert "calibration faces have more blue than red: are they BGR? RGB is what is asked for" in said
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_exported_again_every_file_is_the_same_bytes(kind: str, job: dict[str, Any], tmp_path: Path):
+    if kind == "tflite":
+        pytest.importorskip("litert_torch")
+    precisions = sorted({recipe.precision for recipe in RECIPES})
+    twice = [
+        export(**job | {"folder": tmp_path / name, "formats": [kind], "precisions": precisions}, max_drop=100)
+        for name in ("first", "second")
+    ]
+    assert [file.sha256 for file in twice[0].files] == [file.sha256 for file in twice[1].files]
+    assert len(twice[0].files) == 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_tflite_file_can_be_resized_to_any_batch(precision: str, trained: Trained):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    faces = trained.data.faces[:3]
+    runner = interpreter.Interpreter(model_path=str(trained.file(precision, "tflite")), num_threads=1)
+    entry, exit_ = runner.get_input_details()[0]["index"], runner.get_output_details()[0]["index"]
+    runner.resize_tensor_input(entry, faces.shape)
+    runner.allocate_tensors()
+    runner.set_tensor(entry, faces)
+    runner.invoke()
+    rows = runner.get_tensor(exit_)
+    expected = load(trained.file(precision, "tflite")).embed(faces)
+    np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), expected, atol=1e-6)

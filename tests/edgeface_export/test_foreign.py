@@ -95,7 +95,7 @@ def photos() -> dict[str, Any]:
     labels = np.repeat(np.arange(6), 4)
     pairs = draw_pairs(labels)
     held_out = HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
-    return {"calibration": faces[:8], "held_out": held_out, "max_drop": 100}
+    return {"calibration": faces[:8], "held_out": held_out, "max_drop": 100, "min_cosine": -1}
 
 
 Save = Callable[..., Path]
@@ -181,3 +181,33 @@ def test_what_cannot_be_exported_is_named(
     with pytest.raises(ModelError, match=r"outside.onnx: onnxruntime cannot open it"):
         export_onnx(tmp_path / "outside.onnx", CONTRACT, target, **photos)
     assert not target.exists()
+
+
+def test_no_face_model_at_all_is_named(photos: dict[str, Any], tmp_path: Path):
+    (tmp_path / "notes.onnx").write_text("no model")
+    with pytest.raises(ModelError, match=r"notes.onnx: "):
+        export_onnx(tmp_path / "notes.onnx", CONTRACT, tmp_path / "models", **photos)
+    # A detector: it takes the image, and gives a map of scores.
+    model = net(SMALL)
+    del model.graph.node[-1]
+    model.graph.output[0].name = "c"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    onnx.save(model, tmp_path / "detector.onnx")
+    with pytest.raises(ModelError, match=r"detector.onnx: gave \(1, 6, 1, 1\), its contract says \(1, 6\)"):
+        export_onnx(tmp_path / "detector.onnx", CONTRACT, tmp_path / "models", **photos)
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_stays_float_is_named(photos: dict[str, Any], tmp_path: Path):
+    model = net(SMALL)
+    make = onnx.helper.make_node
+    model.graph.node.insert(2, make("Sin", ["b"], ["sine"]))
+    model.graph.node.insert(3, make("Cos", ["sine"], ["wave"]))
+    model.graph.node[4].input[0] = "wave"
+    onnx.save(model, tmp_path / "waves.onnx")
+    found = export_onnx(tmp_path / "waves.onnx", CONTRACT, tmp_path / "models", precisions=["int8"], **photos)
+    assert not found.passed
+    assert "operators cannot be quantized and stayed float: " in str(found.reason)
+    assert "Cos 1" in str(found.reason)
+    assert "Sin 1" in str(found.reason)
+    assert not (tmp_path / "models").exists()

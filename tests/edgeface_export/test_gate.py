@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from edgeface_export.gate import MOST_PHOTOS, Drop, accuracy_drop, draw_pairs, few_people, wilson
+from edgeface_export.gate import FAR, MOST_PHOTOS, Drop, accuracy_drop, draw_pairs, few_people, wilson
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -118,5 +118,36 @@ def test_the_same_embeddings_lose_nothing_but_are_not_certain():
     labels_N = np.repeat(np.arange(8), 5)
     pairs = draw_pairs(labels_N)
     found = accuracy_drop(rows, rows, pairs, labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]])
-    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy)
+    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy, None)
     assert found.low == -found.high < 0
+
+
+def slow_tar(rows: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> float:
+    """At the lowest threshold that lets no more than ``FAR`` of the impostors through."""
+    scores = [float((rows[i] * rows[j]).sum()) for i, j in pairs]
+    impostors = [score for score, truth in zip(scores, same, strict=True) if not truth]
+    genuine = [score for score, truth in zip(scores, same, strict=True) if truth]
+    for threshold in sorted(impostors):
+        if sum(score > threshold for score in impostors) <= FAR * len(impostors):
+            return sum(score > threshold for score in genuine) / len(genuine)
+    raise AssertionError
+
+
+def test_accepted_pairs_are_compared_at_one_false_accept_rate():
+    rng = np.random.default_rng(0)
+    labels_N = np.repeat(np.arange(12), 6)
+    parent = rng.normal(0, 1, (12, 4))[labels_N] + rng.normal(0, 0.5, (72, 4))
+    parent, child = (unit_rows(rows.astype(np.float32)) for rows in (parent, parent + rng.normal(0, 0.4, (72, 4))))
+    pairs = draw_pairs(labels_N)
+    same = labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]
+    expected = slow_tar(parent, pairs, same) - slow_tar(child, pairs, same)
+    assert expected > 0.05
+    assert accuracy_drop(parent, child, pairs, same).tar == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("same", [[], [True, True], [False]])
+def test_pairs_of_one_kind_judge_nothing(same: list[bool]):
+    rows = np.eye(2, dtype=np.float32)
+    pairs = np.zeros((len(same), 2), np.int64)
+    with pytest.raises(UsageError, match=f"{len(same)} pairs cannot judge"):
+        accuracy_drop(rows, rows, pairs, np.array(same, bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edgeface.exporting import export_checkpoint
-from edgeface_export import build, onnx_file
+from edgeface_export import one_file, onnx_file
 from edgeface_export.build import Export
 from edgeface_export.recipes import RECIPES, Recipe
 from edgeface_runtime import load
@@ -32,7 +33,7 @@ def six(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Export:
     folder = tmp_path_factory.mktemp("six")
     precisions = sorted({recipe.precision for recipe in OTHERS})
     made = export_checkpoint(
-        trained.run, trained.data, folder, precisions=precisions, calibration_faces=16, max_drop=100
+        trained.run, trained.data, folder, precisions=precisions, calibration_faces=16, max_drop=100, min_cosine=-1
     )
     assert made.passed, made.reason
     assert len(made.files) == 6
@@ -108,7 +109,7 @@ def test_int8_weights_are_within_half_a_step_channel_by_channel(tmp_path: Path):
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "a.onnx")
-    onnx_file.write_weights(tmp_path / "a.onnx", np.zeros(0), tmp_path / "b.onnx")
+    onnx_file.write_weights(tmp_path / "a.onnx", tmp_path / "b.onnx")
     written = onnx.load(tmp_path / "b.onnx")
     onnx.checker.check_model(written, full_check=True)
     found = {item.name: onnx.numpy_helper.to_array(item) for item in written.graph.initializer}
@@ -123,8 +124,8 @@ def test_int8_weights_are_within_half_a_step_channel_by_channel(tmp_path: Path):
 def test_an_fp16_file_that_is_not_its_parent_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    check = build._check
-    monkeypatch.setattr(build, "_check", lambda *arguments: replace(check(*arguments), cosine_p1=0.9989))
+    check = one_file._check
+    monkeypatch.setattr(one_file, "_check", lambda *arguments: replace(check(*arguments), cosine_p1=0.9989))
     options = {"formats": ["onnx"], "precisions": ["fp16"], "calibration_faces": 16, "max_drop": 100}
     found = export_checkpoint(trained.run, trained.data, tmp_path / "models", **options)
     assert found.reason == "mobilefacenet.fp16.onnx: cosine to its parent 0.998900, at least 0.999 is needed"
@@ -132,8 +133,9 @@ def test_an_fp16_file_that_is_not_its_parent_is_refused(
 
 
 def test_dynamic_int8_need_not_be_int8_throughout(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(onnx_file, "count_operators", lambda path: {"int8": 1, "float": 9, "other": 0})
-    options = {"formats": ["onnx"], "calibration_faces": 4, "max_drop": 100}
+    counts = {"int8": Counter(QLinearConv=1), "float": Counter(Erf=9), "other": Counter()}
+    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
+    options = {"formats": ["onnx"], "calibration_faces": 4, "max_drop": 100, "min_cosine": -1}
     assert export_checkpoint(trained.run, trained.data, tmp_path, precisions=["int8-dynamic"], **options).passed
     found = export_checkpoint(trained.run, trained.data, tmp_path, precisions=["int8"], **options)
-    assert found.reason == "mobilefacenet.int8.onnx: 9 operators stayed float"
+    assert found.reason == "mobilefacenet.int8.onnx: 9 operators cannot be quantized and stayed float: Erf 9"

@@ -33,7 +33,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
     return load_data(folder, pattern="*.pgm")
 
 
-OPTIONS: dict[str, Any] = {"formats": ["onnx"], "calibration_faces": 16, "max_drop": 100}
+OPTIONS: dict[str, Any] = {"formats": ["onnx"], "calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_threshold_accepts_its_share_of_the_impostors():
         assert item["tar"] == pytest.approx(tar, abs=1e-5)
         assert item["low"] <= item["value"] <= item["high"]
     assert found["0.0001"] is None
-    assert set(facts["missing"]) == {"0.0001"}
+    assert set(facts["missing"]) == {"0.0001", "1e-05"}
 
 
 def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: Export):
@@ -78,7 +78,7 @@ def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: Export):
     assert (facts["people"], facts["photos"]) == (16, 160)
     assert "12000 pairs of different people make 1.2 false accepts expected" in facts["missing"]["0.0001"]
     assert contract.thresholds["0.001"] is not None
-    assert set(facts["missing"]) == {"0.0001"}
+    assert set(facts["missing"]) == {"0.0001", "1e-05"}
 
 
 def test_accuracy_lies_in_the_contract(made: Export, trained: Trained):
@@ -109,7 +109,7 @@ def test_the_card_says_what_the_contracts_say(made: Export):
 
 def test_without_strangers_there_are_none_and_the_card_says_so(trained: Trained):
     contract = read_contract(trained.file("int8", "onnx"))
-    assert contract.thresholds == {"0.01": None, "0.001": None, "0.0001": None}
+    assert contract.thresholds == {"0.01": None, "0.001": None, "0.0001": None, "1e-05": None}
     assert contract.accuracy["thresholds"]["photos"] == 0
     reason = "the photos show no two people that were not trained on, one of them twice"
     assert set(contract.accuracy["thresholds"]["missing"].values()) == {reason}
@@ -158,9 +158,8 @@ def test_a_foreign_net_is_judged_on_the_same_photos(trained: Trained, tmp_path: 
     (tmp_path / "contract.toml").write_text(CONTRACT)
     photos = Photos(data=trained.data, calibration_faces=16)
     source = trained.file("fp32", "onnx")
-    found = export_foreign(
-        source, tmp_path / "contract.toml", photos, tmp_path / "models", precisions=["int8"], max_drop=100
-    )
+    options = {"precisions": ["int8"], "max_drop": 100, "min_cosine": -1}
+    found = export_foreign(source, tmp_path / "contract.toml", photos, tmp_path / "models", **options)
     assert found.passed, found.reason
     assert [file.path.name for file in found.files] == ["theirs.int8.onnx"]
     assert found.files[0].drop.pairs == trained.export.files[0].drop.pairs

@@ -1,0 +1,167 @@
+"""Exports every file of trained runs and writes the tables of docs/export-results.md.
+
+python scripts/export_table.py RUN [RUN ...] --data PHOTOS [--calibrator auto] [--output docs/export-results.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.dataset import FaceData, load_data
+from edgeface.evaluation import evaluate
+from edgeface.exporting import balanced, export_checkpoint
+from edgeface.training.run import load_checkpoint
+from edgeface_devices.bench import local_device
+from edgeface_export.build import CALIBRATOR, Export, torch_embeddings
+from edgeface_export.one_file import Exported
+from edgeface_export.recipes import RECIPES
+from edgeface_runtime import load
+
+PAGE = Path(__file__).parent.parent / "docs" / "export-results.md"
+GALLERY = 10
+"""Photos a person that the others are named after."""
+COLUMNS = (
+    "file", "bytes", "operators int8/float", "cosine: mean, worst 1 %", "closed set, %", "drop, points",
+    "verification, %", "drop, points (95 %)", "ms", "÷ fp32",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """One run's files."""
+
+    title: str
+    export: Export
+    closed_set: float
+    """Accuracy of the parent."""
+    closed_sets: list[float]
+    """Accuracy of each file."""
+    seconds: float
+
+
+def table_of(run: Path, data: FaceData, folder: Path, *, calibrator: str, formats: Sequence[str]) -> Table:
+    """Exports all precisions of a run, and names the test photos with each file."""
+    checkpoint, start = load_checkpoint(run), time.perf_counter()
+    precisions = sorted({recipe.precision for recipe in RECIPES})
+    export = export_checkpoint(
+        run, data, folder, precisions=precisions, formats=formats, calibrator=calibrator, progress=note
+    )
+    seconds = time.perf_counter() - start
+    if not export.passed:
+        raise SystemExit(f"{run}: {export.reason}")
+    known = closed(data)
+    spec = checkpoint.contract.input
+    parent = accuracy(torch_embeddings(checkpoint.net, spec, known.faces), known)
+    files = [accuracy(load(file.path).embed(known.faces), known) for file in export.files]
+    return Table(checkpoint.contract.backbone, export, parent, files, seconds)
+
+
+def closed(data: FaceData) -> FaceData:
+    """All test photos, and up to ``GALLERY`` photos of each person to name them after."""
+    gallery = balanced(data.labels, data.rows("train", "val"), GALLERY * len(data.identities), seed=0)
+    rows = np.sort(np.concatenate([gallery, data.rows("test")]))
+    return replace(
+        data, faces=data.faces[rows], labels=data.labels[rows], split=data.split[rows],
+        paths=tuple(data.paths[row] for row in rows),
+    )  # fmt: skip
+
+
+def accuracy(embeddings: NDArray[np.float32], data: FaceData) -> float:
+    found = evaluate(embeddings, data).identification
+    return float("nan") if found is None else 100 * found.accuracy
+
+
+def page(tables: Sequence[Table], photos: str) -> str:
+    """The page, from measured tables."""
+    machine = local_device()
+    head = f"""# Exported files, measured
+
+Written by `python scripts/export_table.py RUN … --data PHOTOS`.
+
+Photos: {photos}. Machine: {machine.name}, {machine.system}.
+
+Times are the processor time of one call in one thread, the files of a format taking turns: compare them, do not
+quote them. *Closed set*: each test photo is named after the nearest mean of up to {GALLERY} gallery photos a person.
+*Verification*: the gate's pairs. A positive drop is a loss against the net that was trained.
+"""
+    return head + "".join(f"\n{section(table)}" for table in tables)
+
+
+def section(table: Table) -> str:
+    files = table.export.files
+    lines = [
+        f"## {table.title}\n",
+        f"Closed set {table.closed_set:.2f} % before export; verification on {files[0].drop.pairs:,} pairs. "
+        f"All files in {table.seconds:.0f} s.\n",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + " --- |" * len(COLUMNS),
+        *(row(file, table.closed_set, found) for file, found in zip(files, table.closed_sets, strict=True)),
+        "",
+    ]
+    for file in files:
+        if file.as_json()["calibrator"]:
+            tried = ", ".join(f"{trial.method} {trial.cosine_mean:.5f}" for trial in file.trials) or "none tried"
+            kept = "; ".join(
+                f"`{item.layer}` {item.size_bytes:+,} bytes, {item.latency_ratio:.2f} of the time" for item in file.kept
+            )
+            said = (
+                f"`{file.path.name}`: calibrator {file.as_json()['calibrator']} ({tried}); in float: {kept or 'none'}."
+            )
+            lines.append(f"- {said}")
+    lines += [f"- {line}." for line in table.export.advice]
+    return "\n".join(lines) + "\n"
+
+
+def row(file: Exported, parent: float, found: float) -> str:
+    drop = file.drop
+    cells = (
+        ".".join(file.path.name.split(".")[1:]),
+        f"{file.size_bytes:,}",
+        f"{file.operators['int8']}/{file.operators['float']}",
+        f"{file.cosine_mean:.5f}, {file.cosine_p1:.5f}",
+        f"{found:.2f}",
+        f"{parent - found:+.3f}",
+        f"{100 * drop.accuracy:.2f}",
+        f"{drop.points:+.3f} ({drop.low:+.3f} to {drop.high:+.3f})",
+        f"{file.cpu_ms:.1f}",
+        f"{file.latency_ratio:.2f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--calibrator", default=CALIBRATOR)
+    parser.add_argument("--format", dest="formats", action="append")
+    parser.add_argument("--models", type=Path, help="folder of the files, one below it a run [default: in the run]")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    asked = parser.parse_args(words)
+    tables = []
+    for run in asked.runs:
+        data = load_data(asked.data, size=load_checkpoint(run).contract.input.size)
+        folder = run / "models" if asked.models is None else asked.models / run.name
+        formats = asked.formats or ["onnx", "tflite"]
+        tables.append(table_of(run, data, folder, calibrator=asked.calibrator, formats=formats))
+        photos = f"{len(data.identities)} people, {len(data.rows('test')):,} test photos"
+        asked.output.write_text(page(tables, photos), "utf-8")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        note(f"{asked.output}: {run} written; peak memory {peak:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The script that writes docs/export-results.md, on the session's run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from edgeface.evaluation import evaluate
+from edgeface_runtime import load
+
+if TYPE_CHECKING:
+    from conftest import Trained
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_table.py"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("export_table", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "export_table", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_holds_every_file_of_each_run(
+    script: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: dict[str, object] = {}
+
+    def export(*_: object, **options: object) -> object:
+        asked.update(options)
+        return trained.export
+
+    monkeypatch.setattr(script, "export_checkpoint", export)
+    page = tmp_path / "results.md"
+    script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page), "--calibrator", "minmax"])
+    assert asked["calibrator"] == "minmax"
+    assert asked["precisions"] == ["fp16", "fp32", "int8", "int8-dynamic", "int8-weights"]
+    lines = page.read_text("utf-8").splitlines()
+    assert "## mobilefacenet" in lines
+    rows = [cells(line) for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == [".".join(file.path.name.split(".")[1:]) for file in trained.export.files]
+    assert all(len(row) == len(script.COLUMNS) for row in rows)
+    for row, file in zip(rows[2:], trained.export.files, strict=True):
+        # All of these photos are few enough for the gallery, so the closed set is what eval says.
+        expected = evaluate(load(file.path).embed(trained.data.faces), trained.data).identification
+        assert expected is not None
+        assert row[1] == f"{file.size_bytes:,}"
+        assert row[4] == f"{100 * expected.accuracy:.2f}"
+        assert row[7].startswith(f"{file.drop.points:+.3f} (")
+        assert row[9] == f"{file.latency_ratio:.2f}"
+    assert sum("calibrator mse (none tried); in float: none." in line for line in lines) == 2
+
+
+def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, trained: Trained):
+    script.GALLERY = 2
+    known = script.closed(trained.data)
+    held_out = trained.data.rows("test")
+    np.testing.assert_array_equal(known.faces[known.rows("test")], trained.data.faces[held_out])
+    assert np.bincount(known.labels[known.rows("train", "val")]).max() == 2
+    assert len(known.paths) == len(known.faces) == len(held_out) + 2 * len(known.identities)
+
+
+def test_a_refused_run_stops_the_table(script: ModuleType, trained: Trained, monkeypatch: pytest.MonkeyPatch):
+    from dataclasses import replace
+
+    monkeypatch.setattr(script, "export_checkpoint", lambda *_, **__: replace(trained.export, reason="loses much"))
+    with pytest.raises(SystemExit, match="loses much"):
+        script.main([str(trained.run), "--data", str(trained.photos), "--output", "nowhere.md"])
+    assert not Path("nowhere.md").exists()
