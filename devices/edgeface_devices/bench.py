@@ -10,21 +10,20 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_devices.limits import NO_LIMITS, DoesNotFitError, Limits
 from edgeface_devices.process import Worker
-from edgeface_devices.timing import Figure, Latency, Source, summarise
-from edgeface_runtime import Contract, UsageError, read_contract
+from edgeface_devices.timing import DISTURBED, Figure, Latency, Source, spread, summarise
+from edgeface_runtime import Contract, ModelError, UsageError, read_contract
 from edgeface_runtime.metadata import file_format
 
-FORMAT_NAMES = {"onnx": "ONNX", "tflite": "TFLite"}
-_DISTURBED = 1.25
-"""Median duration over median processor time; with several threads it is below 1."""
+FORMAT_NAMES = {"onnx": "ONNX", "tflite": "TFLite", "ncnn": "ncnn"}
 _WARM_UP = 10
 """Calls before the first one that counts: clocks rise and caches fill."""
 
@@ -57,6 +56,10 @@ class Row:
     """Median processor time of a call, all threads: what remains when other programs interrupt."""
     peak_mb: float
     size_bytes: int
+    rounds_ms: tuple[float, float] | None = None
+    """Between which medians the rounds moved: how far the machine itself wanders."""
+    note: str = ""
+    """Under which limits it ran."""
     embeddings: NDArray[np.float32] | None = None
     """(N, D) of the faces given to ``bench``."""
     top1: float | None = None
@@ -91,12 +94,14 @@ class Row:
             "p99_ms": _rounded(latency.p99_ms),
             "cpu_p50_ms": _rounded(self.cpu_p50_ms),
             "interval_ms": list(latency.p50_ms.interval) if latency.p50_ms.interval else None,
+            "rounds_ms": [round(end, 4) for end in self.rounds_ms] if self.rounds_ms else None,
             "calls": latency.calls,
             "peak_mb": round(self.peak_mb, 1),
             "size_bytes": self.size_bytes,
             "top1": self.top1,
             "auc": self.auc,
             "source": self.source,
+            "note": self.note or None,
         }
 
 
@@ -126,7 +131,7 @@ class Bench:
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
-        """int8 over fp32 within a format, then TFLite over ONNX within a precision, of one trained model."""
+        """int8 over fp32 within a format, then TFLite and ncnn over ONNX within a precision, of one trained model."""
         return tuple(_ratios(self.rows))
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -144,7 +149,7 @@ class Bench:
     def is_disturbed(self) -> bool:
         """Other programs held the processor for so long that calls took much longer than they computed."""
         waits = [row.latency.p50_ms.value / row.cpu_p50_ms.value for row in self.rows]
-        return max(waits) > _DISTURBED
+        return max(waits) > DISTURBED
 
     def name(self, row: Row) -> str:
         """What tells a row from the others: its label, or its path where two rows have one label."""
@@ -170,6 +175,7 @@ def bench(
     paths: Sequence[Path],
     *,
     threads: int = 1,
+    limits: Limits = NO_LIMITS,
     calls: int = 200,
     rounds: int = 20,
     seed: int = 0,
@@ -184,6 +190,7 @@ def bench(
     Args:
         paths: ONNX and TFLite files, each with its contract.
         threads: how many threads one call may use.
+        limits: processors and memory of each process; the photos of ``faces`` are embedded without that of memory.
         calls: timed calls of each file, rounded up to a multiple of ``rounds``.
         rounds: into how many turns a file's calls are divided.
         seed: of the order within the rounds.
@@ -191,16 +198,18 @@ def bench(
         progress: wraps the sequence of rounds, as a progress bar does.
 
     Raises:
+        DoesNotFitError: a file does not run within ``limits``.
         ModelError: a file is no model, is damaged, or its process died; names the file.
-        UsageError: no file, one file twice, or a number below 1.
+        UsageError: no file, one file twice, a number below 1, or limits that this machine cannot impose.
     """
+    limits.check()
     _check(paths, threads=threads, calls=calls, rounds=rounds)
     contracts = [read_contract(path) for path in paths]
     rounds = min(rounds, calls)
     with ExitStack() as stack:
         workers: list[Worker] = []
         for path in paths:
-            workers.append(Worker(path, threads=threads))
+            workers.append(_start(path, threads, limits))
             stack.callback(workers[-1].close)
         for worker in workers:
             worker.time(_WARM_UP)
@@ -223,11 +232,24 @@ def bench(
                 wall[turn],
                 cpu[turn],
                 peaks[turn],
+                spread(wall[turn], rounds),
                 embeddings[turn],
             )
             for turn in range(len(paths))
         ]
-    return Bench(local_device(), tuple(rows))
+    return Bench(local_device(), tuple(replace(row, note=limits.words) for row in rows))
+
+
+def _start(path: Path, threads: int, limits: Limits) -> Worker:
+    try:
+        return Worker(path, threads=threads, limits=limits)
+    except ModelError as error:
+        if limits.memory_mb is None:
+            raise
+        # Engines word want of memory in many ways: it is to blame where the file runs without the limit.
+        Worker(path, threads=threads).close()
+        reason = f"does not fit into {limits.memory_mb} MB (--memory)"
+        raise DoesNotFitError(f"{path}: {reason}; without the limit it runs") from error
 
 
 def _row(
@@ -238,6 +260,7 @@ def _row(
     wall_ms: list[float],
     cpu_ms: list[float],
     peak_mb: float,
+    rounds_ms: tuple[float, float] | None,
     embeddings: NDArray[np.float32] | None,
 ) -> Row:
     loaded = worker.loaded
@@ -255,6 +278,7 @@ def _row(
         cpu_p50_ms=summarise(cpu_ms).p50_ms,
         peak_mb=peak_mb,
         size_bytes=path.stat().st_size,
+        rounds_ms=rounds_ms,
         embeddings=embeddings,
     )
 
@@ -319,7 +343,7 @@ def _short(number: Figure | float) -> str:
 def _ratios(rows: Sequence[Row]) -> Iterator[Ratio]:
     pairs = [(a, b) for a in rows for b in rows if _model(a) == _model(b) and a is not b]
     within = [(a, b) for a, b in pairs if a.format == b.format and _is_lower(a, b)]
-    across = [(a, b) for a, b in pairs if (a.format, b.format) == ("tflite", "onnx") and _same_precision(a, b)]
+    across = [(a, b) for a, b in pairs if b.format == "onnx" != a.format and _same_precision(a, b)]
     for a, b in within + across:
         p50, cpu_p50 = a.latency.p50_ms.over(b.latency.p50_ms), a.cpu_p50_ms.over(b.cpu_p50_ms)
         yield Ratio(a, b, p50, cpu_p50, a.size_bytes / b.size_bytes)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeface_devices.anchors import Anchor
 from edgeface_devices.fit import (
     LEAST_MACS,
     MOST_LINEAR,
@@ -33,6 +34,10 @@ INT8_FACTOR = 1.6
 """Least half width for int8: six nets a board do not carry a 90 % quantile of their own."""
 ANCHOR_FACTOR = 2.0
 """Least half width for an engine known by a handful of other nets only."""
+MEASURED_FACTOR = 1.36
+"""From a measured net to another one: how much its quotient of measured over fitted differs, most of the time."""
+SAME_FACTOR = 1.1
+"""Half width of a row of the same net on the same board."""
 _SAME_NET = 0.01
 _WIDTHS = re.compile(r"_w[fi](\d+)_a[fiu](\d+)$")
 """Bits of a weight and of an activation in a recipe's name; a plain ``float`` has 32 of each."""
@@ -40,7 +45,7 @@ _WIDTHS = re.compile(r"_w[fi](\d+)_a[fiu](\d+)$")
 _KINDS = {"fp32": "float", "fp16": "float", "int8": "int8"}
 # Engine as the bench calls it → as the public tables do.
 _FAMILIES = {"ncnn": "ncnn", "litert": "xnnpack", "onnxruntime": "onnxruntime"}
-_ENGINES = {"onnx": ("onnxruntime", "ncnn"), "tflite": ("litert", "ncnn")}
+_ENGINES = {"onnx": ("onnxruntime", "ncnn"), "tflite": ("litert", "ncnn"), "ncnn": ("ncnn",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +96,16 @@ def net_of(contract: Contract, size_bytes: int) -> Net:
 
 
 def estimate(
-    net: Net, board: Profile, *, engine: str, precision: str, threads: int, version: str | None = None
+    net: Net,
+    board: Profile,
+    *,
+    engine: str,
+    precision: str,
+    threads: int,
+    version: str | None = None,
+    measured: Sequence[Anchor] = (),
 ) -> Estimate:
-    """The time of one inference on a board, from published rows.
+    """The time of one inference on a board, from published rows and from the user's own where there are such.
 
     Args:
         net: its costs.
@@ -103,12 +115,17 @@ def estimate(
         threads: of one call; published rows have 1 and 4.
         version: of the engine, as its public table says (year and month for ncnn). Unknown or another
             one widens the interval by ``VERSION_FACTOR``.
+        measured: the user's own rows; those of this board, engine, precision and thread count count.
     """
+    asked = (board.name, engine, precision, threads)
+    mine = [row for row in measured if (row.board, row.engine, row.precision, row.threads) == asked]
     try:
         if precision not in _KINDS:
             raise _NoBasisError(f"no published row in {precision} on any board")
         kind = _KINDS[precision]
-        if engine == "ncnn":
+        if mine:
+            guess = _measured(net, board, threads, mine)
+        elif engine == "ncnn":
             guess = _ncnn(net, board, kind, threads, version)
         else:
             guess = _anchored(net, board, engine, kind, threads, version)
@@ -136,7 +153,7 @@ def _same_net(net: Net, board: Profile, kind: str, threads: int, times: Mapping[
     if name is None:
         return None
     if name in times:
-        return _Guess(times[name], 1.1, f"published row of {name} on this board")
+        return _Guess(times[name], SAME_FACTOR, f"published row of {name} on this board")
     others = [other for other in profiles().values() if other.board != board.board]
     tables = {other.board: ncnn_times(other.board, other.clock_mhz, kind, threads)[1] for other in others}
     guesses = [
@@ -146,6 +163,23 @@ def _same_net(net: Net, board: Profile, kind: str, threads: int, times: Mapping[
         for ratio, width in [transfer(table, times)]
     ]
     return min(guesses, key=lambda guess: guess.half_width, default=None)
+
+
+def _measured(net: Net, board: Profile, threads: int, mine: Sequence[Anchor]) -> _Guess:
+    """The net's own measured row, or the fit scaled by how the measured nets stand to it."""
+    last = mine[-1]
+    same = next((row for row in reversed(mine) if _is_same(net, row.net)), None)
+    if same is not None:
+        return _Guess(same.ms, SAME_FACTOR, f"measured on your board on {same.date}, {same.engine} {same.version}")
+    published, times = ncnn_times(board.board, board.clock_mhz, "float", threads)
+    if not times:
+        raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board} to carry other nets")
+    guess = _from_costs(net, "float", times)
+    logs = np.log([row.ms / _from_costs(row.net, "float", times).ms for row in mine])
+    spread = math.exp(float(np.abs(logs - logs.mean()).max()))
+    note = f"{guess.note}, ncnn of {published}; scaled to what you measured of {len(mine)} on your board"
+    width = guess.half_width * max(MEASURED_FACTOR, spread)
+    return _Guess(guess.ms * math.exp(float(logs.mean())), width, f"{note} with {last.engine} {last.version}")
 
 
 def _is_same(net: Net, other: Net) -> bool:
@@ -228,8 +262,8 @@ class Forecast:
         """The row as in ``bench --json``: what only a measurement gives is null."""
         ms = self.estimate.ms
         # fmt: off
-        absent = ("engine_version", "import_ms", "load_ms", "first_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "calls",
-                  "peak_mb", "top1", "auc")
+        absent = ("engine_version", "import_ms", "load_ms", "first_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "rounds_ms",
+                  "calls", "peak_mb", "top1", "auc")
         # fmt: on
         return dict.fromkeys(absent) | {
             "path": str(self.path),
@@ -276,8 +310,8 @@ class Outlook:
         return {"schema": 1, "device": device, "rows": [row.as_json() for row in self.rows], "ratios": []}
 
 
-def outlook(paths: Sequence[Path], board: Profile, *, threads: int) -> Outlook:
-    """Estimates of model files on a board: the file's own engine, and ncnn.
+def outlook(paths: Sequence[Path], board: Profile, *, threads: int, measured: Sequence[Anchor] = ()) -> Outlook:
+    """Estimates of model files on a board: the file's own engine, and ncnn; ``measured``: the user's own rows.
 
     Raises:
         ModelError: a file is no model, or is damaged; names the file.
@@ -287,7 +321,9 @@ def outlook(paths: Sequence[Path], board: Profile, *, threads: int) -> Outlook:
         contract, size, format_ = read_contract(path), path.stat().st_size, file_format(path.read_bytes())
         net = net_of(contract, size)
         for engine in _ENGINES[format_]:
-            value = estimate(net, board, engine=engine, precision=contract.precision, threads=threads)
+            value = estimate(
+                net, board, engine=engine, precision=contract.precision, threads=threads, measured=measured
+            )
             found.append(
                 Forecast(
                     path=path,

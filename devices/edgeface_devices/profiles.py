@@ -79,8 +79,21 @@ def find_profile(name: str, *, model: Path = _MODEL) -> Profile:
 def _host(model: Path) -> Profile | None:
     if not model.exists():
         return None
-    text = model.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    return next((board for board in profiles().values() if board.model and text.startswith(board.model)), None)
+    return profile_of(model.read_text(encoding="utf-8", errors="replace").strip("\0\n "), None)
+
+
+def profile_of(model: str, mhz: int | None) -> Profile | None:
+    """The board that calls itself so in /proc/device-tree/model, at the clock that is nearest; None: not known.
+
+    Args:
+        model: without the closing zero byte.
+        mhz: its highest clock; None: that of the first profile of the board.
+    """
+    named = next((board for board in profiles().values() if board.model and model.startswith(board.model)), None)
+    if named is None or mhz is None:
+        return named
+    same = [board for board in profiles().values() if board.board == named.board]
+    return min(same, key=lambda board: abs(board.clock_mhz - mhz))
 
 
 def _read(path: Path) -> Profile:

@@ -10,9 +10,12 @@ import numpy as np
 
 Source = Literal["measured", "emulated", "estimated"]
 
+DISTURBED = 1.25
+"""Median duration over median processor time; with several threads it is below 1."""
 LEAST_FOR_P90 = 10
 LEAST_FOR_P99 = 100
 """With fewer samples the percentile would be the largest sample, or a guess beyond it."""
+_LEAST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,12 @@ def summarise(samples: Sequence[float], source: Source = "measured") -> Latency:
     p50, p90, p99 = (Figure(float(value), source) for value in np.percentile(samples, [50, 90, 99]))
     count = len(samples)
     return Latency(p50, p90 if count >= LEAST_FOR_P90 else None, p99 if count >= LEAST_FOR_P99 else None, count)
+
+
+def spread(samples: Sequence[float], rounds: int) -> tuple[float, float] | None:
+    """The 10th and 90th percentile of the medians of ``rounds`` equal parts; None with fewer than 10 parts."""
+    if rounds < _LEAST_ROUNDS:
+        return None
+    medians = np.median(np.reshape(samples, (rounds, -1)), axis=1)
+    low, high = np.percentile(medians, [10, 90])
+    return float(low), float(high)

@@ -3,12 +3,14 @@
 Run as ``python -m edgeface_devices.worker``; ``edgeface_devices.process`` is the other end. One
 request a line:
 
-- ``{"op": "load", "path", "threads"}`` → ``engine``, ``engine_version`` and three durations:
+- ``{"op": "load", "path", "threads", "cpus", "memory_mb"}`` → ``engine``, ``engine_version`` and three durations:
   ``import_ms`` (numpy, edgeface_runtime and the engine's package), ``load_ms`` (the file read, its
   digest checked, the engine's session built) and ``first_ms`` (the first face, where engines pack
   weights);
 - ``{"op": "time", "calls"}`` → ``wall_ms`` and ``cpu_ms`` (all threads of the process), one
   duration a call. A call is ``Model.embed`` of one face: from uint8 pixels to a unit embedding;
+- ``{"op": "mark", "calls"}`` → ``{}``, after calls with marks between them for the emulator's instruction counter;
+- ``{"op": "profile", "threads", "calls"}`` → ``cpu_ms`` of a call and ``operators``, each (name, kind, ms);
 - ``{"op": "peak"}`` → ``peak_mb``, the most memory the process has held so far (10⁶ bytes);
 - ``{"op": "embed", "faces", "output"}`` → reads faces.npy, writes output.npy.
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from edgeface_runtime import Model
 
 # numpy, edgeface_runtime and the engines are imported in ``_load`` and later, where their cost is timed.
+_FIRST_MARK = -4700
 _PACKAGES = {"onnx": ["onnxruntime"], "tflite": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"]}
+_PACKAGES["ncnn"] = ["ncnn"]
 
 
 def peak_mb() -> float:
@@ -55,6 +59,7 @@ def serve(requests: Iterator[str], answers: IO[str]) -> None:
     for line in requests:
         request = json.loads(line)
         if request["op"] == "load":
+            _confine(request.get("cpus"), request.get("memory_mb"))
             model, answer = _load(Path(request["path"]), request["threads"])
         else:
             assert model is not None, "load comes first"
@@ -79,7 +84,7 @@ def _load(path: Path, threads: int) -> tuple[Model | None, dict[str, Any]]:
     from edgeface_runtime.metadata import file_format
 
     with contextlib.suppress(OSError), path.open("rb") as file:
-        for package in _PACKAGES[file_format(file.read(8))]:
+        for package in _PACKAGES[file_format(file.read(512))]:
             with contextlib.suppress(ImportError):
                 importlib.import_module(package)
                 break
@@ -102,6 +107,18 @@ def _load(path: Path, threads: int) -> tuple[Model | None, dict[str, Any]]:
     }
 
 
+def _confine(cpus: int | None, memory_mb: int | None) -> None:
+    """Ties this process to processors, and limits its private memory, in 10⁶ bytes; None lifts that limit."""
+    if cpus is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
+    if sys.platform == "linux":
+        import resource
+
+        # Not RLIMIT_AS, which counts code and reserved addresses too: two to three times what is ever touched.
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (most if memory_mb is None else memory_mb * 10**6, most))
+
+
 def _time(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     from edgeface_devices.timing import sample
     from edgeface_runtime.golden import probe_images
@@ -117,16 +134,39 @@ def _time(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 def _embed(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
+    _confine(None, None)  # photos go in batches, which take memory that one face does not
     embeddings = model.embed(np.load(request["faces"], mmap_mode="r"))
     np.save(request["output"], embeddings)
     return {"photos": len(embeddings)}
+
+
+def _mark(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    from edgeface_runtime.golden import probe_images
+
+    face = probe_images(model.contract.input.size)[:1]
+    for number in range(request["calls"] + 1):
+        if number:
+            model.embed(face)
+        # Closing this descriptor always fails; the counter sees the call (qemu/icount.c).
+        with contextlib.suppress(OSError):
+            os.close(_FIRST_MARK - number)
+    return {}
+
+
+def _profile(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import astuple
+
+    from edgeface_devices.profiler import profile_here
+
+    cpu_ms, operators = profile_here(model, threads=request["threads"], calls=request["calls"])
+    return {"cpu_ms": cpu_ms, "operators": [astuple(operator) for operator in operators]}
 
 
 def _peak(_model: Model, _request: dict[str, Any]) -> dict[str, Any]:
     return {"peak_mb": peak_mb()}
 
 
-_OPERATIONS = {"time": _time, "embed": _embed, "peak": _peak}
+_OPERATIONS = {"time": _time, "mark": _mark, "embed": _embed, "profile": _profile, "peak": _peak}
 
 
 def main() -> None:

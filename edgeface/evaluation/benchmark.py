@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.identification import nearest_centroid
 from edgeface.evaluation.verification import all_pairs, area_under_curve
+from edgeface_devices.away import Away
 from edgeface_devices.bench import Bench, Row, bench
+from edgeface_devices.limits import NO_LIMITS, Limits
 from edgeface_runtime import UsageError
 
 
@@ -18,6 +23,7 @@ def measure(
     *,
     data: FaceData | None = None,
     threads: int = 1,
+    limits: Limits = NO_LIMITS,
     calls: int = 200,
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> Bench:
@@ -27,20 +33,46 @@ def measure(
     all pairs of held-out photos, and stays None where no person has two of them.
 
     Raises:
+        DoesNotFitError: a file does not run within ``limits``.
         ModelError: a file cannot be benched.
         UsageError: an option does not fit, or the data hold no photo to test with.
     """
-    if data is not None and not len(data.rows("test")):
-        raise UsageError("the data have no held-out photo (two or more photos of a person are needed)")
+    if data is not None:
+        _check(data)
     faces = None if data is None else data.faces
-    result = bench(paths, threads=threads, calls=calls, faces=faces, progress=progress)
+    result = bench(paths, threads=threads, limits=limits, calls=calls, faces=faces, progress=progress)
     return result if data is None else replace(result, rows=tuple(_scored(row, data) for row in result.rows))
+
+
+def score(result: Away, data: FaceData) -> Away:
+    """Fills ``top1`` and ``auc`` of files that ran elsewhere, and of their answers on this machine.
+
+    Raises:
+        UsageError: the data hold no photo to test with.
+    """
+    _check(data)
+    rows = []
+    for row in result.rows:
+        (top1, auc), (top1_here, auc_here) = _accuracy(row.there, data), _accuracy(row.here, data)
+        accuracy = {"top1": top1, "auc": auc, "top1_here": top1_here, "auc_here": auc_here}
+        rows.append(replace(row, accuracy=accuracy))
+    return replace(result, rows=tuple(rows))
+
+
+def _check(data: FaceData) -> None:
+    if not len(data.rows("test")):
+        raise UsageError("the data have no held-out photo (two or more photos of a person are needed)")
 
 
 def _scored(row: Row, data: FaceData) -> Row:
     assert row.embeddings is not None
+    top1, auc = _accuracy(row.embeddings, data)
+    return replace(row, top1=top1, auc=auc)
+
+
+def _accuracy(embeddings: NDArray[np.float32], data: FaceData) -> tuple[float, float | None]:
     gallery, probes = data.rows("train", "val"), data.rows("test")
-    labels, embeddings = data.labels, row.embeddings
+    labels = data.labels
     named = nearest_centroid(embeddings[gallery], labels[gallery], embeddings[probes], labels[probes])
     pairs = all_pairs(embeddings[probes], labels[probes])
-    return replace(row, top1=named.accuracy, auc=area_under_curve(pairs) if pairs.has_both_kinds else None)
+    return named.accuracy, area_under_curve(pairs) if pairs.has_both_kinds else None

@@ -17,7 +17,7 @@ from edgeface_devices.bench import Bench
 
 INK = "#010203"
 """Becomes ``currentColor``; matplotlib knows no such colour."""
-COLOURS = {"onnx": "#2f7ed8", "tflite": "#e07b22"}
+COLOURS = {"onnx": "#2f7ed8", "tflite": "#e07b22", "ncnn": "#3a9d5d"}
 _GAP = 5
 """Points between a marker and its label."""
 STYLE: dict[str, Any] = {

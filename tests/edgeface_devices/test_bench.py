@@ -12,6 +12,7 @@ import pytest
 
 from edgeface_devices import bench as module
 from edgeface_devices.bench import bench
+from edgeface_devices.limits import Limits
 from edgeface_runtime import ModelError, UsageError, load
 
 # fmt: off
@@ -41,8 +42,8 @@ class FakeWorker:
     log: list[str] = []  # noqa: RUF012 - shared by all on purpose
     open = 0
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        assert threads == 3
+    def __init__(self, path: Path, *, threads: int, limits: Limits) -> None:
+        assert (threads, limits) == (3, Limits())
         self.path = path
         self.loaded = {"engine": "fake", "engine_version": "1", "import_ms": 1.0, "load_ms": 2.0, "first_ms": 3.0}
         FakeWorker.log.append(f"open {path.name}")
@@ -93,6 +94,8 @@ def test_each_row_has_its_own_samples_and_the_ratios_follow(four: list[Path], fa
     assert [row.latency.p50_ms.value for row in result.rows] == [8.0, 6.0, 4.0, 1.0]
     assert [row.cpu_p50_ms.value for row in result.rows] == [4.0, 3.0, 2.0, 0.5]
     assert [row.peak_mb for row in result.rows] == [80.0, 60.0, 40.0, 10.0]
+    assert [row.rounds_ms for row in result.rows] == [None] * 4  # 7 rounds are too few
+    assert bench(four[:1], threads=3, calls=20, rounds=10).as_json()["rows"][0]["rounds_ms"] == [8.0, 8.0]
     assert {row.latency.calls for row in result.rows} == {105}
     fp32_onnx, int8_onnx, fp32_tflite, int8_tflite = map(str, four)
     found = {(ratio["a"], ratio["b"]): ratio["p50"] for ratio in result.as_json()["ratios"]}

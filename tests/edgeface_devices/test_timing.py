@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface_devices.timing import Figure, sample, summarise
+from edgeface_devices.timing import Figure, sample, spread, summarise
 
 
 class FakeClock:
@@ -103,3 +103,12 @@ def test_a_ratio_of_two_sources_is_refused():
     assert measured.over(Figure(6.0, "measured")) == 0.5
     with pytest.raises(ValueError, match="estimated"):
         measured.over(estimated)
+
+
+def test_the_spread_is_that_of_the_rounds_medians_and_not_of_single_calls():
+    rounds = [[level, level + 100, level] for level in range(1, 12)]  # each with one call that was interrupted
+    assert spread([ms for part in rounds for ms in part], 11) == (2.0, 10.0)
+
+
+def test_few_rounds_say_nothing_of_the_spread():
+    assert spread([1.0] * 9, 9) is None

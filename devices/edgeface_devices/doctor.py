@@ -1,0 +1,229 @@
+"""What stands between a machine and edgeface: system, Python, engines, memory, power and heat, one line a finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import edgeface_runtime
+from edgeface_devices.process import death
+from edgeface_devices.profiles import profile_of
+from edgeface_devices.state import State, read_state, throttling
+
+Level = Literal["ok", "note", "wrong"]
+
+_MACHINES = ("x86_64", "aarch64", "arm64")
+_LEAST_PYTHON = (3, 11)
+_LEAST_FREE_MB = 150
+"""What one model and its engine take at most (peak memory of edgeface bench), with some room."""
+_HOT = 80.0
+"""°C at which a Raspberry Pi begins to slow down."""
+# Distribution → a small net that its engine runs.
+ENGINES = {
+    name: Path(edgeface_runtime.__file__).parent / "nets" / f"blazeface_short_range.{suffix}"
+    for name, suffix in (("onnxruntime", "onnx"), ("ai-edge-litert", "tflite"))
+}
+# Distribution, version whose aarch64 wheel dies on import on processors before Armv8.1 (seen under emulation on
+# Cortex-A53 and A72, not on A76); those do not name "atomics" in /proc/cpuinfo.
+KNOWN_BAD = {("onnxruntime", "1.21.0"): "atomics"}
+_TRIAL = """
+import sys, numpy
+from edgeface_runtime.engines import open_engine
+engine = open_engine(sys.argv[1])
+engine.run(numpy.zeros(engine.input_shape, numpy.float32))
+"""
+_TRIAL_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do where that is wrong."""
+
+    level: Level
+    topic: str
+    text: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The finding as in ``doctor --json``."""
+        return dict(self.__dict__)
+
+
+def examine() -> list[Finding]:
+    """All findings about this machine, in the order in which they matter."""
+    return [finding for check in _CHECKS for finding in check()]
+
+
+def _system() -> Iterator[Finding]:
+    name = platform.freedesktop_os_release().get("PRETTY_NAME", "") if Path("/etc/os-release").exists() else ""
+    bits, machine = 8 * struct.calcsize("P"), platform.machine()
+    text = f"{name or platform.system()}, {machine}, {bits} bit"
+    if bits != 64:
+        remedy = "the engines need the 64-bit Raspberry Pi OS"
+        yield Finding(level="wrong", topic="system", text=text, remedy=remedy)
+    elif machine not in _MACHINES:
+        yield Finding(level="wrong", topic="system", text=text, remedy="engines exist for x86-64 and arm64")
+    else:
+        yield Finding(level="ok", topic="system", text=text)
+    model = Path("/proc/device-tree/model")
+    if Path("/etc/edgeface-emulated").exists():
+        yield Finding(level="note", topic="board", text="emulated: times that are measured here mean nothing")
+    elif model.exists():
+        called = model.read_text(errors="replace").strip("\0\n ")
+        profile = profile_of(called, None)
+        known = f"profile {profile.name}" if profile else "no profile: measure it with edgeface bench"
+        yield Finding(level="ok" if profile else "note", topic="board", text=f"{called}: {known}")
+
+
+def _python() -> Iterator[Finding]:
+    enough = sys.version_info[:2] >= _LEAST_PYTHON
+    remedy = "" if enough else "edgeface needs Python 3.11 or newer"
+    yield Finding(
+        level="ok" if enough else "wrong",
+        topic="Python",
+        text=f"{platform.python_version()}, {sys.executable}",
+        remedy=remedy,
+    )
+
+
+def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Of the processor, in the words of /proc/cpuinfo; empty where there are none."""
+    if not cpuinfo.exists():
+        return set()
+    found = re.search(r"^(?:Features|flags)\s*:\s*(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def _engines() -> Iterator[Finding]:
+    found = False
+    for distribution, net in ENGINES.items():
+        installed = _version(distribution)
+        if installed is None:
+            continue
+        text = f"{distribution} {installed}"
+        cause = known_to_die(distribution, installed, platform.machine(), features()) or try_out(net)
+        if cause:
+            remedy = f"pip install --upgrade {distribution}"
+            yield Finding(level="wrong", topic="engine", text=f"{text}: {cause}", remedy=remedy)
+        else:
+            found = True
+            yield Finding(level="ok", topic="engine", text=f"{text}: runs a small net in a process of its own")
+    trap = numpy_trap(_version("tflite-runtime"), _version("ai-edge-litert"), _version("numpy"))
+    if trap:
+        yield trap
+    elif _version("tflite-runtime"):
+        found = True
+        yield Finding(level="ok", topic="engine", text=f"tflite-runtime {_version('tflite-runtime')}")
+    if not found:
+        yield Finding(level="wrong", topic="engine", text="none works", remedy="pip install ai-edge-litert onnxruntime")
+
+
+def known_to_die(distribution: str, installed: str, machine: str, has: set[str]) -> str | None:
+    """Why that version of an engine cannot run on a processor of such features; None: nothing is known."""
+    needed = KNOWN_BAD.get((distribution, installed))
+    if machine != "aarch64" or needed is None or needed in has:
+        return None
+    return "its wheel dies of SIGILL on processors before Armv8.1, as this one is"
+
+
+def numpy_trap(tflite_runtime: str | None, litert: str | None, numpy: str | None) -> Finding | None:
+    """tflite-runtime was built against numpy 1: under numpy 2 it imports, and dies at the first model."""
+    if tflite_runtime is None or numpy is None or int(numpy.split(".")[0]) < 2:
+        return None
+    text = f"tflite-runtime {tflite_runtime} cannot run with numpy {numpy}"
+    if litert is not None:
+        return Finding(level="note", topic="numpy", text=f"{text}; ai-edge-litert is used in its place")
+    remedy = "pip install ai-edge-litert, or pip install 'numpy<2'"
+    return Finding(level="wrong", topic="numpy", text=text, remedy=remedy)
+
+
+def try_out(net: Path, python: str = sys.executable) -> str | None:
+    """Why a fresh process cannot run a model file on zeros, a deadly signal included; None: it can."""
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _TRIAL, net], capture_output=True, text=True, timeout=_TRIAL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"does not end within {_TRIAL_S:.0f} s"
+    if done.returncode < 0:
+        return death(-done.returncode)
+    lines = done.stderr.strip().splitlines()
+    return (lines[-1] if lines else f"exit {done.returncode}") if done.returncode else None
+
+
+def _memory() -> Iterator[Finding]:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return
+    sizes = {key: int(kib) * 1024 / 1e6 for key, kib in re.findall(r"^(\w+):\s+(\d+) kB", meminfo.read_text(), re.M)}
+    text = f"{sizes['MemTotal']:.0f} MB, {sizes.get('MemAvailable', 0):.0f} MB free"
+    if sizes.get("MemAvailable", 0) < _LEAST_FREE_MB:
+        remedy = f"a model and its engine take up to {_LEAST_FREE_MB} MB: end other programs"
+        yield Finding(level="wrong", topic="memory", text=text, remedy=remedy)
+    else:
+        yield Finding(level="ok", topic="memory", text=text)
+
+
+def _power() -> Iterator[Finding]:
+    yield from power(read_state())
+
+
+def power(state: State) -> Iterator[Finding]:
+    """What a reading of clock, temperature and supply means."""
+    if state.throttled is not None:
+        now, past = throttling([state]), throttling([State(**state.__dict__ | {"throttled": 0}), state])
+        if now:
+            remedy = "cool the board, or give it a better power supply and cable"
+            yield Finding(level="wrong", topic="power", text=f"held back now: {', '.join(now)}", remedy=remedy)
+        elif past:
+            text = f"held back since the board started: {', '.join(past)}"
+            yield Finding(level="note", topic="power", text=text, remedy="watch it: edgeface bench --sustained")
+        else:
+            yield Finding(level="ok", topic="power", text="never held back since the board started")
+    if state.celsius is not None:
+        hot = state.celsius >= _HOT
+        remedy = "cool it" if hot else ""
+        yield Finding(level="wrong" if hot else "ok", topic="heat", text=f"{state.celsius:.0f} °C", remedy=remedy)
+    if state.governor is not None:
+        slow = state.governor == "powersave"
+        remedy = "echo ondemand | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor" if slow else ""
+        text = f"governor {state.governor}, {state.mhz} of {state.max_mhz} MHz"
+        yield Finding(level="note" if slow else "ok", topic="clock", text=text, remedy=remedy)
+
+
+def _extras() -> Iterator[Finding]:
+    for distribution, extra, purpose in (("torch", "train", "training"), ("litert-torch", "export", "exporting")):
+        if platform.machine() == "x86_64" and _version(distribution) is None:
+            text = f"{purpose} is not installed"
+            yield Finding(level="note", topic="extra", text=text, remedy=f"pip install 'edgeface[{extra}]'")
+
+
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_system, _python, _engines, _memory, _power, _extras)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Prints the findings as one JSON list: the far end of ``edgeface doctor --host``."""
+    document: list[dict[str, Any]] = [finding.as_json() for finding in examine()]
+    with os.fdopen(os.dup(1), "w") as answers:
+        json.dump(document, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a Raspberry Pi says of its clock, temperature and power supply."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Bit of `vcgencmd get_throttled` → what it says; 16 bits higher: has been so since the board started
+# (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled).
+BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
+_SINCE_START = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One reading. None: the machine does not say."""
+
+    governor: str | None
+    mhz: int | None
+    max_mhz: int | None
+    celsius: float | None
+    throttled: int | None
+    """Bits of ``vcgencmd get_throttled``."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The reading as in ``bench --json``; ``throttled`` in hexadecimal as vcgencmd says it."""
+        return self.__dict__ | {"throttled": None if self.throttled is None else hex(self.throttled)}
+
+
+def read_state(root: Path = Path("/")) -> State:
+    """The state now, from /sys and vcgencmd."""
+    frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    millicelsius = _number(root / "sys/class/thermal/thermal_zone0/temp")
+    return State(
+        governor=_text(frequency / "scaling_governor"),
+        mhz=_mhz(frequency / "scaling_cur_freq"),
+        max_mhz=_mhz(frequency / "cpuinfo_max_freq"),
+        celsius=None if millicelsius is None else millicelsius / 1000,
+        throttled=_throttled(),
+    )
+
+
+def throttling(states: Sequence[State]) -> list[str]:
+    """What held the board back between the first reading and the last, in words; empty: nothing that is known.
+
+    Counts what a reading says of its own moment, and what the last one says of the past that the first did not.
+    """
+    bits = [state.throttled or 0 for state in states]
+    new = bits[-1] & ~bits[0] if bits else 0
+    seen = new >> _SINCE_START
+    for value in bits:
+        seen |= value
+    return [word for bit, word in BITS.items() if seen >> bit & 1]
+
+
+def _throttled() -> int | None:
+    if shutil.which("vcgencmd") is None:
+        return None
+    said = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"throttled=(0x[0-9a-fA-F]+)", said)
+    return int(found[1], 16) if found else None
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return None
+
+
+def _number(path: Path) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(_text(path) or "")
+    return None
+
+
+def _mhz(path: Path) -> int | None:
+    kilohertz = _number(path)
+    return None if kilohertz is None else round(kilohertz / 1000)

@@ -1,0 +1,161 @@
+"""The page of ``edgeface bench --report``: files, engines and boards side by side, each number with its source."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from edgeface.files import write_text
+from edgeface.report.page import Photos
+from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
+from edgeface.report.templates import environment
+from edgeface_devices.overview import Document, Entry, by_board, origins, told
+from edgeface_devices.verdicts import Verdict, change_table, choose, is_disturbed
+
+COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d"}
+
+
+def write_boards(
+    path: Path, document: Document, verdict: Verdict, *, photos: Photos | None = None, demands: Sequence[str] = ()
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        document: merged rows, for the boards' particulars.
+        verdict: of the same document.
+        photos: what top-1 was measured on.
+        demands: the budget in words, one demand an element.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    letters = letters_of(verdict.rows)
+    templates = environment(Path(__file__).parent)
+    templates.filters |= {"told": told, "percent": _percent}
+    page = templates.get_template("boards.html.j2").render(
+        verdict=verdict,
+        devices=document["devices"],
+        letters=letters,
+        colours=COLOURS,
+        engines=list(dict.fromkeys(entry.engine for entry in verdict.rows)),
+        tiles=verdict.choices or choose(verdict.rows),
+        panels=panels(verdict.rows, letters),
+        has_accuracy=_has_accuracy(verdict.rows),
+        origins=origins(verdict.rows),
+        changes=change_table(verdict.changes),
+        notes=list(dict.fromkeys(note for change in verdict.changes for note in change.notes)),
+        busy=list(dict.fromkeys(entry.device for entry in verdict.rows if is_disturbed(entry))),
+        photos=photos,
+        demands=demands,
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=importlib.metadata.version("edgeface"),
+    )
+    write_text(path, page)
+
+
+def letters_of(rows: Sequence[Entry]) -> dict[str, str]:
+    """Path → A, B …, in the order of the files; AA follows Z."""
+    paths = dict.fromkeys(entry.path for entry in rows)
+    alphabet = string.ascii_uppercase
+    return {path: alphabet[n % 26] * (n // 26 + 1) for n, path in enumerate(paths)}
+
+
+def panels(rows: Sequence[Entry], letters: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(board, SVG) of each board with a time: accuracy against time, or times alone where no accuracy is known."""
+    timed = [entry for entry in rows if entry.figures["p50"]]
+    draw = draw_accuracy if _has_accuracy(rows) else draw_times
+    with matplotlib.rc_context(STYLE):
+        return [(board, as_svg(draw(its, timed, letters))) for board, its in by_board(timed).items()]
+
+
+def draw_accuracy(rows: Sequence[Entry], everything: Sequence[Entry], letters: Mapping[str, str]) -> Figure:
+    """One marker a file and engine of one board, axes as wide as all boards need; a line spans an interval."""
+    figure, axes = _axes(everything, height=3.5)
+    shares = [100 * _value(entry, "accuracy") for entry in everything if entry.figures["accuracy"]]
+    spread = max(max(shares) - min(shares), 0.2)
+    axes.set_ylim(min(shares) - 0.4 * spread, max(shares) + 0.4 * spread)
+    axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= 100])
+    kinds = dict.fromkeys(entry.accuracy_kind for entry in everything if entry.accuracy_kind)
+    axes.set_ylabel(f"accuracy, % ({' or '.join(kinds)})")
+    markers: dict[tuple[float, float, str], list[str]] = {}
+    for entry in (entry for entry in rows if entry.figures["accuracy"]):
+        x, y = _value(entry, "p50"), 100 * _value(entry, "accuracy") + _lift(axes, entry.engine)
+        # Files of one net have one estimate, but for a byte of their size: one marker.
+        names = markers.setdefault((float(f"{x:.2g}"), y, entry.engine), [])
+        if not names:
+            _mark(axes, x, y, entry)
+        names += [] if letters[entry.path] in names else [letters[entry.path]]
+    place_labels(figure, [Marker(x, y, 4.5, ", ".join(names)) for (x, y, _), names in markers.items()])
+    return figure
+
+
+def _lift(axes: Any, engine: str) -> float:
+    """Engines stand a little apart, so that files of one accuracy do not hide each other."""
+    low, high = axes.get_ylim()
+    return float((1 - list(COLOURS).index(engine)) * 0.035 * (high - low))
+
+
+def draw_times(rows: Sequence[Entry], everything: Sequence[Entry], letters: Mapping[str, str]) -> Figure:
+    """One line a file and engine of one board: the median, and a line over its interval or to p90."""
+    figure, axes = _axes(everything, height=1.0 + 0.32 * len(rows))
+    for place, entry in enumerate(rows):
+        _mark(axes, _value(entry, "p50"), place, entry)
+        p90 = entry.figures["p90"]
+        if p90 is not None:
+            axes.plot([_value(entry, "p50"), p90.value], [place, place], color=COLOURS[entry.engine], linewidth=1.5)
+    axes.set_yticks(range(len(rows)), [f"{letters[entry.path]} {entry.engine}" for entry in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
+def _axes(everything: Sequence[Entry], *, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(4.8, height), layout="constrained")
+    axes = figure.subplots()
+    ends = [end for entry in everything for end in _ends(entry)]
+    axes.set_xscale("log")
+    axes.set_xlim(min(ends) / 1.3, max(ends) * 1.3)
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_xlabel("time of one face, ms")
+    axes.grid(color=INK, alpha=0.12)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _ends(entry: Entry) -> tuple[float, ...]:
+    p50, p90 = entry.figures["p50"], entry.figures["p90"]
+    assert p50 is not None
+    return p50.interval or (p50.value, p90.value if p90 else p50.value)
+
+
+def _mark(axes: Any, x: float, y: float, entry: Entry) -> None:
+    """A filled disc where it was measured; a hollow one on its interval where it was not."""
+    colour = COLOURS[entry.engine]
+    p50 = entry.figures["p50"]
+    if p50 is not None and p50.interval is not None:
+        axes.plot(p50.interval, [y, y], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
+    face = colour if entry.source == "measured" else "none"
+    axes.plot([x], [y], "o", markersize=8, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
+
+
+def _value(entry: Entry, name: str) -> float:
+    figure = entry.figures[name]
+    assert figure is not None
+    return figure.value
+
+
+def _has_accuracy(rows: Sequence[Entry]) -> bool:
+    return any(entry.figures["accuracy"] and entry.figures["p50"] for entry in rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"

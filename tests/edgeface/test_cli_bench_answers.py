@@ -1,0 +1,89 @@
+"""``bench`` with budgets, limits, an earlier run and several boards: exit codes and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeface.cli import run
+from edgeface_runtime.contract import OperatorCost
+
+COST = {"pointwise": OperatorCost(count=50, macs=220_000_000, bytes=28_000_000)}
+
+
+@pytest.fixture
+def model(make_onnx, tmp_path: Path) -> Path:
+    return make_onnx(tmp_path / "face.onnx", cost=COST, accuracy={"verification": {"value": 0.98}})
+
+
+def test_here_and_boards_come_in_one_document_and_page(model: Path, tmp_path: Path, capsys):
+    report = tmp_path / "page.html"
+    boards = ["--device", "here,rpi-4b,rpi-5", "--calls", "12", "--report", str(report)]
+    assert run(["bench", str(model), *boards, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [device["source"] for device in document["devices"]] == ["measured", "estimated", "estimated"]
+    assert document["device"] == document["devices"][0]
+    assert {row["device"] for row in document["rows"]} == {device["name"] for device in document["devices"]}
+    assert {row["verification"]["value"] for row in document["rows"]} == {0.98}
+    assert "Raspberry Pi 5" in report.read_text()
+    assert run(["bench", str(model), *boards]) == 0
+    printed = capsys.readouterr().out
+    assert "measured here" in printed
+    assert printed.count("estimated") >= 3
+
+
+def test_a_budget_names_the_file_or_exits_with_1(model: Path, capsys: pytest.CaptureFixture[str]):
+    estimate = ["bench", str(model), "--device", "rpi-4b"]
+    assert run([*estimate, "--budget-ms", "10000", "--min-accuracy", "0.97"]) == 0
+    assert f"Raspberry Pi 4B: take {model}" in capsys.readouterr().out
+    assert run([*estimate, "--budget-ms", "0.01"]) == 1
+    assert "nothing fits; nearest is" in capsys.readouterr().out
+    assert run([*estimate, "--min-accuracy", "0.99", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["choices"][0]["fits"] is False
+
+
+def test_a_limit_that_is_met_exits_with_1_and_the_line(model: Path, capsys: pytest.CaptureFixture[str]):
+    timed = ["bench", str(model), "--calls", "12", "--fail-if", "p90>100000"]
+    assert run(timed) == 0
+    assert run([*timed, "--fail-if", "size>0.001"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 1
+    assert "size is" in lines[0]
+
+
+def test_an_earlier_run_is_compared_and_shown_beside(model: Path, tmp_path: Path, capsys):
+    old = tmp_path / "old.json"
+    assert run(["bench", str(model), "--calls", "12", "-o", str(old)]) == 0
+    capsys.readouterr()
+    assert run(["bench", str(model), "--calls", "12", "--baseline", str(old), "--add", str(old), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [change["path"] for change in document["changes"]] == [str(model)] * 2
+    then, now = json.loads(old.read_text())["rows"][0]["p50_ms"], document["rows"][0]["p50_ms"]
+    assert document["changes"][0]["p50"] == pytest.approx(now / then, rel=1e-3)
+    assert str(old) in document["rows"][1]["origin"]
+    assert run(["bench", str(model), "--calls", "12", "--baseline", str(old)]) == 0
+    assert "against the earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fail-if", "speed>3"], "no figure is called 'speed'"),
+        (["--fail-if", "p90>3;"], "write a figure"),
+        (["--device", "rpi-4b", "--fail-if", "p99>3"], "no row has p99"),
+        (["--baseline", "none.json"], "none.json: No such file"),
+        (["--add", "{model}"], "not JSON"),
+        (["--device", "here,rpi-9"], "no board is called 'rpi-9'"),
+        (["--device", "rpi-4b", "--budget-ms", "-1"], "above 0"),
+        (["--device", "rpi-4b", "--min-accuracy", "97"], "0 to 1"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_2(arguments: list[str], message: str, model: Path, capsys):
+    options = [argument.format(model=model) for argument in arguments]
+    assert run(["bench", str(model), "--calls", "2", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeface.cli import run
+from edgeface_devices import doctor
+from edgeface_devices.doctor import Finding, examine, features, known_to_die, numpy_trap, power, try_out
+from edgeface_devices.state import State
+
+CALM = State(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
+
+
+def test_this_machine_is_fit_and_every_finding_is_a_line(capsys: pytest.CaptureFixture[str]):
+    assert run(["doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [finding for finding in findings if finding["level"] == "wrong"] == []
+    topics = [finding["topic"] for finding in findings]
+    assert topics[:2] == ["system", "Python"]
+    assert topics.count("engine") >= 2
+    assert all("\n" not in finding["text"] for finding in findings)
+
+
+def test_something_wrong_is_exit_code_1_with_its_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(doctor, "_CHECKS", (lambda: power(State(**CALM.__dict__ | {"throttled": 0x50001})),))
+    assert run(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "wrong power: held back now: under-voltage → cool the board, or give it a better power supply"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text"),
+    [
+        ({"throttled": 0}, "ok", "never held back"),
+        ({"throttled": 0x40000}, "note", "held back since the board started: throttled"),
+        ({"throttled": 0x4}, "wrong", "held back now: throttled"),
+        ({"celsius": 85.0}, "wrong", "85 °C"),
+        ({"governor": "powersave"}, "note", "governor powersave, 600 of 1800 MHz"),
+    ],
+)
+def test_power_heat_and_clock(change: dict[str, object], level: str, text: str):
+    findings = list(power(State(**CALM.__dict__ | change)))
+    assert [finding.level for finding in findings if text in finding.text] == [level]
+    assert {finding.level for finding in findings if text not in finding.text} <= {"ok"}
+
+
+def test_a_machine_that_says_nothing_of_power_gets_no_finding():
+    assert list(power(State(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None))) == []
+
+
+def test_tflite_runtime_under_numpy_2_is_a_trap():
+    assert numpy_trap(None, None, "2.1.0") is None
+    assert numpy_trap("2.14.0", None, "1.26.4") is None
+    note, wrong = numpy_trap("2.14.0", "2.3.0", "2.1.0"), numpy_trap("2.14.0", None, "2.1.0")
+    assert isinstance(note, Finding)
+    assert isinstance(wrong, Finding)
+    assert (note.level, wrong.level) == ("note", "wrong")
+    assert wrong.remedy == "pip install ai-edge-litert, or pip install 'numpy<2'"
+
+
+def test_a_wheel_that_is_known_to_die_is_named_before_it_does():
+    old, new = ["fp", "asimd", "evtstrm", "crc32", "cpuid"], ["fp", "asimd", "atomics", "asimddp"]
+    assert "SIGILL" in (known_to_die("onnxruntime", "1.21.0", "aarch64", set(old)) or "")
+    assert known_to_die("onnxruntime", "1.21.0", "aarch64", set(new)) is None
+    assert known_to_die("onnxruntime", "1.21.0", "x86_64", set()) is None
+    assert known_to_die("onnxruntime", "1.32.0", "aarch64", set(old)) is None
+
+
+def test_an_engine_that_dies_or_fails_is_named(tmp_path: Path):
+    python = tmp_path / "python"
+    for does, says in (
+        ("kill -ILL $$", "killed by SIGILL: its packages use an instruction"),
+        ("echo Traceback >&2; echo ImportError: no libx >&2; exit 1", "ImportError: no libx"),
+        ("exit 3", "exit 3"),
+    ):
+        python.write_text(f"#!/bin/sh\n{does}\n")
+        python.chmod(0o755)
+        assert (try_out(Path("net"), str(python)) or "").startswith(says)
+
+
+def test_no_engine_at_all_is_wrong(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    (finding,) = [finding for finding in examine() if finding.topic == "engine"]
+    assert (finding.level, finding.remedy) == ("wrong", "pip install ai-edge-litert onnxruntime")
+
+
+def test_features_are_read_in_either_spelling(tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd crc32\n")
+    assert features(cpuinfo) == {"fp", "asimd", "crc32"}
+    cpuinfo.write_text("flags\t\t: sse avx2\n")
+    assert features(cpuinfo) == {"sse", "avx2"}
+    assert features(tmp_path / "absent") == set()
