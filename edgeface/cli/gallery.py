@@ -1,4 +1,4 @@
-"""``edgeface gallery``: who is enrolled, and how to remove them."""
+"""``edgeface gallery``: who is enrolled, and how to rename and remove them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who is enrolled, and how to remove them.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who is enrolled; rename, remove, export.")
 
 File = Annotated[Path, typer.Argument(metavar="GALLERY", help="Gallery file that `enroll` made.")]
 
@@ -28,13 +28,14 @@ def list_photos(gallery: File, json: Json = False) -> None:
     from edgeface_runtime import Gallery
 
     with Gallery.open(gallery) as people:
-        photos, model = people.photos(), people.binding
+        photos, model, precision = people.photos(), people.binding, people.precision
     if json:
         print_json(
             {
                 "schema": 1,
                 "gallery": str(gallery),
                 "model": asdict(model),
+                "embeddings": precision,
                 "photos": [asdict(photo) for photo in photos],
             }
         )
@@ -43,7 +44,11 @@ def list_photos(gallery: File, json: Json = False) -> None:
         (photo.name, photo.id, photo.source, photo.added, f"{photo.size:.0f}", f"{photo.sharpness:.0f}")
         for photo in photos
     ]
-    print_table(f"{gallery}: {model.called}", ("person", "photo", "file", "added", "pixels", "sharpness"), rows)
+    print_table(
+        f"{gallery}: {model.called}, {precision} embeddings",
+        ("person", "photo", "file", "added", "pixels", "sharpness"),
+        rows,
+    )
 
 
 @app.command()
@@ -68,6 +73,29 @@ def remove(
         print_json({"schema": 1, "gallery": str(gallery), "name": name, "removed": removed})
     else:
         typer.echo(f"removed {removed} {'photo' if removed == 1 else 'photos'} of {name}")
+
+
+@app.command()
+def rename(
+    gallery: File,
+    name: Annotated[str, typer.Argument(help="Whom to rename.")],
+    new: Annotated[str, typer.Argument(help="The name to take from now on.")],
+    json: Json = False,
+) -> None:
+    """Give a person another name, and overwrite the old one in the file.
+
+    \b
+    Examples:
+      edgeface gallery rename people.gallery Ada "Ada Lovelace"
+    """
+    from edgeface_runtime import Gallery
+
+    with Gallery.open(gallery) as people:
+        people.rename(name, new)
+    if json:
+        print_json({"schema": 1, "gallery": str(gallery), "name": new, "was": name})
+    else:
+        typer.echo(f"{name} is {new} now")
 
 
 @app.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +19,40 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.enrolment import disagreements, examine
 from edgeface_runtime.errors import EnrolmentError, GalleryError, UsageError
-from edgeface_runtime.gallery_file import Binding, binding_of, connect, explained, overwrite, read_binding, write_export
+from edgeface_runtime.gallery_file import (
+    binding_of,
+    connect,
+    explained,
+    overwrite,
+    read_binding,
+    read_index,
+    read_precision,
+    write_export,
+    write_index,
+)
+from edgeface_runtime.index import NearIndex
 from edgeface_runtime.recognizer import FaceRecognizer, called
+from edgeface_runtime.search import (
+    ITEMS,
+    Candidate,
+    People,
+    Precision,
+    Rows,
+    best_scores,
+    nearest,
+    pack,
+    people_of,
+    read_rows,
+    scores,
+    widened,
+)
 
 if TYPE_CHECKING:
     from edgeface_runtime.images import Source
     from edgeface_runtime.model import Model
 
 _LONGEST_NAME = 200
+_SAVED = 500  # new photos in the index before it is written without being closed
 _PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
 _FROM = "FROM photo JOIN person ON person.id = photo.person"
 
@@ -50,26 +77,6 @@ class Photo:
     """Degrees."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One person a face may show."""
-
-    name: str
-    score: float
-    """Cosine to the nearest of the person's photos, −1 to 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Snapshot:
-    """All embeddings, a person's side by side."""
-
-    version: int
-    matrix: NDArray[np.float32]
-    starts: NDArray[np.intp]
-    """First row of each person."""
-    names: tuple[str, ...]
-
-
 class Gallery:
     """People and the embeddings of their photos. Open it with ``Gallery.open`` and close it, or use ``with``.
 
@@ -79,35 +86,58 @@ class Gallery:
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, binding: Binding, recognizer: FaceRecognizer | None
+        self, path: Path, connection: sqlite3.Connection, recognizer: FaceRecognizer | None, *, index: bool
     ) -> None:
         self.path = path
-        self.binding = binding
+        self.binding = read_binding(connection, path)
+        self.precision = read_precision(connection)
         self._db = connection
         self._recognizer = recognizer
+        self._index = NearIndex(self.binding.length, read_index(connection, path)) if index else None
+        self._unsaved = 0
         self._lock = threading.RLock()
-        self._cache: _Snapshot | None = None
+        self._cache: People | None = None
 
     @classmethod
-    def open(cls, path: str | Path, recognizer: FaceRecognizer | None = None) -> Gallery:
+    def open(
+        cls,
+        path: str | Path,
+        recognizer: FaceRecognizer | None = None,
+        *,
+        precision: Precision | None = None,
+        index: bool = False,
+    ) -> Gallery:
         """Opens a gallery; makes one, readable by its owner alone, where there is none.
 
         Args:
             path: the file.
             recognizer: what finds and embeds the faces of photos. Without one an existing gallery can be
                 searched, listed, changed and exported, but nobody can be enrolled.
+            precision: how a new gallery stores embeddings: ``"float32"``, which None means too, or ``"int8"``, a
+                quarter of the size.
+            index: True: look at a part of the embeddings only, which an index proposes. Pays above some 100,000
+                photos; needs the extra ``index``.
 
         Raises:
-            GalleryError: no gallery, damaged, of a newer edgeface, or made with another model.
+            GalleryError: no gallery, damaged, of a newer edgeface, made with another model, or of another
+                ``precision``.
+            UsageError: no such ``precision``.
+            MissingExtraError: usearch is absent.
         """
         path = Path(path)
+        if precision is not None and precision not in ITEMS:
+            raise UsageError(f"no precision {precision!r}; choose {' or '.join(ITEMS)}")
         wanted = binding_of(recognizer.model) if recognizer else None
-        connection = connect(path, wanted)
+        connection = connect(path, wanted, precision or "float32")
         try:
             with explained(path):
-                gallery = cls(path, connection, read_binding(connection, path), recognizer)
+                gallery = cls(path, connection, recognizer, index=index)
             if recognizer:
                 gallery.require(recognizer.model)
+            if precision not in (None, gallery.precision):
+                raise GalleryError(
+                    f"{path}: stores {gallery.precision} embeddings, not {precision}; make a new gallery"
+                )
         except BaseException:
             connection.close()
             raise
@@ -116,6 +146,7 @@ class Gallery:
     def close(self) -> None:
         """Closes the file; the object is of no use afterwards."""
         with self._lock:
+            self._save_index(1)
             self._db.close()
 
     def __enter__(self) -> Gallery:
@@ -128,7 +159,7 @@ class Gallery:
 
     def __len__(self) -> int:
         """How many photos are enrolled."""
-        return len(self._snapshot().matrix)
+        return len(self._snapshot().ids)
 
     def require(self, model: Model) -> None:
         """Raises GalleryError unless the gallery's embeddings can be compared with the model's."""
@@ -161,10 +192,9 @@ class Gallery:
         name = _checked(name)
         sample = examine(self._recognizer, photo)
         source = unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, Path)) else ""
+        stored = pack(sample.embedding, self.precision)
         with self._writing() as db:
-            known = db.execute(
-                f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, sample.embedding.tobytes())
-            ).fetchone()
+            known = db.execute(f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
             if known:
                 return Photo(*known)
             concerns = () if force else (*sample.concerns, *self._doubts(self._recognizer, name, sample.embedding))
@@ -177,7 +207,7 @@ class Gallery:
             cursor = db.execute(
                 "INSERT INTO photo (person, source, added, sharpness, size, yaw, pitch, embedding) "
                 "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
-                (*row, sample.pitch, sample.embedding.tobytes(), name),
+                (*row, sample.pitch, stored, name),
             )
             return Photo(int(cursor.lastrowid or 0), name, *row, sample.pitch)
 
@@ -229,7 +259,9 @@ class Gallery:
         return [Photo(*row) for row in rows]
 
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
-        """The nearest people, exactly: every embedding is compared, in one matrix product.
+        """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
+
+        An index may pass over somebody who is near. The scores are exact either way.
 
         Args:
             embeddings: (N, D) float32, rows of length 1.
@@ -249,9 +281,10 @@ class Gallery:
         people = self._snapshot()
         if not people.names:
             return [[] for _ in embeddings]
-        scores = people.matrix @ embeddings.T
-        best = np.maximum.reduceat(scores, people.starts, axis=0).T
-        return [_nearest(people.names, row, min(k, len(people.names))) for row in best]
+        k = min(k, len(people.names))
+        if people.rows is None:
+            return [self._proposed(people, query, k) for query in embeddings]
+        return [nearest(people.names, row, k) for row in best_scores(people, people.rows, embeddings)]
 
     def export(self, path: str | Path) -> None:
         """Writes everything that is stored, embeddings and all, to a ``.json`` or ``.csv`` file.
@@ -262,23 +295,73 @@ class Gallery:
         """
         with self._lock, explained(self.path):
             rows = self._db.execute(f"SELECT {_PHOTO}, embedding {_FROM} ORDER BY name, photo.id").fetchall()
-        photos = [(asdict(Photo(*row[:-1])), np.frombuffer(row[-1], "<f4")) for row in rows]
+        vectors = widened(self._rows([row[-1] for row in rows]))
+        photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
         write_export(Path(path), self.binding, photos)
 
     def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
-        people = self._snapshot()
-        best = {found.name: found.score for found in self.search(embedding[None], max(1, len(people.names)))[0]}
-        return disagreements(recognizer, name, best, len(people.matrix))
+        best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
+        own = self._db.execute(f"SELECT embedding {_FROM} WHERE name = ?", (name,)).fetchall()
+        if own:
+            best[name] = float(scores(self._rows([row[0] for row in own]), embedding[None]).max())
+        return disagreements(recognizer, name, best, len(self))
 
-    def _snapshot(self) -> _Snapshot:
-        """All embeddings as they are now; read again only when somebody has changed the file."""
+    def _snapshot(self) -> People:
+        """All photos as they are now; read again only when somebody has changed the file."""
         with self._lock, explained(self.path):
             # Counts the changes by others. Read first: what changes in between is then seen at the next call.
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
             if self._cache is None or self._cache.version != version:
-                rows = self._db.execute(f"SELECT person.id, name, embedding {_FROM} ORDER BY person.id, photo.id")
-                self._cache = _snapshot(version, rows.fetchall(), self.binding.length, self.path)
+                wanted = "photo.id, person.id, name" if self._index else "photo.id, person.id, name, embedding"
+                photos = self._db.execute(f"SELECT {wanted} {_FROM} ORDER BY person.id, photo.id").fetchall()
+                rows = None if self._index else self._rows([photo[3] for photo in photos])
+                self._cache = people_of(version, photos, rows)
+                if self._index:
+                    self._unsaved += self._index.update(self._cache.ids, self._fetch)
+                    self._save_index(_SAVED)
             return self._cache
+
+    def _rows(self, embeddings: list[bytes]) -> Rows:
+        length = self.binding.length
+        if any(len(row) != length * ITEMS[self.precision].itemsize for row in embeddings):
+            raise GalleryError(
+                f"{self.path}: damaged: an embedding is not of {length} {self.precision} numbers; put a copy there"
+            )
+        return read_rows(b"".join(embeddings), self.precision, length)
+
+    def _fetch(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
+        """Those of the photos that are still there, by id."""
+        wanted = "WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+        found = self._db.execute(f"SELECT id, embedding FROM photo {wanted}", (json.dumps(ids.tolist()),)).fetchall()
+        return np.array([row[0] for row in found], np.int64), self._rows([row[1] for row in found])
+
+    def _proposed(self, people: People, query: NDArray[np.float32], k: int) -> list[Candidate]:
+        """The nearest of those that the index proposes; it is asked for more until they are ``k`` people."""
+        assert self._index
+        count = 16 + 4 * k
+        with self._lock, explained(self.path):
+            while True:
+                who = np.unique(people.owners(self._index.nearest(query, count)))
+                if len(who) >= k or count >= len(people.ids):
+                    break
+                count *= 4
+            ids, rows = self._fetch(people.photos(who))
+        best = np.full(len(who), -np.inf, np.float32)
+        np.maximum.at(best, np.searchsorted(who, people.owners(ids)), scores(rows, query[None])[0])
+        return nearest([people.names[person] for person in who], best, min(k, len(who)))
+
+    def _save_index(self, least: int) -> None:
+        """Writes the index if it is of the file as it is now and has at least that much new."""
+        if self._index is None or self._cache is None or self._unsaved < least:
+            return
+        snapshot = self._cache
+        # Without it the next opening builds the index again, which is no reason to stop. While it is written nobody
+        # else may remove a person: their embedding would stay in it.
+        with contextlib.suppress(GalleryError, OSError), self._writing() as db:
+            if db.execute("PRAGMA data_version").fetchone()[0] == snapshot.version:
+                write_index(db, self.path, self._index.save)
+                self._unsaved = 0
+        self._cache = snapshot
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -298,7 +381,7 @@ class Gallery:
     def _overwrite(self) -> None:
         try:
             with self._lock, explained(self.path):
-                overwrite(self._db)
+                overwrite(self._db, self.path)
         except GalleryError as error:
             raise GalleryError(
                 f"{error}. The change itself is made; what it removed is overwritten when the gallery is next opened"
@@ -311,19 +394,3 @@ def _checked(name: str) -> str:
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"a person's name is 1 to {_LONGEST_NAME} printable characters, not {name[:50]!r}")
     return name
-
-
-def _nearest(names: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candidate]:
-    least = np.partition(scores, -k)[-k]
-    rows = np.flatnonzero(scores >= least)
-    order = rows[np.argsort(-scores[rows], kind="stable")][:k]
-    return [Candidate(names[row], float(scores[row])) for row in order]
-
-
-def _snapshot(version: int, rows: list[tuple[int, str, bytes]], length: int, path: Path) -> _Snapshot:
-    if any(len(row[2]) != 4 * length for row in rows):
-        raise GalleryError(f"{path}: damaged: an embedding is not of {length} floats; put a copy in its place")
-    matrix = np.frombuffer(b"".join(row[2] for row in rows), "<f4").reshape(-1, length)
-    people = np.array([row[0] for row in rows], np.int64)
-    starts = np.flatnonzero(np.diff(people, prepend=-1))
-    return _Snapshot(version, matrix, starts, tuple(rows[start][1] for start in starts))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import glob
 import hashlib
 import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from numpy.typing import NDArray
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
+from edgeface_runtime.search import Precision
 
-SCHEMA = 1
+SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
+"""The file's schema says how its embeddings are stored."""
 _APPLICATION = 0x45444746  # "EDGF"
 _WAIT = 30.0
 """Seconds to wait for another process to finish writing."""
@@ -85,8 +88,8 @@ def binding_of(model: Model) -> Binding:
     )
 
 
-def connect(path: Path, binding: Binding | None) -> sqlite3.Connection:
-    """Opens the file; makes it with ``binding`` where it is absent or empty.
+def connect(path: Path, binding: Binding | None, precision: Precision = "float32") -> sqlite3.Connection:
+    """Opens the file; makes it with ``binding`` and ``precision`` where it is absent or empty.
 
     Raises:
         GalleryError: no gallery, damaged, or of a newer edgeface.
@@ -105,10 +108,10 @@ def connect(path: Path, binding: Binding | None) -> sqlite3.Connection:
                 db.execute(f"PRAGMA {pragma}")
             if binding is not None and _number(db, "page_count") == 0:
                 db.execute(f"PRAGMA page_size = {_PAGE}")
-                _create(db, binding)
+                _create(db, binding, precision)
             _require_ours(db, path)
             with contextlib.suppress(sqlite3.OperationalError):  # others read or write, or this process may only read
-                overwrite(db)
+                overwrite(db, path)
         except BaseException:
             db.close()
             raise
@@ -124,9 +127,40 @@ def read_binding(db: sqlite3.Connection, path: Path) -> Binding:
         raise GalleryError(f"{shown(path)}: damaged: says of no model that it was made with it") from error
 
 
-def overwrite(db: sqlite3.Connection) -> None:
-    """Rewrites the file without the remains of what was deleted, if that is still to be done."""
+def read_precision(db: sqlite3.Connection) -> Precision:
+    """How the file stores embeddings."""
+    return next(name for name, schema in SCHEMAS.items() if schema == _number(db, "user_version"))
+
+
+def read_index(db: sqlite3.Connection, path: Path) -> tuple[Path, str] | None:
+    """Where the gallery's index lies (``NearIndex``) and the file's sha256; None where it has none."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'index'").fetchone()
+    return (_index(path, row[0]), row[0]) if row else None
+
+
+def write_index(db: sqlite3.Connection, path: Path, save: Callable[[Path], None]) -> None:
+    """Puts an index, which ``save`` writes, beside the gallery in place of the one before.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    partial = _index(path, "_partial")
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        save(partial)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        partial.replace(_index(path, digest))
+    finally:
+        partial.unlink(missing_ok=True)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (digest,))
+    _remove_indices(path, but=_index(path, digest))
+
+
+def overwrite(db: sqlite3.Connection, path: Path) -> None:
+    """Rewrites the file without the remains of what was deleted, if that is still to be done; its index goes."""
     if db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
+        _remove_indices(path)
         db.execute("VACUUM")
         db.execute("UPDATE meta SET value = '0' WHERE key = 'stale'")
 
@@ -176,7 +210,7 @@ def write_export(path: Path, binding: Binding, photos: Sequence[tuple[dict[str, 
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
 
 
-def _create(db: sqlite3.Connection, binding: Binding) -> None:
+def _create(db: sqlite3.Connection, binding: Binding, precision: Precision) -> None:
     db.execute("BEGIN IMMEDIATE")
     if _number(db, "user_version"):  # another process was quicker
         db.execute("ROLLBACK")
@@ -186,7 +220,7 @@ def _create(db: sqlite3.Connection, binding: Binding) -> None:
     meta = (("model", json.dumps(asdict(binding))), ("stale", "0"))
     db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
     db.execute(f"PRAGMA application_id = {_APPLICATION}")
-    db.execute(f"PRAGMA user_version = {SCHEMA}")
+    db.execute(f"PRAGMA user_version = {SCHEMAS[precision]}")
     db.execute("COMMIT")
 
 
@@ -194,10 +228,22 @@ def _require_ours(db: sqlite3.Connection, path: Path) -> None:
     if _number(db, "application_id") != _APPLICATION:
         raise GalleryError(f"{shown(path)}: not a gallery")
     schema = _number(db, "user_version")
-    if schema > SCHEMA:
+    if schema not in SCHEMAS.values():
+        newest = max(SCHEMAS.values())
         raise GalleryError(
-            f"{shown(path)}: has schema {schema}, newer than this edgeface knows ({SCHEMA}): update edgeface"
+            f"{shown(path)}: has schema {schema}, newer than this edgeface knows ({newest}): update edgeface"
         )
+
+
+def _index(path: Path, digest: str) -> Path:
+    return path.with_name(f"{path.name}.{digest[:8]}.index")
+
+
+def _remove_indices(path: Path, but: Path | None = None) -> None:
+    """Those too that a kill left."""
+    for index in path.parent.glob(f"{glob.escape(path.name)}.????????.index"):
+        if index != but:
+            index.unlink(missing_ok=True)
 
 
 def _number(db: sqlite3.Connection, pragma: str) -> int:

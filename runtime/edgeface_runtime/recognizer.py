@@ -61,11 +61,13 @@ class FaceRecognizer:
     called from several threads at once; in async code call them with ``asyncio.to_thread``.
     """
 
-    def __init__(self, model: str | Path | Model, detector: str | Path | Detector = "fast", threads: int = 1) -> None:
+    def __init__(
+        self, model: str | Path | Model | None = None, detector: str | Path | Detector = "fast", threads: int = 1
+    ) -> None:
         """Opens both.
 
         Args:
-            model: an exported file, or an opened model.
+            model: an exported file, the name of a shipped model, or an opened model; None for the default one.
             detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``.
             threads: how many threads one call may use, at least 1.
 
@@ -132,9 +134,15 @@ class FaceRecognizer:
         return Match(score, score >= limit, limit, far if threshold is None else None)
 
     def identify(
-        self, image: Source, gallery: Gallery, far: float = 1e-2, *, threshold: float | None = None
+        self,
+        image: Source,
+        gallery: Gallery,
+        far: float = 1e-2,
+        *,
+        threshold: float | None = None,
+        faces: Sequence[Face] | None = None,
     ) -> list[Identity]:
-        """Who the faces of an image are, the most confident detection first; empty where there is no face.
+        """Who the faces of an image are, the most confident detection first or in the order of ``faces``.
 
         Args:
             image: the image.
@@ -142,6 +150,7 @@ class FaceRecognizer:
             far: the share of strangers that may get a name. It is kept over the whole gallery: the more photos it
                 holds, the higher the score that is asked for.
             threshold: the score that is enough, in place of ``far``.
+            faces: those of the image that are wanted; all that are found in it where None.
 
         Raises:
             ImageError: the image cannot be read.
@@ -151,7 +160,7 @@ class FaceRecognizer:
         gallery.require(self.model)
         limit = self.threshold(far, len(gallery)).value if threshold is None else _checked(threshold)
         photo = open_rgb(image)
-        faces = find_faces(photo, self.detector)[0]
+        faces = find_faces(photo, self.detector)[0] if faces is None else faces
         if not faces:
             return []
         identities = []

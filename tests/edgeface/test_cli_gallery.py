@@ -81,6 +81,13 @@ def test_enroll_identify_list_export_remove(say: Say, place: Path):
     assert (code, found["model"]["name"]) == (0, "tiny")
     assert [row["name"] for row in found["photos"]] == ["s1", "s2", "s3"]
 
+    assert found["embeddings"] == "float32"
+
+    code, found, _ = say("gallery", "rename", "g", "s3", "Ada Lovelace")
+    assert (code, found) == (0, {"schema": 1, "gallery": "g", "name": "Ada Lovelace", "was": "s3"})
+    assert [row["name"] for row in say("gallery", "list", "g")[1]["photos"]] == ["Ada Lovelace", "s1", "s2"]
+    assert say("gallery", "rename", "g", "Ada Lovelace", "s3")[0] == 0
+
     code, found, _ = say("gallery", "export", "g", "out.csv")
     assert (code, found) == (0, {"schema": 1, "path": "out.csv", "photos": 3})
     assert len(Path("out.csv").read_text().splitlines()) == 4
@@ -142,6 +149,14 @@ def test_refused_photos_are_passed_over_and_said(say: Say, place: Path):
     assert (code, len(found["enrolled"])) == (0, 1)
 
 
+def test_embeddings_in_eight_bits(say: Say, place: Path):
+    assert enrolled(say, "--int8")[0] == 0
+    assert say("gallery", "list", "g")[1]["embeddings"] == "int8"
+    (face,) = say("identify", "s2.png", "-g", "g", "-m", "net.onnx")[1]["faces"]
+    assert face["name"] == "s2"
+    assert face["score"] == pytest.approx(1, abs=1e-3)
+
+
 def test_who_is_on_which_photo(place: Path):
     family = [(f"s{n}", Path(f"family/s{n}/1.pgm")) for n in (1, 2, 3)]
     assert named_photos([Path("family")]) == family
@@ -179,6 +194,9 @@ def test_who_is_on_which_photo(place: Path):
         ("gallery list broken.jpg", "broken.jpg: not a gallery"),
         ("gallery remove made Nobody", "made: nobody called Nobody"),
         ("gallery remove made s1 --photo 99", "made: no photo 99 of s1"),
+        ("gallery rename made Nobody Ada", "made: nobody called Nobody"),
+        ("gallery rename made s1 \x07", "a person's name is 1 to 200 printable characters"),
+        ("enroll family -g made -m net.onnx --int8", "made: stores float32 embeddings, not int8; make a new gallery"),
         ("gallery export made out.txt", "out.txt: name a .json or a .csv file"),
         ("gallery rubbish", "No such command"),
     ],

@@ -61,7 +61,7 @@ def test_a_file_of_other_origin_is_known_by_its_bytes(tiny_onnx: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("PRAGMA user_version = 2", r"has schema 2, newer than this edgeface knows \(1\): update edgeface"),
+        ("PRAGMA user_version = 3", r"has schema 3, newer than this edgeface knows \(2\): update edgeface"),
         ("PRAGMA application_id = 1", "not a gallery"),
         ("DELETE FROM meta WHERE key = 'model'", "damaged"),
         ("UPDATE meta SET value = '{' WHERE key = 'model'", "damaged"),
@@ -86,7 +86,7 @@ def test_an_embedding_of_the_wrong_length(gallery: Gallery, path: Path):
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE photo SET embedding = x'00'")
         db.commit()
-    with pytest.raises(GalleryError, match="damaged: an embedding is not of 64 floats"):
+    with pytest.raises(GalleryError, match="damaged: an embedding is not of 64 float32 numbers"):
         len(gallery)
 
 
@@ -150,6 +150,7 @@ def test_ten_kills_lose_nothing_acknowledged(path: Path, fake: FaceRecognizer):
         process = enrolling(path, 30 * attempt, 30 * attempt + 30)
         assert process.stdout
         assert process.stdout.readline() == "open\n"
+        acknowledged += [process.stdout.readline() for _ in range(attempt % 3)]
         time.sleep(wait.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         output, _ = process.communicate()
@@ -189,4 +190,30 @@ def test_a_full_disk_changes_nothing(path: Path, fake: FaceRecognizer):
     with Gallery.open(path, fake) as gallery:
         assert sorted(names(gallery)) == sorted(acknowledged)
         gallery.enroll("P300", fake_photo(300), force=True)
+    assert whole(path)
+
+
+def test_a_removal_on_a_full_disk_is_made_and_finished_later(path: Path, fake: FaceRecognizer):
+    """There is room for the deletion, and none for rewriting the file."""
+    with Gallery.open(path, fake) as gallery:
+        for person in range(40):
+            gallery.enroll(f"P{person}", fake_photo(person), force=True)
+    vector = fake.embed(fake_photo(7))[0].tobytes()
+    size = path.stat().st_size
+    code = f"""
+import resource, signal, sys
+from edgeface_runtime import Gallery
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Gallery.open(sys.argv[1]) as gallery:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+    gallery.remove("P7")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    said = "The change itself is made; what it removed is overwritten when the gallery is next opened"
+    assert done.stderr.strip().splitlines()[-1].endswith(said)
+    with Gallery.open(path) as gallery:
+        assert sorted(names(gallery)) == sorted(f"P{person}" for person in range(40) if person != 7)
+    data = path.read_bytes()
+    assert all(vector[i : i + 16] not in data for i in range(0, len(vector) - 16, 4))
     assert whole(path)

@@ -1,0 +1,143 @@
+"""Boxes and names drawn into frames, and where the frames go: a video, a folder of JPEG files or a window."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from edgeface.files import check_target, make_folder
+from edgeface_runtime import Frame, Person, UsageError
+from edgeface_runtime.sources import opencv
+
+Write = Callable[[Frame, NDArray[np.uint8]], None]
+_KNOWN, _UNKNOWN = (46, 160, 67), (219, 109, 40)
+_QUIT = (27, ord("q"))
+
+
+def drawn(pixels: NDArray[np.uint8], people: Sequence[Person]) -> NDArray[np.uint8]:
+    """A copy of (H, W, 3) uint8 RGB pixels with each person's box, name and score."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    size = max(12, image.height // 40)
+    font = ImageFont.load_default(size)
+    for person in people:
+        colour = _UNKNOWN if person.name is None else _KNOWN
+        x0, y0, x1, y1 = person.box
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=max(2, size // 8))
+        score = "" if person.name is None or person.score is None else f" {person.score:.2f}"
+        text = f"{person.name or 'unknown'}{score}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        wide, high = right - left + size // 2, bottom - top + size // 2
+        # Kept inside the frame, above the box where there is room.
+        x = min(max(x0, 0), max(image.width - wide, 0))
+        y = y0 - high if y0 >= high else min(max(y0, 0), max(image.height - high, 0))
+        draw.rectangle((x, y, x + wide, y + high), fill=colour)
+        draw.text((x + size // 4 - left, y + size // 4 - top), text, fill="white", font=font)
+    return np.asarray(image)
+
+
+@contextlib.contextmanager
+def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
+    """Writes frames to a .mp4 file, whole or not at all, or as JPEG files to a new or empty folder.
+
+    Args:
+        path: the file or folder.
+        fps: frames a second of the video.
+        live: True: frames come when they come, and one is repeated until the next one's time.
+
+    Raises:
+        UsageError: another suffix, a folder that is not empty, or it cannot be written.
+        MissingExtraError: OpenCV is absent; videos need it.
+    """
+    if path.suffix.lower() == ".mp4":
+        with _video(path, fps, live=live) as write:
+            yield write
+        return
+    if path.suffix and not path.is_dir():
+        raise UsageError(f"{path}: name a .mp4 file or a folder")
+    make_folder(path)
+    if any(path.iterdir()):
+        raise UsageError(f"{path}: is not empty; name another folder")
+
+    def write_jpeg(frame: Frame, pixels: NDArray[np.uint8]) -> None:
+        file = path / f"{frame.name or f'{frame.index:06d}'}.jpg"
+        try:
+            Image.fromarray(pixels).save(file, quality=90)
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise UsageError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+    yield write_jpeg
+
+
+@contextlib.contextmanager
+def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
+    check_target(path)
+    cv2 = opencv()
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    written = 0
+    output: Any = None
+
+    def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
+        nonlocal written, output
+        if output is None:
+            height, width = pixels.shape[:2]
+            output = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+        due = int(frame.seconds * fps) + 1 if live else written + 1
+        while written < due:
+            output.write(pixels[..., ::-1])
+            written += 1
+
+    try:
+        yield write
+        if output is not None:
+            output.release()
+            # OpenCV does not say that a write has failed.
+            if _frames(cv2, beside) != written:
+                raise UsageError(f"{path}: cannot be written; is the disk full?")
+            beside.replace(path)
+    finally:
+        if output is not None:
+            output.release()
+        beside.unlink(missing_ok=True)
+
+
+def _frames(cv2: Any, path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()
+
+
+@contextlib.contextmanager
+def window(title: str) -> Iterator[Callable[[NDArray[np.uint8]], bool]]:
+    """A window; what it gives shows (H, W, 3) uint8 RGB pixels and is False once somebody has pressed q or Escape.
+
+    Raises:
+        UsageError: this OpenCV has no windows.
+        MissingExtraError: there is no OpenCV.
+    """
+    cv2 = opencv()
+    gui = [line.split()[-1] for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
+    if gui in ([], ["NONE"]):
+        raise UsageError(
+            "this OpenCV shows no windows; leave --show out and write with --output, or replace the package "
+            "opencv-python-headless by opencv-python"
+        )
+
+    def show(pixels: NDArray[np.uint8]) -> bool:
+        cv2.imshow(title, pixels[..., ::-1])
+        return cv2.waitKey(1) & 0xFF not in _QUIT
+
+    try:
+        yield show
+    finally:
+        cv2.destroyAllWindows()

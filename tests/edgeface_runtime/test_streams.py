@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeface_runtime import (
+    Face,
+    FaceRecognizer,
+    Gallery,
+    GalleryError,
+    ImageError,
+    Moment,
+    Pace,
+    UsageError,
+    in_turn,
+    watch,
+)
+from edgeface_runtime.testing import fake_photo, fake_recognizer
+
+EMPTY = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def family(path: Path, fake: FaceRecognizer) -> Iterator[Gallery]:
+    with Gallery.open(path, fake) as gallery:
+        for name, person in (("Ada", 1), ("Bea", 2)):
+            gallery.enroll(name, fake_photo(person))
+        yield gallery
+
+
+def clips(*scenes: tuple[int | None, int]) -> list[np.ndarray]:
+    """Frames of one person or nobody at a time: ``(person, count)`` in turn."""
+    return [
+        EMPTY if person is None else fake_photo(person, take)
+        for person, count in scenes
+        for take in range(1, count + 1)
+    ]
+
+
+def said(moments: list[Moment]) -> list[tuple[int, str, int, str | None]]:
+    return [(m.frame.index, e.kind, e.person.track, e.person.name) for m in moments for e in m.events]
+
+
+def test_somebody_comes_is_named_and_leaves(fake: FaceRecognizer, family: Gallery):
+    frames = clips((None, 2), (1, 10), (None, 40), (300, 20))
+    moments = list(watch(in_turn(frames, fps=25), fake, family, pace=Pace(every=2)))
+    # Looked for in every second frame: seen in 2 and 4, named by the looks in 4, 6 and 8. The last detection is in
+    # 10; the first look more than a second later is in 36. The stranger is there from the second detection on.
+    assert said(moments) == [
+        (4, "appeared", 1, None),
+        (8, "named", 1, "Ada"),
+        (36, "left", 1, "Ada"),
+        (54, "appeared", 2, None),
+    ]
+    assert [moment.frame.index for moment in moments] == list(range(len(frames)))
+    assert [moment.frame.index for moment in moments if moment.people] == [*range(4, 36), *range(54, 72)]
+    stranger = moments[-1].people[0]
+    assert (stranger.name, stranger.looks, stranger.box) == (None, 5, (0, 0, 64, 64))
+    assert stranger.score is not None
+    assert stranger.score < fake.threshold(1e-2, 2).value
+
+
+def test_the_same_frames_give_the_same_moments(fake: FaceRecognizer, family: Gallery):
+    frames = [np.hstack([fake_photo(1, t), fake_photo(2 if t < 20 else 9, t)]) for t in range(40)]
+    runs = [[(m.people, m.events) for m in watch(in_turn(frames), fake_recognizer(), family)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert {person.name for person in runs[0][19][0]} == {"Ada", "Bea"}
+
+
+class Scripted:
+    """A detector that finds given boxes, one list at a time, and counts how often it is asked."""
+
+    def __init__(self, boxes: list[list[tuple[float, float]]], side: float = 64) -> None:
+        self.boxes, self.side, self.asked = iter(boxes), side, 0
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        self.asked += 1
+        (model,) = fake_recognizer().detector.detect(fake_photo(0))
+        scale = np.float32(self.side / 64)
+        return [
+            replace(
+                model,
+                box=model.box * scale + np.float32([x, y, x, y]),
+                landmarks=model.landmarks * scale + np.float32([x, y]),
+            )
+            for x, y in next(self.boxes)
+        ]
+
+
+def scripted(detector: Scripted) -> FaceRecognizer:
+    return FaceRecognizer(fake_recognizer().model, detector)
+
+
+def test_boxes_move_between_detections(family: Gallery):
+    """A face that moves 2 pixels a frame, looked for in every third: in between it is where it really is."""
+    at = [[(2.0 * index, 0.0)] for index in range(0, 30, 3)]
+    detector = Scripted(at)
+    frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 30, fps=10)
+    moments = list(watch(frames, scripted(detector), family, pace=Pace(every=3)))
+    assert detector.asked == 10
+    for moment in moments[3:]:
+        ((x0, _, x1, _),) = (person.box for person in moment.people)
+        assert (x0, x1) == pytest.approx((2 * moment.frame.index, 2 * moment.frame.index + 64), abs=1e-3)
+
+
+def test_a_face_that_is_lost_stays_where_it_was_due(family: Gallery):
+    at = [[(6.0 * i, 0.0)] for i in range(4)] + [[]] * 3
+    frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 7, fps=10)
+    moments = list(watch(frames, scripted(Scripted(at)), family, pace=Pace(every=1)))
+    assert [moment.people[0].box[0] for moment in moments[3:]] == pytest.approx([18, 24, 24, 24], abs=1e-3)
+
+
+def test_two_who_cross_keep_their_tracks(family: Gallery):
+    """They pass each other 30 pixels apart in height, and are found in any order."""
+    at = [[(10.0 * i, 0.0), (200.0 - 10 * i, 30.0)] for i in range(21)]
+    order = np.random.default_rng(0)
+    shuffled = [[pair[i] for i in order.permutation(2)] for pair in at]
+    frames = in_turn([np.zeros((128, 300, 3), np.uint8)] * 21)
+    heights: dict[int, set[float]] = {}
+    for moment in watch(frames, scripted(Scripted(shuffled)), family, pace=Pace(every=1)):
+        for person in moment.people:
+            heights.setdefault(person.track, set()).add(round(person.box[1]))
+    assert sorted(heights.values(), key=min) == [{0}, {30}]
+
+
+def test_one_detection_alone_is_nobody(family: Gallery):
+    at: list[list[tuple[float, float]]] = [[(0.0, 0.0)] if i == 3 else [] for i in range(60)]
+    moments = list(watch(in_turn([EMPTY] * 60), scripted(Scripted(at)), family, pace=Pace(every=1)))
+    assert said(moments) == []
+    assert not any(moment.people for moment in moments)
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_two_wrong_looks_of_five_change_nothing(fake: FaceRecognizer, family: Gallery, wrong: int):
+    frames = clips((1, 6), (2, wrong), (1, 10))
+    pace = Pace(every=1, again=1)
+    assert [event[3] for event in said(list(watch(in_turn(frames), fake, family, pace=pace)))] == [None, "Ada"]
+
+
+def test_a_name_is_withdrawn_and_given_anew(fake: FaceRecognizer, family: Gallery):
+    """One track, since the faces stand in one place: never a name that most looks do not give."""
+    pace = Pace(every=1, again=1)
+    moments = list(watch(in_turn(clips((1, 8), (2, 8))), fake, family, pace=pace))
+    assert said(moments) == [
+        (1, "appeared", 1, None),
+        (3, "named", 1, "Ada"),
+        (10, "named", 1, "Bea"),
+    ]
+    moments = list(watch(in_turn(clips((1, 8), (300, 8))), fake, family, pace=pace))
+    assert said(moments)[2:] == [(10, "named", 1, None)]
+
+
+def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, monkeypatch: pytest.MonkeyPatch):
+    """Embedded ``votes`` times and then once every ``again`` detections."""
+    embedded: list[int] = []
+    embed = fake.embed
+    monkeypatch.setattr(fake, "embed", lambda photo, faces: embedded.append(len(faces)) or embed(photo, faces))
+    list(watch(in_turn(clips((1, 101))), fake, family, pace=Pace(every=1, votes=5, agree=3, again=20)))
+    # Looks in frames 1 to 5, then 25, 45, 65 and 85.
+    assert sum(embedded) == 9
+
+
+@pytest.mark.parametrize(("side", "looks"), [(30, 0), (64, 5)])
+def test_a_small_face_is_followed_and_not_recognised(family: Gallery, side: int, looks: int):
+    detector = Scripted([[(0.0, 0.0)]] * 20, side)
+    *_, last = watch(in_turn([fake_photo(1)] * 20), scripted(detector), family, pace=Pace(every=1))
+    assert last.people[0].looks == looks
+
+
+def test_who_is_enrolled_meanwhile_is_known_from_then_on(fake: FaceRecognizer, family: Gallery):
+    moments = watch(in_turn(clips((5, 30))), fake, family, pace=Pace(every=1, again=1))
+    early = list(itertools.islice(moments, 10))
+    with Gallery.open(family.path, fake_recognizer()) as other:
+        other.enroll("Eve", fake_photo(5))
+    late = list(moments)
+    assert [event[3] for event in said(early)] == [None]
+    assert said(late) == [(12, "named", 1, "Eve")]
+
+
+def test_photos_are_scenes_of_their_own(fake: FaceRecognizer, family: Gallery):
+    frames = [fake_photo(1, 1), np.hstack([fake_photo(2, 1), fake_photo(1, 2)]), EMPTY, fake_photo(9)]
+    moments = list(watch(in_turn(frames, fps=1), fake, family, pace=Pace.photos()))
+    names = [[person.name for person in moment.people] for moment in moments]
+    assert names == [["Ada"], ["Bea", "Ada"], [], [None]]
+    assert names == [[who.name for who in fake.identify(frame, family)] for frame in frames]
+    assert [kind for _, kind, *_ in said(moments)].count("left") == 3
+
+
+def test_memory_is_flat(fake: FaceRecognizer, family: Gallery):
+    """People come and go for thousands of frames; what is held is what was held after the first hundreds."""
+
+    def endless() -> Iterator[np.ndarray]:
+        for number in itertools.count():
+            yield fake_photo(number // 10 % 40, number) if number % 10 < 6 else EMPTY
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    moments = watch(in_turn(endless(), fps=5), fake, family, pace=Pace(every=1, patience=0.3))
+    events = sum(len(moment.events) for moment in itertools.islice(moments, 150))
+    assert events > 30
+    tracemalloc.start()
+    try:
+        sizes = []
+        for _ in range(2):
+            for _moment in itertools.islice(moments, 250):
+                pass
+            sizes.append(held())
+        assert sizes[1] - sizes[0] < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_strangers_get_a_name_no_more_often_than_in_one_photo(fake: FaceRecognizer, family: Gallery):
+    """Three looks of five must agree, so that a stream is stricter than ``identify`` at the same rate."""
+    for person in range(3, 40):
+        family.enroll(f"P{person}", fake_photo(person), force=True)
+    strangers = range(100, 140)
+    named = 0
+    for person in strangers:
+        *_, last = watch(in_turn(clips((person, 6))), fake, family, 0.3, pace=Pace(every=1))
+        named += last.people[0].name is not None
+    photos = sum(fake.identify(fake_photo(person, 1), family, 0.3)[0].name is not None for person in strangers)
+    assert photos > 0
+    assert named <= photos
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every": 0}, "every is 0; it must be at least 1"),
+        ({"votes": 0}, "votes is 0"),
+        ({"agree": 6}, "agree is 6; it must be more than half of votes, 5, and at most all"),
+        ({"agree": 2}, "agree is 2"),
+        ({"overlap": 0}, "overlap is 0"),
+        ({"overlap": 1.5}, "overlap is 1.5"),
+        ({"patience": -1}, "patience is -1"),
+        ({"patience": float("nan")}, "patience is nan"),
+    ],
+)
+def test_a_pace_that_cannot_be(changes: dict[str, float], message: str):
+    with pytest.raises(UsageError, match=message):
+        Pace(**changes)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_watched(fake: FaceRecognizer, family: Gallery, tiny_onnx: Path):
+    with pytest.raises(GalleryError, match="re-enrol"):
+        next(watch(in_turn([EMPTY]), FaceRecognizer(tiny_onnx), family))
+    with pytest.raises(UsageError, match="give a threshold"):
+        next(watch(in_turn([EMPTY]), fake, family, 1e-9))
+    real = FaceRecognizer(fake.model)
+    for broken in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)):
+        with pytest.raises(ImageError):
+            next(watch(in_turn([broken]), real, family))
