@@ -5,17 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow check bench build docs clean
+.PHONY: help setup demo test test-slow check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow check bench build docs clean"
+	@echo "setup demo test test-slow check bench build docs web clean"
 
 setup: $(READY)
 
 # facenet-pytorch is an oracle of the tests; its own pins are older than everything here, and it works without them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,report,demo,dask,dev]' $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,ncnn-export,report,demo,dask,web,dev]' $(PIP_ARGS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
 	@touch $@
 
@@ -36,6 +36,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/cli_reference.py --check
+	$(BIN)/python scripts/api_reference.py --check
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -45,6 +46,11 @@ build: $(READY)
 
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
+	$(BIN)/python scripts/api_reference.py
+
+# The browser example's engine, from npm, into an ignored folder.
+web: $(READY)
+	$(BIN)/python scripts/fetch_web.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .coverage*

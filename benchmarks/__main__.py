@@ -4,10 +4,20 @@ import subprocess
 import sys
 
 from edgeface.data.att import att_folder
+from edgeface_runtime.models import DEFAULT, shipped
 
 PHOTO = str(att_folder() / "s1" / "1.pgm")
-RUNS = (["detect", PHOTO], ["prepare", str(att_folder()), "--count", "400"], ["training"])
+RUNS = (
+    ["detect", PHOTO],
+    ["prepare", str(att_folder()), "--count", "400"],
+    ["training"],
+    ["search"],
+    ["export"],
+    ["tensorflow_int8"],
+)
 
-for name, *arguments in RUNS:
+NAMING = (["photo", DEFAULT, str(att_folder() / "s1")], ["start", DEFAULT, PHOTO]) if shipped() else ()
+
+for name, *arguments in (*RUNS, *NAMING):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)

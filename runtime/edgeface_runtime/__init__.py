@@ -3,7 +3,6 @@
 import importlib
 import typing
 
-from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec, read_contract
 from edgeface_runtime.errors import (
     ContractError,
     EdgefaceError,
@@ -14,12 +13,16 @@ from edgeface_runtime.errors import (
     ModelError,
     UsageError,
 )
-from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.model import Model, load
 
 if typing.TYPE_CHECKING:
-    from edgeface_runtime.gallery import Candidate, Gallery, Photo
+    from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec, read_contract
+    from edgeface_runtime.faces import Detector, Face
+    from edgeface_runtime.gallery import Gallery, Photo
+    from edgeface_runtime.model import Model, load
     from edgeface_runtime.recognizer import FaceRecognizer, Identity, Match
+    from edgeface_runtime.search import Candidate
+    from edgeface_runtime.sources import Frame, Source, in_turn, open_source
+    from edgeface_runtime.streams import Event, Moment, Pace, Person, watch
 
 __all__ = [
     "Candidate",
@@ -29,8 +32,10 @@ __all__ = [
     "EdgefaceError",
     "EmbeddingSpec",
     "EnrolmentError",
+    "Event",
     "Face",
     "FaceRecognizer",
+    "Frame",
     "Gallery",
     "GalleryError",
     "Identity",
@@ -40,20 +45,44 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelError",
+    "Moment",
+    "Pace",
+    "Person",
     "Photo",
+    "Source",
     "UsageError",
+    "in_turn",
     "load",
+    "open_source",
     "read_contract",
+    "watch",
 ]
 
-# Pillow and sqlite3 are read only when they are needed: a model alone opens without them.
+# Read only when they are asked for: numpy takes most of the time, and a model alone opens without Pillow and sqlite3.
 _LATER = {
-    "Candidate": "gallery",
+    "Contract": "contract",
+    "EmbeddingSpec": "contract",
+    "InputSpec": "contract",
+    "read_contract": "contract",
+    "Detector": "faces",
+    "Face": "faces",
+    "Model": "model",
+    "load": "model",
+    "Candidate": "search",
     "Gallery": "gallery",
     "Photo": "gallery",
     "FaceRecognizer": "recognizer",
     "Identity": "recognizer",
     "Match": "recognizer",
+    "Frame": "sources",
+    "Source": "sources",
+    "in_turn": "sources",
+    "open_source": "sources",
+    "Event": "streams",
+    "Moment": "streams",
+    "Pace": "streams",
+    "Person": "streams",
+    "watch": "streams",
 }
 
 

@@ -1,0 +1,219 @@
+// A model file of `edgeface export` in a browser: its contract, its golden vectors, aligned faces, embeddings.
+//
+// The same file that a device opens is enough. Everything here follows docs/contract.md; an image is
+// { width, height, data }, data being RGB bytes row by row.
+
+import * as ort from "./vendor/ort.wasm.min.mjs";
+
+ort.env.wasm.numThreads = 1; // threads need headers that a plain static server does not send
+ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
+
+const SCHEMA = 1;
+const PROBES = "edgeface-waves-1";
+const METADATA_PROPS = 14; // of ModelProto, onnx/onnx.proto
+const SUB = 1024; // steps of a pixel, as in align.py
+
+// Where ArcFace's training crops of 112 pixels have the eyes, the nose tip and the mouth's corners.
+const TEMPLATE = [
+  [38.2946, 51.6963],
+  [73.5318, 51.5014],
+  [56.0252, 71.7366],
+  [41.5493, 92.3655],
+  [70.7299, 92.2041],
+];
+
+/** The contract inside an ONNX file's bytes. Throws an Error of one line where there is none to be understood. */
+export function readContract(bytes) {
+  let text = null;
+  try {
+    for (const [number, payload] of fields(bytes)) {
+      if (number !== METADATA_PROPS) continue;
+      const entry = new Map(fields(payload));
+      if (decoded(entry.get(1)) === "edgeface") text = decoded(entry.get(2));
+    }
+  } catch (error) {
+    throw new Error(`not a whole ONNX model: ${error.message}`);
+  }
+  if (text === null) throw new Error("the file carries no edgeface contract; export it with edgeface");
+  const contract = JSON.parse(text);
+  if (contract.schema > SCHEMA) throw new Error(`the contract has schema ${contract.schema}: update this page`);
+  return contract;
+}
+
+/** [field number, payload] of each length-delimited field of a protobuf message. */
+function* fields(bytes) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let scale = 1; scale < 2 ** 63; scale *= 128) {
+      if (at >= bytes.length) throw new Error("cut short");
+      const byte = bytes[at++];
+      value += (byte & 127) * scale;
+      if (byte < 128) return value;
+    }
+    throw new Error("a varint of more than nine bytes");
+  };
+  while (at < bytes.length) {
+    const tag = varint();
+    const wire = tag % 8;
+    if (tag < 8 || ![0, 1, 2, 5].includes(wire)) throw new Error("no protobuf message");
+    if (wire === 0) {
+      varint();
+      continue;
+    }
+    const length = { 1: 8, 5: 4 }[wire] ?? varint();
+    if (at + length > bytes.length) throw new Error("cut short");
+    if (wire === 2) yield [Math.floor(tag / 8), bytes.subarray(at, at + length)];
+    at += length;
+  }
+}
+
+const decoded = (bytes) => new TextDecoder().decode(bytes);
+
+/** An ONNX net ready to run: run(floats or bytes, shape) gives its outputs. */
+export async function openNet(bytes) {
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  return async (data, shape) => {
+    const type = data instanceof Uint8Array ? "uint8" : "float32";
+    const outputs = await session.run({ [session.inputNames[0]]: new ort.Tensor(type, data, shape) });
+    return session.outputNames.map((name) => outputs[name]);
+  };
+}
+
+/** A model file's bytes as { contract, embed, golden }; embed takes one aligned face and gives a unit vector. */
+export async function openModel(bytes) {
+  const contract = readContract(bytes);
+  const run = await openNet(bytes);
+  const embed = async (face) => {
+    const [data, shape] = asInput(face, contract.input);
+    const [output] = await run(data, shape);
+    if (output.data.length !== contract.embedding.length)
+      throw new Error("the graph gives another length than its contract says");
+    return unit(output.data);
+  };
+  return { contract, embed, golden: () => goldenCosine(contract, embed) };
+}
+
+/** One aligned face as the array that the graph takes, and its shape. */
+export function asInput(face, { size, layout, dtype, colour, mean, std }) {
+  if (face.width !== size || face.height !== size) throw new Error(`a face is ${size} x ${size} pixels`);
+  const planar = layout === "NCHW";
+  const data = new (dtype === "uint8" ? Uint8Array : Float32Array)(3 * size * size);
+  for (let pixel = 0; pixel < size * size; pixel++) {
+    for (let channel = 0; channel < 3; channel++) {
+      const value = face.data[3 * pixel + (colour === "BGR" ? 2 - channel : channel)];
+      const at = planar ? channel * size * size + pixel : 3 * pixel + channel;
+      data[at] = dtype === "uint8" ? value : (value - mean[channel]) / std[channel];
+    }
+  }
+  return [data, planar ? [1, 3, size, size] : [1, size, size, 3]];
+}
+
+/** The least cosine between the file's golden embeddings and what this browser computes; null without any. */
+async function goldenCosine(contract, embed) {
+  if (!contract.golden) return null;
+  if (contract.golden.probes !== PROBES) throw new Error(`golden probes ${contract.golden.probes}: update this page`);
+  let least = 1;
+  for (const [k, expected] of contract.golden.embeddings.entries()) {
+    least = Math.min(least, cosine(unit(expected), await embed(probeImage(k, contract.input.size))));
+  }
+  return least;
+}
+
+/** Probe image k of the rule edgeface-waves-1. */
+export function probeImage(k, size) {
+  const triangle = (t) => 255 - Math.abs(255 - (t % 511));
+  const data = new Uint8Array(3 * size * size);
+  for (let y = 0; y < size; y++) {
+    const v = Math.floor((y * (k + 1) * 256) / size) + 32 * k;
+    for (let x = 0; x < size; x++) {
+      const u = Math.floor((x * (k + 2) * 256) / size);
+      for (let c = 0; c < 3; c++) data[3 * (y * size + x) + c] = Math.floor((triangle(u + 64 * c) + triangle(v)) / 2);
+    }
+  }
+  return { width: size, height: size, data };
+}
+
+export const cosine = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+
+function unit(values) {
+  const length = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0)) || 1;
+  return Array.from(values, (value) => value / length);
+}
+
+/** [a, b, x, c, d, y] with crop = (a, b; c, d) photo + (x, y): landmarks nearest to the template (Umeyama 1991). */
+export function similarity(landmarks, size) {
+  const target = TEMPLATE.map((point) => point.map((value) => (value * size) / 112));
+  const mean = (points, axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length;
+  const [x, y, u, v] = [mean(landmarks, 0), mean(landmarks, 1), mean(target, 0), mean(target, 1)];
+  let spread = 0,
+    along = 0,
+    across = 0;
+  for (const [i, [px, py]] of landmarks.entries()) {
+    const [a, b, c, d] = [px - x, py - y, target[i][0] - u, target[i][1] - v];
+    spread += a * a + b * b;
+    along += a * c + b * d;
+    across += a * d - b * c;
+  }
+  if (!(spread > 1e-6)) throw new Error("the landmarks lie on one spot; the face cannot be aligned");
+  const [cos, sin] = [along / spread, across / spread];
+  return [cos, -sin, u - (cos * x - sin * y), sin, cos, v - (sin * x + cos * y)];
+}
+
+/** The face turned upright, size × size; what lies outside the photo is black. The same arithmetic as align.py. */
+export function align(photo, landmarks, size) {
+  const [a, b, shiftX, c, d, shiftY] = similarity(landmarks, size);
+  const determinant = a * d - b * c;
+  const block = Math.max(1, Math.floor(1 / Math.sqrt(determinant) + 0.5));
+  const middle = (block - 1) / 2;
+  const source = block > 1 ? reduced(photo, block) : photo;
+  const data = new Uint8Array(3 * size * size);
+  for (let row = 0; row < size; row++) {
+    for (let column = 0; column < size; column++) {
+      const [right, down] = [column - shiftX, row - shiftY];
+      const x = (right * d - down * b) / determinant;
+      const y = (down * a - right * c) / determinant;
+      blend(source, (x - middle) / block, (y - middle) / block, data, 3 * (row * size + column));
+    }
+  }
+  return { width: size, height: size, data };
+}
+
+/** Bilinear in whole numbers, black outside. */
+function blend({ width, height, data }, x, y, out, at) {
+  const steps = (value, limit) => Math.min(Math.max(Math.floor(value * SUB + 0.5), -SUB), limit * SUB);
+  const [stepsX, stepsY] = [steps(x, width), steps(y, height)];
+  const [left, top] = [Math.floor(stepsX / SUB), Math.floor(stepsY / SUB)];
+  const [right, under] = [stepsX - left * SUB, stepsY - top * SUB];
+  const pixel = (px, py, channel) =>
+    px < 0 || py < 0 || px >= width || py >= height ? 0 : data[3 * (py * width + px) + channel];
+  for (let channel = 0; channel < 3; channel++) {
+    const upper = pixel(left, top, channel) * (SUB - right) + pixel(left + 1, top, channel) * right;
+    const lower = pixel(left, top + 1, channel) * (SUB - right) + pixel(left + 1, top + 1, channel) * right;
+    out[at + channel] = Math.floor((upper * (SUB - under) + lower * under + (SUB * SUB) / 2) / (SUB * SUB));
+  }
+}
+
+/** The image with across × down pixels made one, the mean of each block; a block at the edge may be smaller. */
+export function reduced({ width, height, data }, across, down = across) {
+  const [wide, high] = [Math.ceil(width / across), Math.ceil(height / down)];
+  const out = new Uint8Array(3 * wide * high);
+  for (let row = 0; row < high; row++) {
+    for (let column = 0; column < wide; column++) {
+      const [right, bottom] = [Math.min((column + 1) * across, width), Math.min((row + 1) * down, height)];
+      const sums = [0, 0, 0];
+      for (let y = row * down; y < bottom; y++) {
+        for (let x = column * across; x < right; x++) {
+          for (let c = 0; c < 3; c++) sums[c] += data[3 * (y * width + x) + c];
+        }
+      }
+      const count = (right - column * across) * (bottom - row * down);
+      // As Pillow divides: it rounds down where the mean lies exactly between two values.
+      const part = Math.floor(2 ** 24 / count);
+      for (let c = 0; c < 3; c++) {
+        out[3 * (row * wide + column) + c] = Math.floor(((sums[c] + Math.floor(count / 2)) * part) / 2 ** 24);
+      }
+    }
+  }
+  return { width: wide, height: high, data: out };
+}
