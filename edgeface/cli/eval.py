@@ -8,8 +8,14 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface_runtime.models import find_model
 
-Source = Annotated[Path, typer.Argument(help="Run folder, checkpoint (.safetensors), .onnx or .tflite file.")]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        parser=find_model, metavar="MODEL", help="Run folder, checkpoint, .onnx or .tflite file, or a name of `models`."
+    ),
+]
 Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]
 Method = Annotated[str, typer.Option(help="How photos are named: centroid, svc, head (of a run folder).")]
 

@@ -9,6 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface_runtime.models import DEFAULT
 
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
 
@@ -16,7 +17,7 @@ Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is 
 def identify(
     photo: Annotated[Path, typer.Argument(help="The photo.")],
     gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
-    model: Model,
+    model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
     threshold: Limit = None,
     detector: Detector = "fast",
@@ -27,7 +28,7 @@ def identify(
 
     \b
     Examples:
-      edgeface identify door.jpg --gallery people.gallery --model net.int8.tflite
+      edgeface identify door.jpg --gallery people.gallery
       edgeface identify door.jpg -g people.gallery -m net.int8.tflite --far 0.001 --json
     """
     from dataclasses import asdict

@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, note, print_json
+from edgeface_runtime.models import find_model
 
 Setting = Annotated[list[str] | None, typer.Option("--set", help="One setting, as key=value; may repeat.")]
-Teacher = Annotated[list[Path] | None, typer.Option(help="Model to learn from; several make an ensemble.")]
+Teacher = Annotated[
+    list[Path] | None,
+    typer.Option(parser=find_model, metavar="MODEL", help="Model to learn from; several make an ensemble."),
+]
 TeacherContract = Annotated[
     list[Path] | None, typer.Option(help="Contract of a teacher that carries none, in the order of these teachers.")
 ]

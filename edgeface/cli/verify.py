@@ -10,12 +10,13 @@ import typer
 from edgeface.cli.console import Json, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Limit
+from edgeface_runtime.models import DEFAULT
 
 
 def verify(
     a: Annotated[Path, typer.Argument(metavar="A", help="A photo; its largest central face counts.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another photo.")],
-    model: Model,
+    model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="Share of pairs of strangers that may be taken for one person.")] = 0.001,
     threshold: Limit = None,
     detector: Detector = "fast",
@@ -26,7 +27,7 @@ def verify(
 
     \b
     Examples:
-      edgeface verify passport.jpg selfie.jpg --model net.int8.tflite
+      edgeface verify passport.jpg selfie.jpg
       edgeface verify passport.jpg selfie.jpg -m net.int8.tflite --far 0.0001 --json
     """
     from dataclasses import asdict

@@ -13,6 +13,7 @@ from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contr
 from edgeface_runtime.engines import Engine, first_line, open_engine
 from edgeface_runtime.errors import ImageError, ModelError
 from edgeface_runtime.golden import PROBES, probe_images
+from edgeface_runtime.models import find_model
 
 _CHUNK = 32
 
@@ -77,19 +78,19 @@ class Model:
         return float((found * expected).sum(axis=1).min())
 
 
-def load(path: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Model:
+def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract | None = None) -> Model:
     """Opens an exported ONNX or TFLite file.
 
     Args:
-        path: the model file.
+        path: the model file, or the name of a shipped model; None for the default one (``edgeface models``).
         threads: how many threads one call may use.
         contract: for a file of other origin that carries none.
 
     Raises:
-        ModelError: the file is no model, is damaged, or does not fit its contract.
+        ModelError: there is no such file or name, the file is no model, is damaged, or does not fit its contract.
         UsageError: its engine is not installed.
     """
-    path = Path(path)
+    path = find_model(path)
     if contract is None:
         contract = read_contract(path)
         if not is_intact(path):

@@ -125,7 +125,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("train two --set batch=4 -o photo.jpg/run", "photo.jpg/run: cannot be made"),
         ("demo -o foreign", "foreign: exists and was not made by edgeface demo"),
         ("demo --epochs 0", "must be at least 1"),
-        ("eval nowhere -d two", "nowhere: no such file or run folder"),
+        ("eval nowhere -d two", "nowhere: no such file, run folder or shipped model"),
         ("eval empty -d two", "empty: no best.safetensors in it"),
         ("eval cut.safetensors -d two", "cut.safetensors: not a whole checkpoint"),
         ("eval cut.onnx -d two", "cut.onnx: not a whole ONNX or TFLite model"),
@@ -137,7 +137,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("export empty -d two", "empty: no best.safetensors in it"),
         ("export good.onnx -d two", "good.onnx: not a whole checkpoint"),
         ("export cut.safetensors -d two --faces 0", "at least 1 is needed"),
-        ("inspect nowhere.onnx", "nowhere.onnx: No such file or directory"),
+        ("inspect nowhere.onnx", "nowhere.onnx: no such file, run folder or shipped model"),
         ("inspect empty", "empty: Is a directory"),
         ("inspect photo.jpg", "photo.jpg: not a whole ONNX or TFLite model"),
         ("inspect cut.onnx", "cut.onnx: not a whole ONNX or TFLite model (truncated or another kind of file)"),
@@ -246,7 +246,7 @@ def test_eval_without_pairs_of_one_person_leaves_verification_out(
 
 def test_export_prints_what_it_made(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     line = ["export", str(trained.run), "--data", str(trained.photos), "--format", "onnx", "--int8", "--faces", "8"]
-    assert run([*line, "-o", str(tmp_path / "models"), "--max-drop", "100", "--json"]) == 0
+    assert run([*line, "-o", str(tmp_path / "models"), "--max-drop", "100", "--min-cosine", "-1", "--json"]) == 0
     found = document(capsys)
     assert [row["path"] for row in found["files"]] == [str(tmp_path / "models" / "mobilefacenet.int8.onnx")]
     assert found["gate"] == {"passed": True, "max_drop_points": 100, "reason": None}
@@ -339,7 +339,7 @@ def test_debug_shows_the_traceback(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert done.returncode not in (0, 2)
     assert "Traceback" in done.stderr
-    assert "ModelError: none.onnx: No such file" in done.stderr
+    assert "ModelError: none.onnx: no such file" in done.stderr
 
 
 def test_a_reader_that_went_away_is_no_error(tmp_path: Path):
@@ -389,3 +389,15 @@ def test_an_error_of_the_system_is_one_line(trained: Trained, tmp_path: Path, ca
     assert run(line) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith(f"edgeface: {target / 'below'}: cannot be written to")
+
+
+def test_models_lists_what_is_shipped_and_its_names_work(capsys: pytest.CaptureFixture[str]):
+    assert run(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert rows[0]["default"] is True
+    for row in rows:
+        assert run(["inspect", row["file"], "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["contract"]["file_sha256"] == row["sha256"]
+    assert run(["models"]) == 0
+    table = capsys.readouterr().out
+    assert all(row["licence"] and row["sha256"][:8] in table for row in rows)

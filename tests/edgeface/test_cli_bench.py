@@ -61,7 +61,7 @@ def test_one_held_out_photo_a_person_gives_top1_but_no_auc(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.onnx"], "none.onnx: No such file"),
+        (["none.onnx"], "none.onnx: no such file"),
         (["{cut}"], "cut.onnx: not a whole ONNX or TFLite model"),
         (["{good}", "{cut}"], "cut.onnx: not a whole ONNX or TFLite model"),
         (["{good}", "{good}"], "given twice"),

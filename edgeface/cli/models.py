@@ -1,0 +1,37 @@
+"""``edgeface models``."""
+
+from __future__ import annotations
+
+from edgeface.cli.console import Json, print_json, print_table
+
+
+def models(json: Json = False) -> None:
+    """List the models that come with edgeface.
+
+    Every command takes such a name where it takes a model file; the first is taken where none is named.
+    Accuracy: LFW's View 1, and naming 105 people of whom it saw none from ten photos and from one photo each.
+    --json has the path and the whole contract's figures; docs/models has a card each.
+
+    \b
+    Examples:
+      edgeface models
+      edgeface models --json
+    """
+    from edgeface_runtime.models import shipped
+
+    files = shipped()
+    if json:
+        print_json({"schema": 1, "models": [model.as_json() for model in files]})
+        return
+    columns = ["file", "LFW %", "10 photos %", "1 photo %", "MB", "sha256", "licence"]
+    rows = []
+    for model in files:
+        found = model.as_json()
+        figures = [_percent(found["accuracy"].get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
+        size = f"{found['bytes'] / 1e6:.2f}"
+        rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"]])
+    print_table("shipped models", columns, rows)
+
+
+def _percent(figure: dict[str, float] | None) -> str:
+    return "" if figure is None else f"{100 * figure['value']:.1f}"
