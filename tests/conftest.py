@@ -6,8 +6,9 @@ The runtime's tests run on a bare install too, so nothing of a workstation is im
 from __future__ import annotations
 
 import os
+import signal
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,14 @@ def tiny_oracle() -> Callable[[np.ndarray], np.ndarray]:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return embed
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Children hear Ctrl-C also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
