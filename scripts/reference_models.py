@@ -26,6 +26,10 @@ from edgeface_runtime.models import FOLDER, FORMATS
 TEACHERS = ("foamliu-mobilefacenet-128d.onnx", "sirius-mobilefacenet-192d.tflite")
 """Apache-2.0 both; their contracts lie beside them, foamliu.toml and sirius.toml."""
 
+LICENCE = (
+    "research only: learnt from photos of CelebA and Families in the Wild, from the weights of foamliu/MobileFaceNet "
+    "(Apache-2.0; MS-Celeb-1M)"
+)
 _DISTIL = (
     "--set classify=0 --set batch=64 --set erase=0.1 --set blur=0.1 --set downscale=0.1 --set warmup=0.1 --set lr=1e-3"
 )
@@ -85,7 +89,7 @@ def train(options: argparse.Namespace) -> int:
         for part in ("--teacher", f"{options.peers}/{file}", "--teacher-contract", f"{options.peers}/{_contract(file)}")
     ]
     words = ["train", str(options.photos), *TRAINING[options.name].format(peers=options.peers).split(), *teachers]
-    words += ["--licence", "non-commercial-research", "-o", str(options.output)]
+    words += ["--licence", LICENCE, "-o", str(options.output)]
     print("edgeface", " ".join(words))
     return run(words)
 

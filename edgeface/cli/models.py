@@ -29,7 +29,7 @@ def models(json: Json = False) -> None:
         found = model.as_json()
         figures = [_percent(found["accuracy"].get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
         size = f"{found['bytes'] / 1e6:.2f}"
-        rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"]])
+        rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"].split(":")[0]])
     print_table("shipped models", columns, rows)
 
 
