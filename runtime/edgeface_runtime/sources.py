@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.errors import ImageError, MissingExtraError, UsageError
 from edgeface_runtime.images import SUFFIXES, open_rgb, shown
 
@@ -98,7 +99,9 @@ def opencv() -> ModuleType:
 
 
 def _capture(source: int | str, failed: str) -> Any:
-    capture = opencv().VideoCapture(source)
+    cv2 = opencv()
+    with muted_stderr():  # FFmpeg takes its level once, which may have been before ours was set
+        capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         capture.release()
         raise UsageError(failed)
