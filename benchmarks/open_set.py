@@ -1,9 +1,10 @@
 """Names people and strangers through a gallery, as an app would, and counts the false accepts against the promise.
 
-    python -m benchmarks.open_set MODEL --att ORL_faces --pins pins --people 50
+    python -m benchmarks.open_set MODEL --att ORL_faces --pins pins --people 50 --strangers congress/ --strangers aaf/
 
 Needs nothing but the runtime. Enrols five photos each of the people of AT&T and of the first ``people`` of Pins, and
-then identifies other photos of theirs, and photos of the other people of Pins, whom it does not know.
+then identifies other photos of theirs, and photos of people whom it does not know: the other people of Pins, and a
+thousand photos, evenly spaced by name, of each folder of strangers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgeface_runtime import EnrolmentError, FaceRecognizer, Gallery
 
 ENROLLED = 5
 ASKED = 15
+STRANGERS = 1000
 FARS = (1e-2, 1e-3)
 
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--att", type=Path, required=True)
     parser.add_argument("--pins", type=Path, required=True)
     parser.add_argument("--people", type=int, default=50)
+    parser.add_argument("--strangers", type=Path, action="append", default=[], help="folder of photos; may repeat")
     options = parser.parse_args()
     recognizer = FaceRecognizer(options.model)
     pins = photos_of(options.pins, "*.jpg")
@@ -51,14 +54,17 @@ def main() -> None:
                     taken += 1
                     photos = [other for other in photos if other != photo]
                 rest.setdefault(kind, []).extend((f"{kind} {name}", photo) for photo in photos[-ASKED:])
-        strangers = [
-            ("", photo) for _, photos in pins[options.people : 2 * options.people] for photo in photos[-ASKED:]
-        ]
+        others = [photo for _, photos in pins[options.people : 2 * options.people] for photo in photos[-ASKED:]]
+        unknown = {"strangers, Pins": others}
+        for path in options.strangers:
+            photos = sorted(path.glob("*.jpg"))
+            unknown[f"strangers, {path.name}"] = photos[:: max(1, len(photos) // STRANGERS)][:STRANGERS]
+        rest |= {kind: [("", photo) for photo in photos] for kind, photos in unknown.items()}
         print(f"{len(gallery)} photos of {sum(map(len, sets.values()))} people enrolled, {refused} refused")
         limits = {far: recognizer.threshold(far, len(gallery)) for far in FARS}
         print("| asked | photos | no face |", *(f"FAR {far:g}: right | wrong name | unknown |" for far in FARS))
         print("| --- | --- | --- |" + " --- | --- | --- |" * len(FARS))
-        for kind, asked in (*rest.items(), ("strangers", strangers)):
+        for kind, asked in rest.items():
             counts = {far: [0, 0, 0] for far in FARS}
             missed = 0
             for name, photo in asked:

@@ -22,6 +22,7 @@ const HOPELESS = 0.1;
 const AROUND = 0.85; // half the square in which a face is looked at, in sides of its proposal
 const DETAIL = 64;
 const GREY = 128;
+const GRID = 16; // landmarks lie on multiples of 1/16 pixel, as in find.py: engines differ by about 1e-4
 const ONE = 2 ** 22; // Pillow's fixed point: rounding differs from floats where a pixel lies between two values
 const [GROW, RAISE] = [1.05, 0.05]; // BlazeFace's boxes against those that O-Net learnt from
 const LOOKS = [
@@ -64,7 +65,7 @@ export async function openDetector(folder) {
         return faces.map(({ box, score, landmarks }) => ({
           score,
           box: box.map((edge) => edge - border),
-          landmarks: landmarks.map(([x, y]) => [x - border, y - border]),
+          landmarks: landmarks.map((point) => point.map((value) => Math.floor((value - border) * GRID + 0.5) / GRID)),
         }));
       }
     }

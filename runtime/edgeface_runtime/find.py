@@ -11,6 +11,13 @@ from edgeface_runtime.fast import Fast
 MARGINS = (0.0, 0.3, 0.6)
 """Black borders, as parts of the longer side, that are put around the photo in turn."""
 
+GRID = 16
+"""Landmarks lie on multiples of 1/GRID pixel.
+
+Engines give the same landmarks to about 1e-4 px, which is enough to turn single bytes of the crop, and one byte moves
+an int8 embedding by a cosine of 0.001; on a grid the crops of all engines are nearly always equal.
+"""
+
 
 def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face], float]:
     """Faces in one (H, W, 3) uint8 RGB photo, and the border that it took to see the main one whole.
@@ -21,7 +28,8 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
     edge by itself and needs the border only where it finds nothing.
 
     Returns:
-        Faces in pixels of the photo, the most confident first, and the border as a part of the longer side.
+        Faces in pixels of the photo, the most confident first, their landmarks on multiples of 1/16 pixel,
+        and the border as a part of the longer side.
 
     Raises:
         ImageError: ``image`` has another shape or dtype.
@@ -32,7 +40,10 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
         border = round(margin * max(height, width))
         framed = np.pad(image, ((border, border), (border, border), (0, 0))) if border else image
         shift = np.float32(border)
-        faces = [Face(face.box - shift, face.score, face.landmarks - shift) for face in detector.detect(framed)]
+        faces = [
+            Face(face.box - shift, face.score, np.floor((face.landmarks - shift) * GRID + np.float32(0.5)) / GRID)
+            for face in detector.detect(framed)
+        ]
         if not faces:
             continue
         best = faces, margin

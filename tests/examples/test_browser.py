@@ -25,6 +25,7 @@ from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.golden import PROBES, probe_images
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import as_input, load
+from edgeface_runtime.models import find_model
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "browser"
@@ -154,17 +155,17 @@ def test_the_page_finds_aligns_and_embeds_as_python_does(
     assert embedding(page) @ recognizer.embed(photo, [face])[0] > 0.99999
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "shipped"])
 def test_an_exported_net_gives_python_s_embedding_and_verdict(
-    page: Any, photos: dict[str, Path], trained: Any, precision: str
+    page: Any, photos: dict[str, Path], trained: Any, tmp_path: Path, precision: str
 ):
-    model = trained.file(precision, "onnx")
+    if precision == "shipped":  # a copy, since a confined browser reads no hidden folder of a virtual environment
+        model = Path(shutil.copy(find_model("mobilefacenet.onnx"), tmp_path))
+    else:
+        model = trained.file(precision, "onnx")
     assert open_model(page, model).startswith("Golden vectors agree")
     recognizer = FaceRecognizer(model)
-    golden = read_contract(model).golden
-    assert golden is not None
-    # Integer operators round otherwise in WebAssembly; how much that may cost the contract says.
-    least = 0.9999 if precision == "fp32" else golden.min_cosine
+    least = 0.9999 if precision == "fp32" else 0.999
     for name, photo in (("a", "tight"), ("b", "other")):
         assert open_photo(page, name, photos[photo]) == "1 face"
         assert embedding(page, name) @ recognizer.embed(photos[photo])[0] >= least
