@@ -156,24 +156,24 @@ def export_checkpoint(
 
 
 def export_foreign(source: Path, contract_file: Path, photos: Photos, folder: Path, **options: Any) -> Export:
-    """Exports somebody else's ONNX embedder; it is taken to have seen nobody on the photos.
+    """Exports somebody else's embedder; it is taken to have seen nobody on the photos.
 
     Args:
-        source: an ONNX file.
+        source: an ONNX file, or a TFLite file, which only gets its contract.
         contract_file: what to feed it and what it gives, as TOML or JSON.
         photos: what calibrates, judges and sets thresholds.
         folder: where the files go.
         options: formats, precisions, max_drop, calibrator … of ``edgeface_export.build.export_parent``.
 
     Raises:
-        UsageError: TFLite asked for, or as ``export_checkpoint``.
+        UsageError: another format asked for, or as ``export_checkpoint``.
         ContractError: not a contract.
         ModelError: the file does not fit it.
     """
-    from edgeface_export.foreign import export_onnx
+    from edgeface_export.foreign import export_file
 
     contract = read_contract_file(contract_file)
-    return export_onnx(source, contract, folder, **options, **photos.options(contract.input.size, all_strangers=True))
+    return export_file(source, contract, folder, **options, **photos.options(contract.input.size, all_strangers=True))
 
 
 def thresholds(embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,7 @@ PRECISION = "fp32, fp16, int8, int8-dynamic or int8-weights; may repeat.  [defau
 
 
 def export(
-    source: Annotated[Path | None, typer.Argument(help="Run folder, checkpoint, or an .onnx of other origin.")] = None,
+    source: Annotated[Path | None, typer.Argument(help="Run folder, checkpoint, or a model of other origin.")] = None,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Photos to calibrate and compare on.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.  [default: the run]")] = None,
     precision: Annotated[list[str] | None, typer.Option(help=PRECISION)] = None,
@@ -36,7 +36,7 @@ def export(
     min_cosine: Annotated[float, typer.Option(help="Mean cosine below which int8 keeps layers in float.")] = 0.995,
     pairs: Annotated[Path | None, typer.Option(help="Pairs of test photos to judge on, as LFW lists them.")] = None,
     threshold_data: Annotated[Path | None, typer.Option(help="Photos of people it was not trained on.")] = None,
-    contract: Annotated[Path | None, typer.Option(help="TOML or JSON contract of an .onnx of other origin.")] = None,
+    contract: Annotated[Path | None, typer.Option(help="TOML or JSON contract of a file of other origin.")] = None,
     detector: Annotated[str | None, typer.Option(help="Instead of a net: mtcnn or fast, into --output.")] = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +47,8 @@ def export(
     the exit code is 1. Thresholds for false-accept
     rates of 1e-2 to 1e-5 come from --threshold-data, else from people without training photos.
 
-    An .onnx of other origin is quantized, checked and stamped as its --contract says, to ONNX only.
+    An .onnx of other origin is quantized, checked and stamped as its --contract says, to ONNX only; a
+    .tflite gets its contract, with which every command takes it.
     --format ncnn converts an exported fp32 .onnx, to fp16 unless told, and compares the result with it.
 
     \b
@@ -84,8 +85,8 @@ def export(
         contract,
         {"data": data, "calibration_faces": faces, "threshold_data": threshold_data, "pairs": pairs},
         output or (source if source.is_dir() else source.parent),
-        formats=formats or (["onnx"] if contract else ["onnx", "tflite"]),
-        precisions=[*(precision or []), *(["int8"] if int8 else [])] or (["int8"] if qat else ["fp32", "int8"]),
+        formats=formats or ([] if contract else ["onnx", "tflite"]),
+        precisions=[*(precision or []), *(["int8"] if int8 else [])] or _precisions(qat, contract),
         trained_only={"qat_steps": qat_steps if qat else 0, "converter": converter},
         max_drop=max_drop,
         min_cosine=min_cosine,
@@ -99,6 +100,12 @@ def export(
     if not result.passed:
         note(f"edgeface: gate failed, nothing written: {result.reason}")
         raise typer.Exit(1)
+
+
+def _precisions(qat: bool, contract: Path | None) -> list[str]:
+    if contract is not None:
+        return []  # what there can be, the file itself decides
+    return ["int8"] if qat else ["fp32", "int8"]
 
 
 def _export(
@@ -117,7 +124,7 @@ def _export(
             raise UsageError(f"{source}: --qat and --converter are for runs and checkpoints, not with --contract")
         return export_foreign(source, contract, Photos(**photos), output, **options)
     if source.suffix in (".onnx", ".tflite"):
-        raise UsageError(f"{source}: not a whole checkpoint; an .onnx of other origin needs --contract")
+        raise UsageError(f"{source}: not a whole checkpoint; a file of other origin needs --contract")
     return export_checkpoint(source, folder=output, console=ERR, **photos, **trained_only, **options)
 
 

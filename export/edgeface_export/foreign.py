@@ -1,4 +1,4 @@
-"""An ONNX embedder of other origin in, checked ONNX files out; its graph is changed only where that is exact."""
+"""An embedder of other origin in, checked files with contracts out; its graph is changed only where that is exact."""
 
 from __future__ import annotations
 
@@ -16,46 +16,71 @@ from edgeface_export.build import Export, export_parent
 from edgeface_export.one_file import Parent
 from edgeface_export.onnx_file import OPSET
 from edgeface_export.recipes import RECIPES, Recipe
+from edgeface_export.tflite_file import operators
 from edgeface_runtime import Contract, ModelError, UsageError, load
 from edgeface_runtime.metadata import file_format
 
 LEAST_OPSET = 13
 """Before it, weights cannot have a scale for each channel."""
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "tflite": ()}
+"""Format → what writes the files."""
 
 
-def export_onnx(
-    source: Path, contract: Contract, folder: Path, *, formats: Iterable[str] = ("onnx",), **options: Any
+def export_file(
+    source: Path,
+    contract: Contract,
+    folder: Path,
+    *,
+    formats: Iterable[str] = (),
+    precisions: Iterable[str] = (),
+    **options: Any,
 ) -> Export:
-    """Quantizes, gates and stamps somebody else's ONNX embedder; it keeps its input and its batch.
+    """Checks and stamps somebody else's embedder; an ONNX file is quantized too. It keeps its input and its batch.
 
     Args:
-        source: an ONNX file with its weights inside.
+        source: an ONNX file with its weights inside, or a TFLite file.
         contract: what to feed it and what it gives.
         folder: where the files go; made if absent.
-        formats: ``onnx`` alone.
+        formats: the source's own, which is the default.
+        precisions: of ``RECIPES``, by default fp32 and int8. Of a TFLite file: fp32 alone, a copy with its contract.
         options: of ``build.export_parent``.
 
     Raises:
-        UsageError: TFLite asked for, a name that no file can have, or the source would be written over.
-        ModelError: no ONNX file, one that does not fit the contract, or one without anything to quantize.
+        UsageError: another format or precision asked for, a name that no file can have, or the source would be
+            written over.
+        ModelError: no model file, one that does not fit the contract, or one without anything to quantize.
     """
-    if set(formats) != {"onnx"}:
-        raise UsageError(f"{source}: no TFLite is made of an ONNX file of other origin; ask for --format onnx")
     if not contract.name or Path(contract.name).name != contract.name:
         raise UsageError(f"the contract's name {contract.name!r} cannot begin the name of a file")
     if any(source.resolve() == (folder / f"{contract.name}.{recipe.suffix}").resolve() for recipe in RECIPES):
         raise UsageError(f"{source}: would be written over; name another folder, or another name in the contract")
     model = load(source, contract=contract)
-    if file_format(source.read_bytes()) != "onnx":
-        raise UsageError(f"{source}: only ONNX files of other origin can be exported; a TFLite file is used as it is")
-    if not any(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(source).graph.node):
+    kind = file_format(source.read_bytes())
+    assert kind is not None  # it has been opened
+    if set(formats) - {kind}:
+        raise UsageError(f"{source}: of a file of other origin no other format is made; ask for --format {kind}")
+    precisions = list(precisions) or (["fp32", "int8"] if kind == "onnx" else ["fp32"])
+    if kind == "tflite":
+        _require_float(source, precisions)
+    elif not any(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(source).graph.node):
         raise ModelError(f"{source}: holds no convolution and no matrix product to quantize")
 
     def write_float(recipe: Recipe, path: Path) -> None:
-        onnx.save(rewrite_prelu(_recent(source), recipe.prelu), path)
+        if kind == "onnx":
+            onnx.save(rewrite_prelu(_recent(source), recipe.prelu), path)
+        else:
+            path.write_bytes(source.read_bytes())
 
     stamped = replace(contract, parent_sha256=hashlib.sha256(source.read_bytes()).hexdigest())
-    return export_parent(Parent(write_float, model.embed, lambda _: {}), stamped, folder, formats=["onnx"], **options)
+    parent = Parent(write_float, model.embed, lambda _: {}, PACKAGES)
+    return export_parent(parent, stamped, folder, formats=[kind], precisions=precisions, **options)
+
+
+def _require_float(source: Path, precisions: list[str]) -> None:
+    if precisions != ["fp32"]:
+        raise UsageError(f"{source}: a TFLite file of other origin only gets its contract; ask for --precision fp32")
+    if quantized := operators(source)["int8"].total():
+        raise ModelError(f"{source}: {quantized} of its operators compute in int8; only float files can be taken in")
 
 
 def _recent(source: Path) -> onnx.ModelProto:

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgeface.cli import run
-from edgeface_runtime import read_contract
+from edgeface_runtime import load, read_contract
+from edgeface_runtime.inspection import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained
@@ -77,10 +79,31 @@ def test_a_net_of_other_origin(trained: Trained, contract: Path, tmp_path: Path,
     assert read_contract(tmp_path / "models" / "theirs.int8.onnx").name == "theirs"
 
 
+def test_a_tflite_of_other_origin_gets_its_contract(
+    trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = line(trained, tmp_path, "--contract", str(contract))
+    del words[words.index("--format") : words.index("--format") + 2]
+    words[1] = str(trained.file("fp32", "tflite"))
+    assert run(words) == 0
+    (made,) = (tmp_path / "models").glob("*.tflite")
+    assert read_contract(made).name == "theirs"
+    faces = trained.data.faces[:4]
+    np.testing.assert_array_equal(load(made).embed(faces), load(trained.file("fp32", "tflite")).embed(faces))
+    assert inspect_file(made).ok
+    assert run([*words, "--int8"]) == 2
+    assert "a TFLite file of other origin only gets its contract" in capsys.readouterr().err
+    words[1] = str(trained.file("int8", "tflite"))
+    made.unlink()
+    assert run(words) == 2
+    assert "only float files can be taken in" in capsys.readouterr().err
+    assert not made.exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--format", "tflite"], "no TFLite is made of an ONNX file of other origin"),
+        (["--format", "tflite"], "no other format is made; ask for --format onnx"),
         (["--precision", "int4"], "precision int4: there are fp16, fp32, int8, int8-dynamic, int8-weights"),
     ],
 )
@@ -98,7 +121,7 @@ def test_without_a_contract_it_is_asked_for(trained: Trained, tmp_path: Path, ca
     words = line(trained, tmp_path)
     words[1] = str(trained.file("fp32", "onnx"))
     assert run(words) == 2
-    assert "an .onnx of other origin needs --contract" in capsys.readouterr().err
+    assert "a file of other origin needs --contract" in capsys.readouterr().err
     words += ["--contract", str(tmp_path / "nowhere.toml")]
     assert run(words) == 2
     assert "nowhere.toml: the contract cannot be read" in capsys.readouterr().err

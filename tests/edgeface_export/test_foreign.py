@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from edgeface_export.foreign import export_onnx, rewrite_prelu
+from edgeface_export.foreign import export_file, rewrite_prelu
 from edgeface_export.gate import HeldOut, draw_pairs
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load, read_contract
 from edgeface_runtime.inspection import inspect_file
@@ -120,7 +120,7 @@ def test_each_precision_answers_as_the_source_does(
     faces = photos["held_out"].faces
     expected = load(source, contract=CONTRACT).embed(faces)
     precisions = ["fp32", "fp16", "int8", "int8-dynamic", "int8-weights"]
-    made = export_onnx(source, CONTRACT, tmp_path / "models", precisions=precisions, **photos)
+    made = export_file(source, CONTRACT, tmp_path / "models", precisions=precisions, **photos)
     assert made.passed, made.reason
     assert [file.precision for file in made.files] == precisions
     for file, least in zip(made.files, (0.999999, 0.9999, 0.98, 0.98, 0.999), strict=True):
@@ -145,7 +145,7 @@ def test_a_contract_that_does_not_fit_is_named(
     change: dict[str, Any], error: type[Exception], message: str, save: Save, photos: dict[str, Any], tmp_path: Path
 ):
     with pytest.raises(error, match=message):
-        export_onnx(save(), replace(CONTRACT, **change), tmp_path / "models", **photos)
+        export_file(save(), replace(CONTRACT, **change), tmp_path / "models", **photos)
     assert not (tmp_path / "models").exists()
 
 
@@ -153,22 +153,22 @@ def test_what_cannot_be_exported_is_named(
     save: Save, photos: dict[str, Any], tmp_path: Path, make_onnx: Callable[..., Path], tiny_tflite: Path
 ):
     target = tmp_path / "models"
-    with pytest.raises(UsageError, match="no TFLite is made of an ONNX file of other origin"):
-        export_onnx(save(), CONTRACT, target, formats=["onnx", "tflite"], **photos)
+    with pytest.raises(UsageError, match="no other format is made; ask for --format onnx"):
+        export_file(save(), CONTRACT, target, formats=["onnx", "tflite"], **photos)
     for name in ("../theirs", "a/b", ""):
         with pytest.raises(UsageError, match="cannot begin the name of a file"):
-            export_onnx(save(), replace(CONTRACT, name=name), target, **photos)
+            export_file(save(), replace(CONTRACT, name=name), target, **photos)
     source = save().rename(tmp_path / "theirs.int8.onnx")
     with pytest.raises(UsageError, match=r"theirs\.int8\.onnx: would be written over"):
-        export_onnx(source, CONTRACT, tmp_path, **photos)
+        export_file(source, CONTRACT, tmp_path, **photos)
     model = net(SMALL)
     for side in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[side].dim_param = "side"
     onnx.save(model, tmp_path / "free.onnx")
     with pytest.raises(ModelError, match=r"free.onnx: takes \(1, 3, None, None\), its contract says"):
-        export_onnx(tmp_path / "free.onnx", CONTRACT, target, **photos)
-    with pytest.raises(UsageError, match="only ONNX files of other origin can be exported"):
-        export_onnx(tiny_tflite, read_contract(tiny_tflite), target, **photos)
+        export_file(tmp_path / "free.onnx", CONTRACT, target, **photos)
+    with pytest.raises(UsageError, match="a TFLite file of other origin only gets its contract"):
+        export_file(tiny_tflite, read_contract(tiny_tflite), target, precisions=["int8"], **photos)
     model = net(SMALL)
     for node in list(model.graph.node)[:3]:
         model.graph.node.remove(node)
@@ -176,17 +176,17 @@ def test_what_cannot_be_exported_is_named(
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 768
     onnx.save(model, tmp_path / "flat.onnx")
     with pytest.raises(ModelError, match="holds no convolution and no matrix product"):
-        export_onnx(tmp_path / "flat.onnx", replace(CONTRACT, embedding=EmbeddingSpec(length=768)), target, **photos)
+        export_file(tmp_path / "flat.onnx", replace(CONTRACT, embedding=EmbeddingSpec(length=768)), target, **photos)
     onnx.save(net(SMALL), tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     with pytest.raises(ModelError, match=r"outside.onnx: onnxruntime cannot open it"):
-        export_onnx(tmp_path / "outside.onnx", CONTRACT, target, **photos)
+        export_file(tmp_path / "outside.onnx", CONTRACT, target, **photos)
     assert not target.exists()
 
 
 def test_no_face_model_at_all_is_named(photos: dict[str, Any], tmp_path: Path):
     (tmp_path / "notes.onnx").write_text("no model")
     with pytest.raises(ModelError, match=r"notes.onnx: "):
-        export_onnx(tmp_path / "notes.onnx", CONTRACT, tmp_path / "models", **photos)
+        export_file(tmp_path / "notes.onnx", CONTRACT, tmp_path / "models", **photos)
     # A detector: it takes the image, and gives a map of scores.
     model = net(SMALL)
     del model.graph.node[-1]
@@ -194,7 +194,7 @@ def test_no_face_model_at_all_is_named(photos: dict[str, Any], tmp_path: Path):
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     onnx.save(model, tmp_path / "detector.onnx")
     with pytest.raises(ModelError, match=r"detector.onnx: gave \(1, 6, 1, 1\), its contract says \(1, 6\)"):
-        export_onnx(tmp_path / "detector.onnx", CONTRACT, tmp_path / "models", **photos)
+        export_file(tmp_path / "detector.onnx", CONTRACT, tmp_path / "models", **photos)
     assert not (tmp_path / "models").exists()
 
 
@@ -205,7 +205,7 @@ def test_what_stays_float_is_named(photos: dict[str, Any], tmp_path: Path):
     model.graph.node.insert(3, make("Cos", ["sine"], ["wave"]))
     model.graph.node[4].input[0] = "wave"
     onnx.save(model, tmp_path / "waves.onnx")
-    found = export_onnx(tmp_path / "waves.onnx", CONTRACT, tmp_path / "models", precisions=["int8"], **photos)
+    found = export_file(tmp_path / "waves.onnx", CONTRACT, tmp_path / "models", precisions=["int8"], **photos)
     assert not found.passed
     assert "operators cannot be quantized and stayed float: " in str(found.reason)
     assert "Cos 1" in str(found.reason)
