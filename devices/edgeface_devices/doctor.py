@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,13 +10,14 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any, Literal
 
 import edgeface_runtime
+from edgeface_devices.instructions import ElfError, at_load, contains, loaded_on_import, read_library
 from edgeface_devices.process import death
 from edgeface_devices.profiles import profile_of
 from edgeface_devices.state import State, read_state, throttling
@@ -33,9 +35,6 @@ ENGINES = {
     name: Path(edgeface_runtime.__file__).parent / "nets" / f"blazeface_short_range.{suffix}"
     for name, suffix in (("onnxruntime", "onnx"), ("ai-edge-litert", "tflite"))
 }
-# Distribution, version whose aarch64 wheel dies on import on processors before Armv8.1 (seen under emulation on
-# Cortex-A53 and A72, not on A76); those do not name "atomics" in /proc/cpuinfo.
-KNOWN_BAD = {("onnxruntime", "1.21.0"): "atomics"}
 _TRIAL = """
 import sys, numpy
 from edgeface_runtime.engines import open_engine
@@ -110,8 +109,12 @@ def _engines() -> Iterator[Finding]:
         installed = _version(distribution)
         if installed is None:
             continue
-        text = f"{distribution} {installed}"
-        cause = known_to_die(distribution, installed, platform.machine(), features()) or try_out(net)
+        scanned = _scan(distribution)
+        if scanned:
+            yield scanned
+        if scanned and scanned.level == "wrong":
+            continue
+        text, cause = f"{distribution} {installed}", try_out(net)
         if cause:
             remedy = f"pip install --upgrade {distribution}"
             yield Finding(level="wrong", topic="engine", text=f"{text}: {cause}", remedy=remedy)
@@ -128,12 +131,48 @@ def _engines() -> Iterator[Finding]:
         yield Finding(level="wrong", topic="engine", text="none works", remedy="pip install ai-edge-litert onnxruntime")
 
 
-def known_to_die(distribution: str, installed: str, machine: str, has: set[str]) -> str | None:
-    """Why that version of an engine cannot run on a processor of such features; None: nothing is known."""
-    needed = KNOWN_BAD.get((distribution, installed))
-    if machine != "aarch64" or needed is None or needed in has:
+def _other_libraries() -> Iterator[Finding]:
+    yield from filter(None, map(_scan, ("tflite-runtime", "ncnn", "numpy", "pillow")))
+
+
+def _scan(distribution: str) -> Finding | None:
+    installed, has = _version(distribution), features()
+    if platform.machine() != "aarch64" or installed is None or not has:
         return None
-    return "its wheel dies of SIGILL on processors before Armv8.1, as this one is"
+    paths = [Path(str(file.locate())) for file in files(distribution) or () if ".so" in file.suffixes]
+    return scan(f"{distribution} {installed}", paths, has, remedy=f"pip install '{distribution}!={installed}'")
+
+
+def scan(package: str, paths: Sequence[Path], has: set[str], *, remedy: str) -> Finding | None:
+    """Whether loading a package meets an instruction that the processor lacks, read from its files.
+
+    Args:
+        package: its name and version.
+        paths: its shared objects; one that cannot be read is left to the trial.
+        has: features of the processor, in the words of /proc/cpuinfo.
+        remedy: what to do where it does.
+
+    Returns:
+        None where Python imports no shared object for aarch64 of them.
+    """
+    libraries = []
+    for path in paths:
+        with contextlib.suppress(ElfError):
+            libraries.append(read_library(path))
+    loaded = loaded_on_import(libraries)
+    for library in loaded:
+        lacking = sorted(at_load(library).keys() - has)
+        if lacking:
+            file = library.path.name
+            text = (
+                f"{package}: dies of SIGILL: loading {file} executes {', '.join(lacking)}, which this processor lacks"
+            )
+            return Finding(level="wrong", topic="instructions", text=text, remedy=remedy)
+    others = sorted({feature for library in loaded for feature in contains(library)} - has)
+    text = f"{package}: loading is seen to execute nothing that this processor lacks"
+    if others:
+        text += f"; code for {', '.join(others)} is there to be chosen at run time"
+    return Finding(level="ok", topic="instructions", text=text) if loaded else None
 
 
 def numpy_trap(tflite_runtime: str | None, litert: str | None, numpy: str | None) -> Finding | None:
@@ -208,7 +247,15 @@ def _extras() -> Iterator[Finding]:
             yield Finding(level="note", topic="extra", text=text, remedy=f"pip install 'edgeface[{extra}]'")
 
 
-_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_system, _python, _engines, _memory, _power, _extras)
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _system,
+    _python,
+    _engines,
+    _other_libraries,
+    _memory,
+    _power,
+    _extras,
+)
 
 
 def _version(distribution: str) -> str | None:

@@ -19,8 +19,9 @@ def doctor(
 ) -> None:
     """Say what stands between a machine and edgeface, one line a finding.
 
-    System, Python, engines (each runs a small net in a process of its own, so that one that dies of an instruction
-    that the processor lacks is seen and named), numpy, memory, power, heat, extras. Exit code 1: something is wrong.
+    System, Python, engines (on Arm their code is read for instructions that the processor lacks; then each runs a
+    small net in a process of its own, so that one that dies is seen and named), numpy, memory, power, heat, extras.
+    Exit code 1: something is wrong.
 
     \b
     Examples:

@@ -7,7 +7,7 @@ import pytest
 
 from edgeface.cli import run
 from edgeface_devices import doctor
-from edgeface_devices.doctor import Finding, examine, features, known_to_die, numpy_trap, power, try_out
+from edgeface_devices.doctor import Finding, examine, features, numpy_trap, power, try_out
 from edgeface_devices.state import State
 
 CALM = State(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
@@ -62,14 +62,6 @@ def test_tflite_runtime_under_numpy_2_is_a_trap():
     assert isinstance(wrong, Finding)
     assert (note.level, wrong.level) == ("note", "wrong")
     assert wrong.remedy == "pip install ai-edge-litert, or pip install 'numpy<2'"
-
-
-def test_a_wheel_that_is_known_to_die_is_named_before_it_does():
-    old, new = ["fp", "asimd", "evtstrm", "crc32", "cpuid"], ["fp", "asimd", "atomics", "asimddp"]
-    assert "SIGILL" in (known_to_die("onnxruntime", "1.21.0", "aarch64", set(old)) or "")
-    assert known_to_die("onnxruntime", "1.21.0", "aarch64", set(new)) is None
-    assert known_to_die("onnxruntime", "1.21.0", "x86_64", set()) is None
-    assert known_to_die("onnxruntime", "1.32.0", "aarch64", set(old)) is None
 
 
 def test_an_engine_that_dies_or_fails_is_named(tmp_path: Path):
