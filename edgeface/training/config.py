@@ -60,7 +60,9 @@ class TrainConfig:
     small: int = 0
     """Side in pixels to which faces are shrunk in the first part of the run, which saves most of its time; 0 never."""
     small_share: float = 0.75
-    """Share of the epochs at that size; the rest, at full size, settles batch norm and fine detail."""
+    """Share of the epochs at that size; in the rest the net learns the full size, with a rate that starts anew."""
+    full_rate: float = 0.5
+    """Peak rate of the epochs at full size after ``small``, as a share of ``lr``."""
     warmup: float = 0.3
     """Share of the run over which the rate rises; it falls by a cosine after that."""
     clip: float = 5.0
@@ -114,6 +116,7 @@ class TrainConfig:
             ("size", self.size in (112, 224), "112 or 224"),
             ("small", self.small == 0 or 32 <= self.small < self.size, f"0, or 32 to {self.size - 1}"),
             ("small_share", 0 <= self.small_share < 1, "0 to 1"),
+            ("full_rate", self.full_rate > 0, "above 0"),
             ("lr", self.lr > 0, "above 0"),
             ("s", self.s > 0, "above 0"),
             ("m", 0 <= self.m < 1.6, "0 to 1.6 radians"),

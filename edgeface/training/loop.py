@@ -278,10 +278,19 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
-    """Rate at a share 0…1 of the run: a linear rise over ``warmup``, then half a cosine down to 0."""
+    """Rate at a share 0…1 of the run: a linear rise over ``warmup``, then half a cosine down to 0.
+
+    With ``small`` that happens once for each size, at ``full_rate`` of the rate for the full one: faces that grow are
+    another scale to the filters, which a rate that has died away does not let them learn.
+    """
+    peak, small = config.lr, small_epochs(config) / config.epochs
+    if small and progress >= small:
+        progress, peak = (progress - small) / (1 - small), config.full_rate * config.lr
+    elif small:
+        progress /= small
     if progress < config.warmup:
-        return config.lr * (0.04 + 0.96 * progress / config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+        return peak * (0.04 + 0.96 * progress / config.warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
 def margin_at(progress: float, config: TrainConfig) -> float:
@@ -289,9 +298,14 @@ def margin_at(progress: float, config: TrainConfig) -> float:
     return config.m if progress >= config.margin_warmup else config.m * progress / config.margin_warmup
 
 
+def small_epochs(config: TrainConfig) -> int:
+    """How many epochs, the first ones, see faces of ``small`` pixels."""
+    return math.ceil(config.small_share * config.epochs) if config.small else 0
+
+
 def side_at(epoch: int, config: TrainConfig) -> int:
     """Side in pixels of the faces in an epoch (from 0): ``small`` first, the full size after ``small_share``."""
-    return config.small if config.small and epoch < config.small_share * config.epochs else config.size
+    return config.small if epoch < small_epochs(config) else config.size
 
 
 def shrink(x: Tensor, side: int) -> Tensor:

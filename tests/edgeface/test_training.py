@@ -23,7 +23,7 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
 from edgeface.training.config import TrainConfig, load_config
-from edgeface.training.loop import learning_rate, shrink, train
+from edgeface.training.loop import learning_rate, shrink, side_at, train
 from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface_export.build import torch_embeddings
 from edgeface_runtime import UsageError
@@ -159,6 +159,17 @@ def test_too_few_photos_for_the_batch_leave_no_folder(trained: Trained, tmp_path
     with pytest.raises(UsageError, match=r"batch is 500, .*48 training photos: --set batch=N"):
         train(trained.data, tmp_path / "run", load_config(batch=500), console=QUIET)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_rises_and_falls_once_for_each_size():
+    config = TrainConfig(lr=1.0, warmup=0.3, epochs=4, small=64, small_share=0.7, full_rate=0.25)  # three epochs small
+    alone = TrainConfig(lr=1.0, warmup=0.3)
+    for share in np.linspace(0, 0.999, 100):
+        assert learning_rate(0.75 * share, config) == pytest.approx(learning_rate(share, alone))
+        assert learning_rate(0.75 + 0.25 * share, config) == pytest.approx(0.25 * learning_rate(share, alone))
+    steps = 7
+    switch = [side_at(step // steps, config) for step in range(4 * steps)].index(112)
+    assert learning_rate(switch / (4 * steps), config) == pytest.approx(0.25 * 0.04)
 
 
 def test_the_rate_rises_and_falls():
