@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeface_devices import counted
 from edgeface_devices.estimate import anchors, estimate, interval_factor, transfer
 from edgeface_devices.fit import by_family, errors, is_fitted_on, is_scored, predict
 from edgeface_devices.profiles import Profile, profiles
@@ -27,6 +28,13 @@ ANCHOR = "mobilenet_v2"
 MOBILEFACENET = Net(
     pointwise=205.586, conv=5.419, depthwise=9.960, linear=0.0, parameters=1.010, activations=5.939, layers=83
 )
+# Of its TFLite files, one call (docs/bench.md).
+INSTRUCTIONS = {
+    ("Cortex-A53", "float"): 141_000_000,
+    ("Cortex-A53", "int8"): 101_000_000,
+    ("Cortex-A72", "float"): 91_600_000,
+    ("Cortex-A72", "int8"): 85_200_000,
+}
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
@@ -110,6 +118,58 @@ def other_engines() -> str:
     return table(["board", "engine", "precision", "time ÷ ncnn float's, 4 threads", "used", "spread ×/÷"], lines)
 
 
+def ratio_left_out(board: Profile, kind: str) -> dict[str, tuple[float, float]]:
+    """Net of XNNPACK's table → log(predicted ÷ published) by the mean ratio of the others to ncnn.
+
+    First from the net's own row of ncnn; second from ncnn's estimate without the net's family, as for a new net.
+    """
+    _, times = fitted_times(board, "float", 4)
+    logs = {name.split()[0]: math.log(ratio) for name, ratio in anchors(board, "litert", kind, 4).items()}
+    found = {}
+    for net, log in logs.items():
+        others = {other: ms for other, ms in times.items() if by_family(other) != by_family(net)}
+        own = float(np.mean([logs[other] for other in logs if other != net])) - log
+        found[net] = own, own + math.log(predict(nets()[net], others, "float") / times[net])
+    return found
+
+
+def _counted_boards() -> Iterable[tuple[Profile, str]]:
+    cells = [(board, kind) for board in profiles().values() for kind in ("float", "int8")]
+    return [(board, kind) for board, kind in cells if counted.rates(board, kind, 4)]
+
+
+def instruction_counts() -> str:
+    lines = []
+    for board, kind in _counted_boards():
+        rates, by_ratio = counted.rates(board, kind, 4), ratio_left_out(board, kind)
+        published = {row.net: row.ms for row in counted.table(board, kind, 4)}
+        for net, log in counted.left_out(rates).items():
+            cells = [f"{rates[net] * published[net] / 1e6:.1f}", f"{published[net]:.0f}"]
+            cells.append(f"{rates[net] / 1e3 / board.clock_mhz:.2f}")
+            errors_ = [math.expm1(error) for error in (log, *by_ratio.get(net, ()))]
+            shown = [f"{100 * error:+.0f}" for error in errors_] + ["–", "–"]
+            lines.append([board.name, kind, net, *cells, *shown[:3]])
+    columns = ["board", "precision", "net", "M instructions", "published, ms", "IPC, all cores", "counts, %"]
+    return table([*columns, "ratio, ncnn's row, %", "ratio, ncnn's estimate, %"], lines)
+
+
+def counts_against_ratio() -> str:
+    lines = []
+    for board, kind in _counted_boards():
+        logs, by_ratio = counted.left_out(counted.rates(board, kind, 4)), ratio_left_out(board, kind)
+        errors_ = [logs.values(), *zip(*by_ratio.values(), strict=True)]
+        worst = [math.exp(max(map(abs, each))) for each in errors_]
+        used = "counts" if worst[0] < min(worst[1:]) else "ratio"
+        face = {"engine": "litert", "precision": {"float": "fp32", "int8": "int8"}[kind], "threads": 4}
+        told = [
+            f"{estimate(MOBILEFACENET, board, instructions=number, **face).ms:.3g}"
+            for number in (INSTRUCTIONS[board.core, kind], None)
+        ]
+        lines.append([board.name, kind, len(logs), *(f"{x:.2f}" for x in worst), used, *told])
+    columns = ["board", "precision", "nets", "counts ×/÷", "ratio, ncnn's row ×/÷", "ratio, ncnn's estimate ×/÷"]
+    return table([*columns, "used", "MobileFaceNet, its count known, ms", "not known, ms"], lines)
+
+
 def versions() -> str:
     tables: dict[tuple[str, int, str], dict[str, dict[str, float]]] = {}
     for row in rows():
@@ -165,10 +225,11 @@ def mobilefacenet() -> str:
 
 def page(text: str) -> str:
     """The page with every table between ``<!-- table: NAME -->`` and ``<!-- end -->`` made anew."""
-    made = {
-        made.__name__: made
-        for made in (left_out, boards_left_out, other_engines, versions, against_published, refused, mobilefacenet)
-    }
+    # fmt: off
+    makers = (left_out, boards_left_out, other_engines, instruction_counts, counts_against_ratio, versions,
+              against_published, refused, mobilefacenet)
+    # fmt: on
+    made = {made.__name__: made for made in makers}
 
     def fill(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{made[match[1]]()}\n<!-- end -->"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from edgeface_devices import emulator
+from edgeface_devices.anchors import Anchor
 from edgeface_devices.away import Away, AwayRow, Embeddings, Faces, embed_here, emulated_facts, faces_for
+from edgeface_devices.estimate import estimate, net_of
 from edgeface_devices.process import Worker, thread_settings
 from edgeface_devices.profiles import Profile
+from edgeface_devices.published import Net
 from edgeface_runtime import UsageError, read_contract
 
 _COUNTED = 3
@@ -31,14 +34,19 @@ def emulate(
     board: Profile,
     *,
     faces: Faces | None = None,
+    measured: Sequence[Anchor] = (),
     progress: Progress = lambda chunks, _: chunks,
 ) -> Away:
     """Runs model files on a board's core under emulation and on this machine, one thread, in fresh processes.
+
+    A row has no time. Its ``estimate`` is what ``estimate`` says of the board itself with the board's recommended
+    threads, from the counted instructions where the published rows carry them.
 
     Args:
         paths: ONNX and TFLite files, each with its contract.
         board: whose core is emulated.
         faces: (N, S, S, 3) uint8 RGB to embed; None: the four golden probe images of each file's size.
+        measured: the user's own rows, which estimates rest on first.
         progress: wraps the chunks of one file's faces under a title, as a progress bar does.
 
     Raises:
@@ -57,6 +65,7 @@ def emulate(
         with tempfile.TemporaryDirectory() as folder:
             found, there = _run(path, images, Path(folder), root, core, python_path, progress)
         facts = emulated_facts(path, threads=1) | found
+        facts |= _estimated(net_of(contract, facts["size_bytes"]), board, facts, measured)
         rows.append(AwayRow(path=path, facts=facts, here=here, there=there, here_version=version))
     device = {"name": f"{board.board} (emulated {board.core})", "source": "emulated", "cores": board.cores}
     return Away(device=device | {"system": board.system, "profile": board.name}, rows=tuple(rows))
@@ -82,6 +91,21 @@ def _run(
             there.append(worker.embed(Path("/mnt/faces.npy"), Path("/mnt/embeddings.npy"), seen_here=mnt))
     loaded = {key: worker.loaded[key] for key in ("engine", "engine_version")}
     return loaded | {"instructions": instructions(count.read_text())}, np.concatenate(there)
+
+
+def _estimated(net: Net, board: Profile, facts: Mapping[str, Any], measured: Sequence[Anchor]) -> dict[str, Any]:
+    counts, threads = facts["instructions"], board.threads
+    value = estimate(
+        net,
+        board,
+        engine=facts["engine"],
+        precision=facts["precision"],
+        threads=threads,
+        measured=measured,
+        instructions=counts and counts["total"],
+    )
+    note = f"estimate for the board itself, {threads} threads: {value}"
+    return {"note": note, "estimate": {"threads": threads} | value.as_json()}
 
 
 def instructions(lines: str) -> dict[str, int] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeface_devices import counted
 from edgeface_devices.anchors import Anchor
 from edgeface_devices.fit import (
     LEAST_MACS,
@@ -56,6 +57,23 @@ class Estimate:
     """Middle and 90 % interval; None: no basis."""
     note: str
     """What it rests on, or why there is no basis."""
+
+    def __str__(self) -> str:
+        """For a person: both ends of the interval, and what it rests on."""
+        if self.ms is None or self.ms.interval is None:
+            return f"no basis: {self.note}"
+        low, high = (f"{end:.{0 if self.ms.value >= 30 else 1}f}" for end in self.ms.interval)
+        return f"{low} to {high} ms, 90 % interval: {self.note}"
+
+    def as_json(self) -> dict[str, Any]:
+        """What a row of ``bench --json`` says of it."""
+        ms = self.ms
+        return {
+            "p50_ms": round(ms.value, 4) if ms else None,
+            "interval_ms": [round(end, 4) for end in ms.interval] if ms and ms.interval else None,
+            "source": "estimated",
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ def estimate(
     threads: int,
     version: str | None = None,
     measured: Sequence[Anchor] = (),
+    instructions: int | None = None,
 ) -> Estimate:
     """The time of one inference on a board, from published rows and from the user's own where there are such.
 
@@ -116,6 +135,7 @@ def estimate(
         version: of the engine, as its public table says (year and month for ncnn). Unknown or another
             one widens the interval by ``VERSION_FACTOR``.
         measured: the user's own rows; those of this board, engine, precision and thread count count.
+        instructions: of one call with one thread on the board's emulated core, where they were counted.
     """
     asked = (board.name, engine, precision, threads)
     mine = [row for row in measured if (row.board, row.engine, row.precision, row.threads) == asked]
@@ -129,6 +149,8 @@ def estimate(
             guess = _ncnn(net, board, kind, threads, version)
         else:
             guess = _anchored(net, board, engine, kind, threads, version)
+            if engine == "litert" and instructions is not None:
+                guess = _from_counts(board, kind, threads, version, instructions) or guess
     except _NoBasisError as reason:
         return Estimate(ms=None, note=str(reason))
     low, high = guess.ms / guess.half_width, guess.ms * guess.half_width
@@ -246,6 +268,22 @@ def _anchored(net: Net, board: Profile, engine: str, kind: str, threads: int, ve
     return _Guess(guess.ms * ratio, width, f"{guess.note}; times {ratio:.2f}, {against}")
 
 
+def _from_counts(board: Profile, kind: str, threads: int, version: str | None, instructions: int) -> _Guess | None:
+    """The counted instructions at the rate of XNNPACK's published nets; None where those carry nothing."""
+    if not counted.carries(board, kind, threads, instructions):
+        return None
+    rates = counted.rates(board, kind, threads)
+    published = counted.table(board, kind, threads)[0].version
+    width = counted.interval_factor(board, kind, threads)
+    note = f"{instructions / 1e6:.0f} million instructions of the emulated {board.core}, at the rate of {len(rates)} "
+    note += f"published nets, XNNPACK of {published}"
+    if version != published:
+        width *= VERSION_FACTOR
+        note += f"; engine version {version or 'unknown'}: interval widened by {VERSION_FACTOR}"
+    rate = math.exp(float(np.log(list(rates.values())).mean()))
+    return _Guess(instructions / rate, max(ANCHOR_FACTOR, width), note)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """One file on one engine of a board."""
@@ -260,7 +298,6 @@ class Forecast:
 
     def as_json(self) -> dict[str, Any]:
         """The row as in ``bench --json``: what only a measurement gives is null."""
-        ms = self.estimate.ms
         # fmt: off
         absent = ("engine_version", "import_ms", "load_ms", "first_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "rounds_ms",
                   "calls", "peak_mb", "top1", "auc")
@@ -272,11 +309,8 @@ class Forecast:
             "precision": self.contract.precision,
             "recipe": self.contract.recipe,
             "threads": self.threads,
-            "p50_ms": round(ms.value, 4) if ms else None,
-            "interval_ms": [round(end, 4) for end in ms.interval] if ms and ms.interval else None,
             "size_bytes": self.size_bytes,
-            "source": "estimated",
-            "note": self.estimate.note,
+            **self.estimate.as_json(),
         }
 
 

@@ -48,6 +48,28 @@ class Published:
     source: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Instructions of one inference of a published net on an emulated core, with one thread."""
+
+    core: str
+    """As board profiles call it."""
+    engine: str
+    """As the bench calls it."""
+    precision: str
+    """``float`` or ``int8``, as in ``Published``."""
+    net: str
+    macs: float
+    """Multiply-accumulates, in millions."""
+    total: int
+    """The others are classes of these; ``dot`` (dot products) is part of ``simd``."""
+    simd: int
+    memory: int
+    branch: int
+    dot: int
+    source: str
+
+
 @cache
 def nets() -> dict[str, Net]:
     """Name → costs of the nets that the ncnn tables time."""
@@ -72,6 +94,23 @@ def rows() -> tuple[Published, ...]:
             ms=float(row["ms"]),
         )
         for row in _read("rows.csv")
+    )
+
+
+@cache
+def counts() -> tuple[Counted, ...]:
+    """Every counted net, in the order of the file."""
+    return tuple(
+        Counted(
+            **{key: row[key] for key in ("core", "engine", "precision", "net", "source")},
+            macs=float(row["macs"]),
+            total=int(row["total"]),
+            simd=int(row["simd"]),
+            memory=int(row["memory"]),
+            branch=int(row["branch"]),
+            dot=int(row["dot"]),
+        )
+        for row in _read("counts.csv")
     )
 
 

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 def emulated(files: Sequence[Path], faces: FaceData | None, device: str) -> Away:
     """The files on the emulated core of a board."""
     from edgeface.evaluation.benchmark import score
+    from edgeface_devices.anchors import load_anchors
     from edgeface_devices.emulated import emulate
     from edgeface_devices.profiles import find_profile
 
-    pixels = None if faces is None else faces.faces
     result = emulate(
-        files, find_profile(device), faces=pixels, progress=lambda chunks, name: bar(ERR, chunks, f"emulating {name}")
+        files,
+        find_profile(device),
+        faces=None if faces is None else faces.faces,
+        measured=load_anchors(),
+        progress=lambda chunks, name: bar(ERR, chunks, f"emulating {name}"),
     )
     return result if faces is None else score(result, faces)
 
@@ -73,6 +77,9 @@ def print_away(result: Away) -> None:
     unit = "instructions of a call in millions, never times" if is_emulated else "times in ms, peak in MB"
     print_table(f"{result.device['name']} ({unit}; top-1 in %)", *result.table())
     if is_emulated:
+        estimates = [[f"{result.name(row)}: {row.facts['note']}"] for row in result.rows if "estimate" in row.facts]
+        if estimates:
+            print_table("", ["estimated, neither measured nor emulated"], estimates)
         return
     state = result.extra["state"]
     columns = ["the board", "MHz", "°C", "governor", "throttled"]

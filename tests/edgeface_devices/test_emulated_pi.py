@@ -117,6 +117,13 @@ def test_emulate_counts_instructions_and_int8_tflite_answers_alike_to_the_last_b
         assert counts["dot"] == 0
         assert row["source"] == "emulated"
         assert all(row[key] is None for key in _NULL)
+        assert row["estimate"]["source"] == "estimated"
+    # The large net's TFLite file is estimated from its count; the tiny net has no cost table.
+    estimate = document["rows"][0]["estimate"]
+    million = round(document["rows"][0]["instructions"]["total"] / 1e6)
+    assert estimate["note"].startswith(f"{million} million instructions of the emulated Cortex-A72")
+    assert estimate["interval_ms"][0] < estimate["p50_ms"] < estimate["interval_ms"][1]
+    assert document["rows"][1]["estimate"]["p50_ms"] is None
     first, second = (row["agreement"] for row in document["rows"])
     assert (first["identical"], first["faces"]) == (True, 4)
     assert second["min_cosine"] == pytest.approx(1, abs=1e-6)

@@ -249,7 +249,7 @@ def test_the_document_has_the_keys_of_a_measured_one(make_onnx, make_tflite, tmp
 
 
 def test_facts_carry_their_source_and_are_whole():
-    assert len(rows()) == 432
+    assert len(rows()) == 434
     assert all(re.search(r"@[0-9a-f]{7}", row.source) for row in rows())
     assert all(row.ms > 0 and row.threads in (1, 4) and row.precision in ("float", "int8") for row in rows())
     assert len(nets()) == len(families()) == 24
