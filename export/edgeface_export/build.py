@@ -259,6 +259,6 @@ def torch_embeddings(net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8]) 
     rows = []
     with torch.no_grad():
         for start in range(0, len(faces), 32):
-            chunk = torch.from_numpy(np.ascontiguousarray(faces[start : start + 32]))
+            chunk = torch.from_numpy(np.array(faces[start : start + 32]))  # a copy: mapped faces cannot be written to
             rows.append(net((chunk.permute(0, 3, 1, 2).float() - mean) / std).numpy())
     return unit_rows(np.concatenate(rows))
