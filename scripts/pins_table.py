@@ -1,0 +1,182 @@
+r"""Trains nets on Pins and writes the table that stands beside the paper's (docs/results.md).
+
+    edgeface data prepare PINS prepared/pins --licence research-use
+    edgeface data split prepared/pins --protocol paper
+    python -m scripts.pins_table train mobilefacenet --photos prepared/pins --peers peers runs
+    python -m scripts.pins_table measure mobilefacenet --photos prepared/pins --peers peers runs
+    python -m scripts.pins_table write --photos prepared/pins --peers peers runs
+
+``train`` prints and runs the command of one row, into ``pins-NAME`` below ``runs``; ``measure`` names the test photos
+with it, or with a peer; ``write`` puts all that was measured into the page, with curves and confusion matrices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from edgeface.cli import run
+from edgeface.evaluating import Plan, evaluate_model
+from edgeface.evaluation.identification import confusion
+from edgeface.report.evaluation import draw_confusion
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "results.md"
+MARKS = ("<!-- pins_table: begin -->\n", "<!-- pins_table: end -->\n")
+PEERS = {
+    "foamliu": ("foamliu-mobilefacenet-128d.onnx", "foamliu.toml"),
+    "sirius": ("sirius-mobilefacenet-192d.tflite", "sirius.toml"),
+}
+_FACES = "--set batch=48 --set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1"
+_SMALL = f"{_FACES} --set small=64 --set margin_warmup=1.0 --set warmup=0.15"
+_FULL = f"{_FACES} --set margin_warmup=0.5 --set warmup=0.1"
+_TAUGHT = "".join(
+    f" --teacher {{peers}}/{file} --teacher-contract {{peers}}/{contract}" for file, contract in PEERS.values()
+)
+TRAINING: Mapping[str, str] = {
+    "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set small_share=0.9 "
+    f"{_SMALL}",
+    "mobilefacenet": "--backbone mobilefacenet:act=relu --init {runs}/pins-mobilefacenet-small/best.safetensors "
+    f"--epochs 4 --set lr=1.5e-3 {_FULL}",
+    "resnet18-small": "--backbone resnet18 --epochs 26 --set lr=2e-3 --set small_share=0.92 --set precision=bf16 "
+    f"{_SMALL}",
+    "resnet18": "--backbone resnet18 --init {runs}/pins-resnet18-small/best.safetensors --epochs 6 --set lr=1e-3 "
+    f"--set precision=bf16 {_FULL}",
+    "mobilefacenet-taught": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt "
+    f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
+}
+"""Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
+FIGURES = ("accuracy", "precision", "recall", "f1")
+COLUMNS = ("net", "minutes", "training loss", "validation loss", *(f"{word}, %" for word in FIGURES))
+_INKS = ("#2f7ed8", "#e07b22", "#3a9d5d", "#8a5cc2", "#c23b5a")
+
+
+def command(name: str, photos: Path, peers: Path, runs: Path) -> list[str]:
+    """``edgeface``'s words for the row ``name``."""
+    words = ["train", str(photos), *TRAINING[name].format(peers=peers, runs=runs).split()]
+    return [*words, "--licence", "research-use", "-o", str(runs / f"pins-{name}")]
+
+
+def measure(name: str, photos: Path, peers: Path, runs: Path) -> dict[str, Any]:
+    """Names the test photos by a row's net or a peer: the figures, and the confusion matrix."""
+    file, contract = PEERS.get(name, (None, None))
+    if file is None or contract is None:
+        found = evaluate_model(runs / f"pins-{name}", Plan(data=photos))
+    else:
+        found = evaluate_model(peers / file, Plan(data=photos, contract=peers / contract))
+    figures, answers, data = found.evaluation.identification, found.evaluation.answers, found.data
+    if figures is None or answers is None or data is None:
+        raise SystemExit(f"{photos}: no test photos to name")
+    matrix = confusion(answers, len(data.identities)).tolist()
+    return {"matrix": matrix} | {word: getattr(figures, word) for word in FIGURES}
+
+
+def row(name: str, found: Mapping[str, Any], folder: Path) -> list[str]:
+    """The cells of the table; a peer has no run."""
+    cells = [f"{100 * found[word]:.2f}" for word in FIGURES]
+    if name in PEERS:
+        return [f"peer {name}: these photos never seen", "", "", "", *cells]
+    last, spent = curves(folder)[-1], sum(map(minutes, stages(folder)))
+    return [name, f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
+
+
+def stages(folder: Path) -> list[Path]:
+    """The run, after the one of small faces that it started from."""
+    return [*folder.parent.glob(f"{folder.name}-small"), folder]
+
+
+def minutes(folder: Path) -> float:
+    """From the first file of a run that nothing interrupted to the last line of its curves."""
+    return ((folder / "curves.csv").stat().st_mtime - (folder / "run.json").stat().st_mtime) / 60
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    """The epochs of all stages, one after another."""
+    rows: list[dict[str, str]] = []
+    for stage in stages(folder):
+        with (stage / "curves.csv").open(newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
+def draw_curves(folders: Mapping[str, Path]) -> Figure:
+    """Accuracy of the validation photos by epoch; a dot where faces have their full size."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, folder), ink in zip(folders.items(), _INKS, strict=False):
+        points = [
+            (epoch, 100 * float(at["val_accuracy"]), at["side"]) for epoch, at in enumerate(curves(folder), start=1)
+        ]
+        full = [(epoch, share) for epoch, share, side in points if side == points[-1][2]]
+        axes.plot([at[0] for at in points], [at[1] for at in points], color=ink, label=name)
+        axes.plot([at[0] for at in full], [at[1] for at in full], "o", color=ink)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation photos that the head names rightly, %")
+    axes.grid(alpha=0.12)
+    axes.legend(frameon=False)
+    return figure
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
+
+
+def write(runs: Path) -> None:
+    """Replaces what stands between the marks of the page, and the pictures."""
+    names = [name for name in (*TRAINING, *PEERS) if (runs / f"pins-{name}.json").exists()]
+    folders = {name: runs / f"pins-{name}" for name in names if name in TRAINING}
+    rows = []
+    with matplotlib.rc_context({"font.size": 9}):
+        for name in names:
+            found = json.loads((runs / f"pins-{name}.json").read_text())
+            rows.append(row(name, found, runs / f"pins-{name}"))
+            if name in folders:
+                figure = draw_confusion(np.array(found["matrix"]), [""] * len(found["matrix"]))
+                figure.savefig(DOCS / "images" / f"pins-{name}.png", dpi=80)
+        draw_curves(folders).savefig(DOCS / "images" / "pins-curves.png", dpi=100)
+    found = json.loads((next(iter(folders.values())) / "run.json").read_text())["environment"]
+    machine = f"{found['machine']}, {found['threads']} thread a run, PyTorch {found['torch']}"
+    named = [stage.name.removeprefix("pins-") for folder in folders.values() for stage in stages(folder)]
+    commands = [" ".join(["edgeface", *command(name, Path("PINS"), Path("PEERS"), Path("runs"))]) for name in named]
+    made = [
+        table(COLUMNS, rows),
+        f"\n{machine}. The commands:\n\n```\n",
+        *(f"{line}\n" for line in commands),
+        "```\n",
+    ]
+    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + "".join(made) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("train", "measure", "write"))
+    parser.add_argument("name", choices=(*TRAINING, *PEERS), nargs="?")
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--photos", type=Path, required=True, help="Pins, prepared and split")
+    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers and their contracts")
+    options = parser.parse_args()
+    where = (options.photos, options.peers, options.runs)
+    if options.action == "write":
+        write(options.runs)
+    elif options.action == "measure":
+        found = measure(options.name, *where)
+        (options.runs / f"pins-{options.name}.json").write_text(json.dumps(found))
+        print(*(f"{word} {100 * found[word]:.2f}" for word in FIGURES))
+    else:
+        words = command(options.name, *where)
+        print("edgeface", " ".join(words))
+        return run(words)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,60 @@
+"""``scripts/pins_table.py``: its commands are whole, and it writes between its marks only."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from edgeface.training.config import load_config
+from scripts import pins_table
+
+
+@pytest.mark.parametrize("name", pins_table.TRAINING)
+def test_each_command_is_one_that_train_takes(name: str):
+    words = pins_table.command(name, Path("photos"), Path("peers"), Path("runs"))
+    assert words[:2] == ["train", "photos"]
+    assert words[-2:] == ["-o", str(Path("runs") / f"pins-{name}")]
+    settings = [value for key, value in itertools.pairwise(words) if key == "--set"]
+    assert len({setting.split("=")[0] for setting in settings}) == len(settings)
+    given = {key: words[words.index(f"--{key}") + 1] for key in ("backbone", "epochs")}
+    config = load_config(None, settings, backbone=given["backbone"], epochs=int(given["epochs"]))
+    assert (config.small > 0) == name.endswith("-small")
+    assert words.count("--teacher") == words.count("--teacher-contract") == (2 if "taught" in name else 0)
+
+
+def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "images").mkdir()
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{pins_table.MARKS[0]}old\n{pins_table.MARKS[1]}after\n")
+    monkeypatch.setattr(pins_table, "DOCS", tmp_path)
+    monkeypatch.setattr(pins_table, "PAGE", page)
+    run = tmp_path / "runs" / "pins-resnet18"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"environment": {"machine": "M", "threads": "1", "torch": "2"}}))
+    with (run / "curves.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["epoch", "train_loss", "val_loss", "val_accuracy", "side"])
+        writer.writeheader()
+        writer.writerow({"epoch": 1, "train_loss": 5, "val_loss": 6, "val_accuracy": 0.25, "side": 64})
+        writer.writerow({"epoch": 2, "train_loss": 1.234, "val_loss": 2, "val_accuracy": 0.75, "side": 112})
+    figures = {"accuracy": 0.875, "precision": 0.5, "recall": 0.25, "f1": 1 / 3}
+    before = run.with_name("pins-resnet18-small")
+    shutil.copytree(run, before)
+    (run.parent / "pins-resnet18.json").write_text(json.dumps(figures | {"matrix": [[3, 1], [0, 4]]}))
+    (run.parent / "pins-sirius.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
+    pins_table.write(run.parent)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| resnet18 | 0 | 1.23 | 2.00 | 87.50 | 50.00 | 25.00 | 33.33 |" in text
+    assert "| peer sirius: these photos never seen |  |  |  | 87.50 |" in text
+    assert text.count("edgeface train PINS --backbone resnet18") == 2
+    assert [row["train_loss"] for row in pins_table.curves(run)] == ["5", "1.234"] * 2
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"pins-curves.png", "pins-resnet18.png"}
