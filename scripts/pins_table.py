@@ -119,7 +119,7 @@ def draw_curves(folders: Mapping[str, Path]) -> Figure:
         axes.plot([at[0] for at in points], [at[1] for at in points], color=ink, label=name)
         axes.plot([at[0] for at in full], [at[1] for at in full], "o", color=ink)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation photos that the head names rightly, %")
+    axes.set_ylabel("named rightly by the head, %")
     axes.grid(alpha=0.12)
     axes.legend(frameon=False)
     return figure
