@@ -390,15 +390,3 @@ def test_an_error_of_the_system_is_one_line(trained: Trained, tmp_path: Path, ca
     assert run(line) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith(f"edgeface: {target / 'below'}: cannot be written to")
-
-
-def test_models_lists_what_is_shipped_and_its_names_work(capsys: pytest.CaptureFixture[str]):
-    assert run(["models", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["models"]
-    assert rows[0]["default"] is True
-    for row in rows:
-        assert run(["inspect", row["file"], "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["contract"]["file_sha256"] == row["sha256"]
-    assert run(["models"]) == 0
-    table = capsys.readouterr().out
-    assert all(row["sha256"][:8] in table for row in rows)
