@@ -99,8 +99,8 @@ def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
         yield write
         if output is not None:
             output.release()
-            # OpenCV does not say that a write has failed.
-            if _frames(cv2, beside) != written:
+            # OpenCV does not say that a write has failed. Ctrl-C may come between a write and its count.
+            if _frames(cv2, beside) < written:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
             beside.replace(path)
     finally:
