@@ -8,6 +8,7 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
 
 ``train`` prints and runs the command of one row, into ``pins-NAME`` below ``runs``; ``measure`` names the test photos
 with it, or with a peer; ``write`` puts all that was measured into the page, with curves and confusion matrices.
+``resnet18-taught`` wants other people's photos too, without their names: --others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,16 +54,22 @@ TRAINING: Mapping[str, str] = {
     f"--set precision=bf16 {_FULL}",
     "mobilefacenet-taught": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt "
     f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
+    "resnet18-taught": "--backbone resnet18 --init {runs}/pins-resnet18/best.safetensors --epochs 18 --set lr=1.5e-3 "
+    f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
+    "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
+    f"{_SMALL}{_TAUGHT}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
+METHODS = {"vgg11-taught": "svc"}
+"""How a row's net names photos, where not by the nearest mean: the paper's VGG route."""
 FIGURES = ("accuracy", "precision", "recall", "f1")
 COLUMNS = ("net", "minutes", "training loss", "validation loss", *(f"{word}, %" for word in FIGURES))
 _INKS = ("#2f7ed8", "#e07b22", "#3a9d5d", "#8a5cc2", "#c23b5a")
 
 
-def command(name: str, photos: Path, peers: Path, runs: Path) -> list[str]:
+def command(name: str, photos: Path, peers: Path, runs: Path, others: Path = Path("OTHERS")) -> list[str]:
     """``edgeface``'s words for the row ``name``."""
-    words = ["train", str(photos), *TRAINING[name].format(peers=peers, runs=runs).split()]
+    words = ["train", str(photos), *TRAINING[name].format(peers=peers, runs=runs, others=others).split()]
     return [*words, "--licence", "research-use", "-o", str(runs / f"pins-{name}")]
 
 
@@ -69,7 +77,7 @@ def measure(name: str, photos: Path, peers: Path, runs: Path) -> dict[str, Any]:
     """Names the test photos by a row's net or a peer: the figures, and the confusion matrix."""
     file, contract = PEERS.get(name, (None, None))
     if file is None or contract is None:
-        found = evaluate_model(runs / f"pins-{name}", Plan(data=photos))
+        found = evaluate_model(runs / f"pins-{name}", Plan(data=photos, method=METHODS.get(name, "centroid")))
     else:
         found = evaluate_model(peers / file, Plan(data=photos, contract=peers / contract))
     figures, answers, data = found.evaluation.identification, found.evaluation.answers, found.data
@@ -85,12 +93,14 @@ def row(name: str, found: Mapping[str, Any], folder: Path) -> list[str]:
     if name in PEERS:
         return [f"peer {name}: these photos never seen", "", "", "", *cells]
     last, spent = curves(folder)[-1], sum(map(minutes, stages(folder)))
-    return [name, f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
+    title = f"{name} + PCA + SVC" if METHODS.get(name) == "svc" else name
+    return [title, f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
 
 
 def stages(folder: Path) -> list[Path]:
-    """The run, after the one of small faces that it started from."""
-    return [*folder.parent.glob(f"{folder.name}-small"), folder]
+    """The run, after those that it started from."""
+    start = re.search(r"--init \{runs\}/(\S+)/", TRAINING[folder.name.removeprefix("pins-")])
+    return [*(stages(folder.parent / start[1]) if start else []), folder]
 
 
 def minutes(folder: Path) -> float:
@@ -145,6 +155,7 @@ def write(runs: Path) -> None:
     found = json.loads((next(iter(folders.values())) / "run.json").read_text())["environment"]
     machine = f"{found['machine']}, {found['threads']} thread a run, PyTorch {found['torch']}"
     named = [stage.name.removeprefix("pins-") for folder in folders.values() for stage in stages(folder)]
+    named = list(dict.fromkeys(named))
     commands = [" ".join(["edgeface", *command(name, Path("PINS"), Path("PEERS"), Path("runs"))]) for name in named]
     made = [
         table(COLUMNS, rows),
@@ -163,6 +174,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--photos", type=Path, required=True, help="Pins, prepared and split")
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers and their contracts")
+    parser.add_argument("--others", type=Path, default=Path("OTHERS"), help="prepared photos of other people")
     options = parser.parse_args()
     where = (options.photos, options.peers, options.runs)
     if options.action == "write":
@@ -172,7 +184,7 @@ def main() -> int:
         (options.runs / f"pins-{options.name}.json").write_text(json.dumps(found))
         print(*(f"{word} {100 * found[word]:.2f}" for word in FIGURES))
     else:
-        words = command(options.name, *where)
+        words = command(options.name, *where, options.others)
         print("edgeface", " ".join(words))
         return run(words)
     return 0

@@ -25,7 +25,7 @@ def test_each_command_is_one_that_train_takes(name: str):
     assert len({setting.split("=")[0] for setting in settings}) == len(settings)
     given = {key: words[words.index(f"--{key}") + 1] for key in ("backbone", "epochs")}
     config = load_config(None, settings, backbone=given["backbone"], epochs=int(given["epochs"]))
-    assert (config.small > 0) == name.endswith("-small")
+    assert (config.small > 0) == (name.endswith("-small") or name in ("resnet18-taught", "vgg11-taught"))
     assert words.count("--teacher") == words.count("--teacher-contract") == (2 if "taught" in name else 0)
 
 
@@ -47,6 +47,8 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     before = run.with_name("pins-resnet18-small")
     shutil.copytree(run, before)
     (run.parent / "pins-resnet18.json").write_text(json.dumps(figures | {"matrix": [[3, 1], [0, 4]]}))
+    shutil.copytree(run, run.with_name("pins-vgg11-taught"))
+    (run.parent / "pins-vgg11-taught.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
     (run.parent / "pins-sirius.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
     pins_table.write(run.parent)
     text = page.read_text()
@@ -56,5 +58,10 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     assert "| resnet18 | 0 | 1.23 | 2.00 | 87.50 | 50.00 | 25.00 | 33.33 |" in text
     assert "| peer sirius: these photos never seen |  |  |  | 87.50 |" in text
     assert text.count("edgeface train PINS --backbone resnet18") == 2
+    assert "| vgg11-taught + PCA + SVC | 0 | 1.23 |" in text
     assert [row["train_loss"] for row in pins_table.curves(run)] == ["5", "1.234"] * 2
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {"pins-curves.png", "pins-resnet18.png"}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        "pins-curves.png",
+        "pins-resnet18.png",
+        "pins-vgg11-taught.png",
+    }
