@@ -1,6 +1,8 @@
 """Exports every file of trained runs and writes the tables of docs/export-results.md.
 
 python scripts/export_table.py RUN [RUN ...] --data PHOTOS [--calibrator auto] [--output docs/export-results.md]
+
+The tables of other runs, measured on the same photos and machine, stay in the page.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def table_of(run: Path, data: FaceData, folder: Path, *, calibrator: str, format
     spec = checkpoint.contract.input
     parent = accuracy(torch_embeddings(checkpoint.net, spec, known.faces), known)
     files = [accuracy(load(file.path).embed(known.faces), known) for file in export.files]
-    return Table(checkpoint.contract.backbone, export, parent, files, seconds)
+    return Table(f"{run.name}: {checkpoint.contract.backbone}", export, parent, files, seconds)
 
 
 def closed(data: FaceData) -> FaceData:
@@ -80,8 +82,8 @@ def accuracy(embeddings: NDArray[np.float32], data: FaceData) -> float:
     return float("nan") if found is None else 100 * found.accuracy
 
 
-def page(tables: Sequence[Table], photos: str) -> str:
-    """The page, from measured tables."""
+def page(tables: Sequence[Table], photos: str, before: str = "") -> str:
+    """The page: measured tables, and sections of other runs from the page before where its head is the same."""
     machine = local_device()
     head = f"""# Exported files, measured
 
@@ -93,7 +95,11 @@ Times are the processor time of one call in one thread, the files of a format ta
 quote them. *Closed set*: each test photo is named after the nearest mean of up to {GALLERY} gallery photos a person.
 *Verification*: the gate's pairs. A positive drop is a loss against the net that was trained.
 """
-    return head + "".join(f"\n{section(table)}" for table in tables)
+    sections = {table.title: section(table) for table in tables}
+    if before.startswith(head):
+        kept = {part.split("\n")[0]: f"## {part.rstrip()}\n" for part in before.split("\n## ")[1:]}
+        sections = kept | sections
+    return head + "".join(f"\n{text}" for text in sections.values())
 
 
 def section(table: Table) -> str:
@@ -158,7 +164,8 @@ def main(words: Sequence[str] | None = None) -> None:
         formats = asked.formats or ["onnx", "tflite"]
         tables.append(table_of(run, data, folder, calibrator=asked.calibrator, formats=formats))
         photos = f"{len(data.identities)} people, {len(data.rows('test')):,} test photos"
-        asked.output.write_text(page(tables, photos), "utf-8")
+        before = asked.output.read_text("utf-8") if asked.output.exists() else ""
+        asked.output.write_text(page(tables, photos, before), "utf-8")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         note(f"{asked.output}: {run} written; peak memory {peak:.1f} GB")
 

@@ -18,10 +18,11 @@ import numpy as np
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Listing, Skipped
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
+from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.errors import UsageError
 
 _DROPS: dict[str, tuple[float, str, Callable[[dict[str, Any], float], bool]]] = {
-    "blur": (20.0, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
+    "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
     "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop["size"] < limit),
     "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop["yaw"]) > limit),
     "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop["score"] < limit),

@@ -52,7 +52,8 @@ def test_the_page_holds_every_file_of_each_run(
     assert asked["calibrator"] == "minmax"
     assert asked["precisions"] == ["fp16", "fp32", "int8", "int8-dynamic", "int8-weights"]
     lines = page.read_text("utf-8").splitlines()
-    assert "## mobilefacenet" in lines
+    title = f"## {trained.run.name}: mobilefacenet"
+    assert title in lines
     rows = [cells(line) for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == [".".join(file.path.name.split(".")[1:]) for file in trained.export.files]
     assert all(len(row) == len(script.COLUMNS) for row in rows)
@@ -65,6 +66,11 @@ def test_the_page_holds_every_file_of_each_run(
         assert row[7].startswith(f"{file.drop.points:+.3f} (")
         assert row[9] == f"{file.latency_ratio:.2f}"
     assert sum("calibrator mse (none tried); in float: none." in line for line in lines) == 2
+    first = page.read_text("utf-8")
+    page.write_text(first.replace(title, "## another: net"), "utf-8")
+    script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page), "--calibrator", "minmax"])
+    assert [line for line in page.read_text("utf-8").splitlines() if line[:3] == "## "] == ["## another: net", title]
+    assert first[first.index(title) :] in page.read_text("utf-8")
 
 
 def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, trained: Trained):
