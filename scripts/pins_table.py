@@ -167,7 +167,7 @@ def write(runs: Path) -> None:
     PAGE.write_text(before + MARKS[0] + "".join(made) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("train", "measure", "write"))
     parser.add_argument("name", choices=(*TRAINING, *PEERS), nargs="?")
@@ -175,7 +175,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, required=True, help="Pins, prepared and split")
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers and their contracts")
     parser.add_argument("--others", type=Path, default=Path("OTHERS"), help="prepared photos of other people")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args(given)
     where = (options.photos, options.peers, options.runs)
     if options.action == "write":
         write(options.runs)

@@ -65,3 +65,11 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
         "pins-resnet18.png",
         "pins-vgg11-taught.png",
     }
+
+
+def test_the_command_that_its_first_lines_name_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(pins_table, "run", lambda words: asked.append(words) or 0)
+    words = ["train", "mobilefacenet", "--photos", "prepared", "--peers", "peers", str(tmp_path)]
+    assert pins_table.main(words) == 0
+    assert asked == [pins_table.command("mobilefacenet", Path("prepared"), Path("peers"), tmp_path)]
