@@ -121,13 +121,14 @@ def draw_curves(folders: Mapping[str, Path]) -> Figure:
     """Accuracy of the validation photos by epoch; a dot where faces have their full size."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    for (name, folder), ink in zip(folders.items(), _INKS, strict=False):
+    # A run that went on from another begins with its epochs: the first lies on top.
+    for order, ((name, folder), ink) in enumerate(zip(folders.items(), _INKS, strict=False)):
         points = [
             (epoch, 100 * float(at["val_accuracy"]), at["side"]) for epoch, at in enumerate(curves(folder), start=1)
         ]
         full = [(epoch, share) for epoch, share, side in points if side == points[-1][2]]
-        axes.plot([at[0] for at in points], [at[1] for at in points], color=ink, label=name)
-        axes.plot([at[0] for at in full], [at[1] for at in full], "o", color=ink)
+        axes.plot([at[0] for at in points], [at[1] for at in points], color=ink, label=name, zorder=3 - order / 10)
+        axes.plot([at[0] for at in full], [at[1] for at in full], "o", color=ink, zorder=3 - order / 10)
     axes.set_xlabel("epoch")
     axes.set_ylabel("named rightly by the head, %")
     axes.grid(alpha=0.12)
