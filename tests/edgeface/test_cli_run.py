@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface import running
+from edgeface import drawing, running
 from edgeface.cli import run
 from edgeface.cli.run import run as run_verb
 from edgeface_runtime import FaceRecognizer, Frame, Gallery, Pace, Person, Source, in_turn, open_source, watch
@@ -259,6 +260,30 @@ sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp
     written = len(list(open_source(place / "out.mp4").frames))
     assert abs(written - found["frames"]) <= 1  # it may have come between the look and the drawing
     assert list(place.glob(".out.*")) == []
+
+
+def test_a_frame_written_but_not_counted_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where Ctrl-C comes right after OpenCV has written."""
+    cv2 = drawing.opencv()
+    real, pixels = cv2.VideoWriter, np.zeros((64, 64, 3), np.uint8)
+    written = []
+
+    class Interrupted:
+        def __init__(self, *args: object) -> None:
+            self.inner = real(*args)
+            self.release = self.inner.release
+
+        def write(self, picture: np.ndarray) -> None:
+            self.inner.write(picture)
+            written.append(picture)
+            if len(written) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(cv2, "VideoWriter", Interrupted)
+    with drawing.writer(tmp_path / "out.mp4", 10.0, live=False) as write, contextlib.suppress(KeyboardInterrupt):
+        for index in range(5):
+            write(Frame(index, index / 10, pixels), pixels)
+    assert len(list(open_source(tmp_path / "out.mp4").frames)) == 3
 
 
 def test_a_full_disk_leaves_no_half_video(place: Path):

@@ -7,8 +7,10 @@ from PIL import Image
 from edgeface.data.crops import CropSettings, crop_photo
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
+from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import open_rgb
+from edgeface_runtime.quality import sharpness
 
 
 def face_at(x: float, y: float, side: float, score: float = 0.99) -> Face:
@@ -42,6 +44,14 @@ def test_a_crop_is_the_aligned_face(tmp_path: Path) -> None:
     assert (crop.path, crop.identity, crop.source) == ("faces/Ann/a.png", "Ann", "a.png")
     assert crop.box == (20, 10, 80, 70)
     assert (crop.score, crop.size, crop.margin) == (0.9877, 60, 0)
+
+
+def test_the_edge_of_a_photo_is_not_sharp(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80), (200, 180, 160)).save(tmp_path / "flat.png")
+    photo = Photo(tmp_path / "flat.png", "Ann", "flat.png")
+    (crop,) = crop_photo(photo, "Ann/flat", Fake(face_at(60, 10, 60)), CropSettings())  # type: ignore[misc]
+    assert sharpness(open_rgb(crop.png)) > MIN_SHARPNESS  # the crop is black beyond it
+    assert crop.sharpness == 0
 
 
 def test_a_tight_photo_keeps_its_own_coordinates(tmp_path: Path) -> None:
