@@ -21,7 +21,7 @@ class PReLU(nn.PReLU):
 
 
 def stretch_small_maps(net: nn.Module) -> None:
-    """Lets a net with a global depthwise convolution train on smaller faces: its input map is stretched to its kernel.
+    """Lets a net with a convolution over its whole last map train on smaller faces: the map is stretched to it.
 
     Nets without one take every size as they are. Maps of the full size pass untouched.
     """
@@ -31,7 +31,7 @@ def stretch_small_maps(net: nn.Module) -> None:
         return F.interpolate(inputs[0], (side, side), mode="bilinear") if inputs[0].shape[-1] < side else None
 
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels and layer.kernel_size[0] > 3:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] > 1 and layer.padding == (0, 0):
             layer.register_forward_pre_hook(stretch)
 
 
@@ -62,16 +62,22 @@ def _zero_padded_max(x: Tensor) -> Tensor:
 class Pooled(nn.Module):
     """A trunk of convolutions, the mean over its last map, and a linear embedding with batch norm.
 
-    The linear layer is a 1×1 convolution, so that batch norm folds into it and engines quantize it
-    like the others.
+    The linear layer is a convolution, so that batch norm folds into it and engines quantize it like the others.
+
+    Args of the constructor:
+        trunk: (N, 3, S, S) → (N, channels, side, side).
+        channels: of the last map.
+        embedding: length of the output.
+        side: of the last map where the linear layer is to see all of it in place of its mean, so that it matters
+            where in the face a feature lies; 0 for the mean.
     """
 
-    def __init__(self, trunk: nn.Module, channels: int, embedding: int) -> None:
+    def __init__(self, trunk: nn.Module, channels: int, embedding: int, side: int = 0) -> None:
         super().__init__()
         self.trunk = trunk
         self.embed = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, embedding, 1, bias=False),
+            nn.Identity() if side else nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, embedding, side or 1, bias=False),
             nn.BatchNorm2d(embedding),
             nn.Flatten(),
         )

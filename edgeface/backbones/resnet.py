@@ -10,15 +10,17 @@ from edgeface.backbones.layers import Pooled, ZeroPaddedMaxPool
 from edgeface_export.torchvision_repair import repair
 
 
-def resnet18(embedding: int, size: int, stem: str = "stride2") -> nn.Module:
-    """(N, 3, S, S) normalised RGB → (N, embedding) float, for any S; 11.2 M parameters.
+def resnet18(embedding: int, size: int, stem: str = "stride2", pool: str = "mean") -> nn.Module:
+    """(N, 3, S, S) normalised RGB → (N, embedding) float; 11.2 M parameters.
 
     Args:
         embedding: length of the output.
-        size: not used: the net takes every size.
+        size: S; with ``pool=mean`` the net takes every size.
         stem: ``stride2``, torchvision's 7×7 convolution and max-pool (485 M multiply-accumulates at
             112 px), or ``stride1``, a 3×3 convolution on all pixels and a first stage that halves
             (1,730 M), as face recognisers have it.
+        pool: ``mean``, torchvision's mean over the last map, or ``none``: the linear layer sees the whole
+            map (1 M parameters more at 112 px), as ArcFace's nets have it ("option E" of its section 3).
     """
     repair()
     from torchvision.models import resnet18 as build
@@ -31,4 +33,5 @@ def resnet18(embedding: int, size: int, stem: str = "stride2") -> nn.Module:
         net.layer1[0].conv1.stride = (2, 2)
         net.layer1[0].downsample = nn.Sequential(nn.Conv2d(64, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
     del net.avgpool, net.fc
-    return Pooled(nn.Sequential(OrderedDict(net.named_children())), 512, embedding)
+    side = -(-size // 32) if pool == "none" else 0
+    return Pooled(nn.Sequential(OrderedDict(net.named_children())), 512, embedding, side)

@@ -99,7 +99,8 @@ def prepare(
 def split(
     folder: Prepared,
     method: Annotated[
-        str, typer.Option(help="photos (the paper's), identities, or k photos of each to train.")
+        str,
+        typer.Option("--method", "--protocol", help="photos or paper, identities, or k photos of each to train."),
     ] = "photos",
     test: Annotated[float, typer.Option(help="Part of all faces that tests, 0 to 1.")] = 0.1,
     val: Annotated[float, typer.Option(help="Part of the other faces that validates, 0 to 1.")] = 0.12,
@@ -112,6 +113,7 @@ def split(
     \b
     Examples:
       edgeface data split prepared/pins
+      edgeface data split prepared/pins --protocol paper
       edgeface data split prepared/pins --method identities --test 0.2
       edgeface data split prepared/pins --method k -k 5
     """

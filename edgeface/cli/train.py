@@ -33,7 +33,10 @@ def train(
     init_names: Annotated[str | None, typer.Option(help="Name map for --init: foamliu, or a TOML file.")] = None,
     teacher: Teacher = None,
     teacher_contract: TeacherContract = None,
-    unlabelled: Annotated[Path | None, typer.Option(help="Photos without names, for the teachers alone.")] = None,
+    guide: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Net to learn from in a teacher's place, maps included.")
+    ] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="Photos without names, for teachers or guide alone.")] = None,
     licence: Annotated[str, typer.Option(help="What the photos allow; travels into every model.")] = "unknown",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
@@ -49,6 +52,7 @@ def train(
       edgeface train photos/
       edgeface train prepared/ --backbone resnet18 --epochs 40 --set precision=bf16 -o runs/mine
       edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classify=0
+      edgeface train prepared/ --backbone resnet18 --guide weights/mobilefacenet.safetensors
       edgeface train photos/ -o runs/mine --resume
     """
     from edgeface.data.dataset import load_data, load_unlabelled
@@ -57,6 +61,7 @@ def train(
     from edgeface.training.config import load_config
     from edgeface.training.init import init_backbone
     from edgeface.training.loop import train as run
+    from edgeface.training.run import load_checkpoint
 
     settings = load_config(config, setting or (), backbone=backbone, head=head, epochs=epochs, embedding=embedding)
     faces = load_data(data, size=settings.size)
@@ -74,6 +79,7 @@ def train(
         if init
         else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
+        guide=load_checkpoint(guide) if guide else None,
         unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
         tensorboard=tensorboard,
     )

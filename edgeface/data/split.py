@@ -21,7 +21,7 @@ class Split:
     """How to split."""
 
     method: str = "photos"
-    """``photos``: every identity in every part, the paper's protocol. ``identities``: each identity
+    """``photos`` or ``paper``: every identity in every part, the paper's protocol. ``identities``: each identity
     in one part. ``k``: ``k`` photos of each identity train, the others test."""
     test: float = 0.1
     """Part of all faces that tests, 0 to 1."""
@@ -134,7 +134,7 @@ def _by_identities(units: list[list[int]], rows: Sequence[Mapping[str, str]], ho
         yield people[name], part
 
 
-_METHODS = {"photos": _by_photos, "identities": _by_identities, "k": _by_k}
+_METHODS = {"photos": _by_photos, "paper": _by_photos, "identities": _by_identities, "k": _by_k}
 
 
 def _fill(

@@ -126,16 +126,22 @@ def equal_error_rate(pairs: Pairs) -> tuple[float, float]:
 
 
 def best_threshold(pairs: Pairs) -> float:
-    """The threshold at which most pairs are told rightly; of several the lowest.
+    """The threshold at which most pairs are told rightly: in the middle of the widest gap between scores that does so.
+
+    A threshold at a pair's very score would leave other pairs of that kind no room on one side.
 
     Raises:
         UsageError: pairs of one kind only.
     """
     _require_both(pairs)
-    thresholds = np.unique(pairs.scores)
+    scores = np.unique(pairs.scores)
+    below = np.concatenate([scores[:1], scores[:-1]])  # a threshold between below[i] and scores[i] accepts scores[i:]
     same, different = np.sort(pairs.scores[pairs.same]), np.sort(pairs.scores[~pairs.same])
-    right = len(same) - np.searchsorted(same, thresholds) + np.searchsorted(different, thresholds)
-    return float(thresholds[right.argmax()])
+    right = len(same) - np.searchsorted(same, scores) + np.searchsorted(different, scores)
+    best = np.flatnonzero(right == right.max())
+    widest = best[np.argmax((scores - below)[best])]
+    middle = (scores[widest] + below[widest]) / 2
+    return float(middle if middle > below[widest] else scores[widest])  # neighbouring floats have no middle
 
 
 def tar_at_far(pairs: Pairs, far: float, *, replicates: int = 1000, seed: int = 0) -> TarAtFar:

@@ -74,11 +74,13 @@ class TrainConfig:
     balanced: bool = False
     """Draw each identity equally often, not each photo."""
 
-    # Distillation (with --teacher)
+    # Distillation (with --teacher or --guide)
     classify: float = 1.0
     """Weight of the head's loss on labelled faces."""
     distil: float = 10.0
-    """Weight of 1 − cos(student, teacher); without a teacher it plays no part."""
+    """Weight of 1 − cos(student, teacher or guide); without one it plays no part."""
+    hint: float = 10.0
+    """Weight of the share of the guide's maps that the student's do not explain."""
 
     # Augmentation
     flip: float = 0.5
@@ -125,6 +127,7 @@ class TrainConfig:
             ("ema", 0 <= self.ema < 1, "0 to 1"),
             ("classify", self.classify >= 0, "0 or more"),
             ("distil", self.distil >= 0, "0 or more"),
+            ("hint", self.hint >= 0, "0 or more"),
             *((name, 0 <= getattr(self, name) <= 1, "0 to 1") for name in ("flip", "blur", "downscale", "erase")),
             ("precision", self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
             ("optimiser", self.optimiser in ("adamw", "sgd"), "adamw or sgd"),

@@ -36,6 +36,7 @@ from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
 from edgeface.training.distil import teacher_targets, turn_to_student
+from edgeface.training.guide import Guide
 from edgeface.training.processes import share_batch_norm
 from edgeface.training.state import LAST, Epoch, Learner, State
 from edgeface_runtime import UsageError
@@ -46,6 +47,8 @@ CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
 TURN_FACES = 2000
 """Faces from which the teachers' targets are turned towards a student that does not start from nothing."""
+SCALE_FACES = 256
+"""Faces from which the channels of a guide's maps get their scale."""
 
 
 def train(
@@ -58,6 +61,7 @@ def train(
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
+    guide: run.Checkpoint | None = None,
     unlabelled: NDArray[np.uint8] | None = None,
     tensorboard: bool = False,
 ) -> list[Epoch]:
@@ -72,7 +76,8 @@ def train(
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders to learn from.
-        unlabelled: (M, S, S, 3) uint8 RGB faces without names, for the teachers alone.
+        guide: a net to learn from in their place: its maps too, of each altered face.
+        unlabelled: (M, S, S, 3) uint8 RGB faces without names, for the teachers or the guide alone.
         tensorboard: write the curves as TensorBoard events too.
 
     Returns:
@@ -95,8 +100,10 @@ def train(
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
-    if unlabelled is not None and not teachers:
-        raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL")
+    if unlabelled is not None and not teachers and guide is None:
+        raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
+    if teachers and guide is not None:
+        raise UsageError("--guide is the teacher: name it alone, or --teacher alone")
     extra = 0 if unlabelled is None else len(unlabelled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
     if len(pool_rows) < config.batch:
@@ -121,7 +128,11 @@ def train(
     pool = Pool(data, unlabelled, targets, device)
 
     # ---- optimiser, and where an earlier run stopped
-    learner = Learner(net, head).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shower = None
+    if guide is not None:
+        some = normalise(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *NORMALISATIONS[config.normalise])
+        shower = Guide(net, guide, some, config)
+    learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world > 1:
         share_batch_norm(learner, device)
     average = None
@@ -164,14 +175,21 @@ def train(
             drawn = draw(config.batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
-            x = shrink(normalise(faces, *NORMALISATIONS[config.normalise]), side)
-            x = augment(x, drawn, config)
+            x = normalise(faces, *NORMALISATIONS[config.normalise])
+            if shower is None:
+                x = augment(shrink(x, side), drawn, config)
+            else:  # at full size, which the guide wants
+                x = augment(x, drawn, config)
+                target = shower.say(x)
+                x = shrink(x, side)
             try:
                 with accelerator.autocast():
-                    embeddings, logits = model(
+                    embeddings, logits, unexplained = model(
                         x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
                     )
                 loss, figures = losses(embeddings, logits, labels, target, labelled, config)
+                if unexplained is not None:
+                    loss = loss + config.hint * unexplained
                 optimiser.zero_grad()
                 accelerator.backward(loss)
             except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
@@ -205,7 +223,7 @@ def train(
         row = Epoch(
             epoch + 1,
             means[0],
-            *_shown(means[1:], config, targets),
+            *_shown(means[1:], config, taught=targets is not None or shower is not None),
             *validate(state, pool, val_rows, side, config),
             lr,
             float(head.margin) if isinstance(head, LearnedArcFace) else margin,
@@ -352,7 +370,10 @@ def validate(
     total = torch.zeros(3, device=pool.device)
     for chunk in batches(rows, 64):
         faces, labels, target = pool.batch(chunk)
-        x = shrink(normalise(faces, *NORMALISATIONS[config.normalise]), side)
+        x = normalise(faces, *NORMALISATIONS[config.normalise])
+        if isinstance(guide := state.learner.guide, Guide):
+            target = guide.say(x)
+        x = shrink(x, side)
         embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
         with_margin = state.learner.head(embeddings, labels, config.m)
         plain = state.learner.head(embeddings, labels, 0.0)
@@ -360,13 +381,11 @@ def validate(
         hits = (plain.argmax(1) == labels).float().mean()
         total += len(chunk) * torch.stack([loss, hits, figures[2]])
     loss_mean, accuracy, cosine = (total / len(rows)).tolist()
-    return loss_mean, accuracy if config.classify else None, cosine if pool.targets is not None else None
+    return loss_mean, accuracy if config.classify else None, cosine if target is not None else None
 
 
-def _shown(
-    means: list[float], config: TrainConfig, targets: NDArray[np.float32] | None
-) -> tuple[float | None, float | None]:
-    return means[0] if config.classify else None, means[1] if targets is not None else None
+def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:
+    return means[0] if config.classify else None, means[1] if taught else None
 
 
 def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[str, object]:

@@ -46,16 +46,17 @@ class Epoch:
 
 
 class Learner(nn.Module):
-    """Backbone and head as one module, so that one forward pass serves all processes."""
+    """Backbone, head and guide as one module, so that one forward pass serves all processes."""
 
-    def __init__(self, net: nn.Module, head: nn.Module) -> None:
+    def __init__(self, net: nn.Module, head: nn.Module, guide: nn.Module | None = None) -> None:
         super().__init__()
-        self.net, self.head = net, head
+        self.net, self.head, self.guide = net, head, guide
 
-    def forward(self, x: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """Normalised faces and labels → ((N, D) embeddings, (N, classes) logits)."""
+    def forward(self, x: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalised faces and labels → ((N, D) embeddings, (N, classes) logits, what the guide finds unexplained)."""
         embeddings = self.net(x).float()
-        return embeddings, self.head(embeddings, labels, margin)
+        unexplained = None if self.guide is None else self.guide()
+        return embeddings, self.head(embeddings, labels, margin), unexplained
 
 
 @dataclass(eq=False)

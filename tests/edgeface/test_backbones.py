@@ -18,7 +18,10 @@ from edgeface_export.cost import cost_table
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import InputSpec, UsageError
 
-NETS = ("mobilefacenet:act=relu", "mobilefacenet:act=leaky,width=0.5", "mobilefacenet-tiny", "resnet18", "vgg11")
+NETS = (
+    "mobilefacenet:act=relu", "mobilefacenet:act=leaky,width=0.5", "mobilefacenet-tiny", "resnet18", "vgg11",
+    "resnet18:pool=none", "vgg11:pool=none",
+)  # fmt: skip
 
 
 def tensors(text: str, size: int = 112) -> nn.Module:
@@ -34,7 +37,9 @@ def tensors(text: str, size: int = 112) -> nn.Module:
         ("mobilefacenet-tiny", 59, 0.29),
         ("resnet18", 485, 11.2),
         ("resnet18:stem=stride1", 1730, 11.2),
+        ("resnet18:pool=none", 486, 12.2),
         ("vgg11", 1871, 9.3),
+        ("vgg11:pool=none", 1871, 9.9),
         ("vgg16", 3837, 14.8),
     ],
 )
@@ -49,7 +54,7 @@ def test_the_tiny_net_is_the_one_of_half_width():
     assert {name: value.shape for name, value in half.items()} == {name: value.shape for name, value in tiny.items()}
 
 
-@pytest.mark.parametrize("text", ["resnet18", "resnet18:stem=stride1", "vgg11", "mobilefacenet-tiny"])
+@pytest.mark.parametrize("text", ["resnet18", "resnet18:stem=stride1,pool=none", "vgg11", "vgg11:pool=none"])
 @pytest.mark.parametrize("size", [112, 224])
 def test_both_sizes_give_an_embedding(text: str, size: int):
     with torch.no_grad():
@@ -78,6 +83,13 @@ def test_the_embedding_is_a_linear_layer_of_the_maps_mean():
     net, maps = tensors("resnet18"), torch.rand(2, 512, 4, 4)
     net.embed[2].running_mean.uniform_(-1, 1)
     linear = nn.functional.linear(maps.mean((2, 3)), net.embed[1].weight[:, :, 0, 0])
+    torch.testing.assert_close(net.embed(maps), net.embed[2](linear[:, :, None, None])[:, :, 0, 0])
+
+
+def test_without_pooling_the_embedding_is_a_linear_layer_of_the_whole_map():
+    net, maps = tensors("vgg11:pool=none"), torch.rand(2, 512, 3, 3)
+    net.embed[2].running_mean.uniform_(-1, 1)
+    linear = maps.flatten(1) @ net.embed[1].weight.flatten(1).T
     torch.testing.assert_close(net.embed(maps), net.embed[2](linear[:, :, None, None])[:, :, 0, 0])
 
 

@@ -26,6 +26,7 @@ def test_paper_protocol() -> None:
     assert [found["Ann", part] for part in SPLITS] == [79, 11, 10]
     assert [found["Bob", part] for part in SPLITS] == [40, 5, 5]
     assert [found["Cy", part] for part in SPLITS] == [5, 1, 1]
+    assert assign(rows, Split(method="paper")) == parts
 
 
 def test_identity_disjoint() -> None:

@@ -91,7 +91,7 @@ def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people
     assert found["epoch"] == 3
 
 
-@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18", "vgg11"])
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18", "resnet18:pool=none", "vgg11", "vgg11:pool=none"])
 def test_nets_take_smaller_faces_and_full_ones_as_before(backbone: str):
     net = build_backbone(backbone, embedding=16, size=112).eval()
     x = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))

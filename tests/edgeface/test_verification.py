@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -153,7 +154,18 @@ def test_the_best_threshold_by_trying_every_one(same: list[float], different: li
     found = best_threshold(scored(same, different))
     tried = sorted({*same, *different})
     assert right(found) == max(map(right, tried))
-    assert found == min(threshold for threshold in tried if right(threshold) == right(found))
+    below = dict(zip(tried, [tried[0], *tried[:-1]], strict=True))
+    gaps = {threshold: threshold - below[threshold] for threshold in tried if right(threshold) == right(found)}
+    accepted = min(score for score in tried if score >= found)
+    assert gaps[accepted] == max(gaps.values())
+    assert found in (pytest.approx((accepted + below[accepted]) / 2), accepted)
+
+
+def test_the_best_threshold_lies_in_the_middle_of_the_widest_gap():
+    assert best_threshold(scored([0.8, 0.9], [0.1, 0.2])) == pytest.approx(0.5)
+    # One wrong at 0.2 … 0.3 (0.15 refused) and one at 0.1 … 0.15 (0.2 accepted): the first gap is wider.
+    assert best_threshold(scored([0.15, 0.3], [0.1, 0.2])) == pytest.approx(0.25)
+    assert best_threshold(scored([1.0], [np.nextafter(1.0, 0)])) == 1.0
 
 
 def test_folds_are_judged_by_the_others_thresholds():
@@ -166,7 +178,10 @@ def test_folds_are_judged_by_the_others_thresholds():
     for number in range(4):
         rest = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f != number]
         inside = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f == number]
-        limit = max(sorted(v for v, _ in rest), key=lambda limit: sum((v >= limit) == same for v, same in rest))
+        tried = sorted(v for v, _ in rest)
+        cuts = [(low + high) / 2 for low, high in pairwise([tried[0], *tried])]
+        widths = dict(zip(cuts, [0.0, *np.diff(tried)], strict=True))
+        limit = max(cuts, key=lambda cut: (sum((v >= cut) == same for v, same in rest), widths[cut]))
         accuracies.append(sum((v >= limit) == same for v, same in inside) / len(inside))
     assert result.folds == pytest.approx(accuracies)
     assert result.accuracy == pytest.approx(sum(accuracies) / 4)
