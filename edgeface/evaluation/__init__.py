@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.groups import GroupRates
 from edgeface.evaluation.identification import Answers, Identification, answers, figures, identify
-from edgeface.evaluation.verification import Pairs, Verification, all_pairs, verify
+from edgeface.evaluation.verification import Pairs, Verification, all_pairs, pair_photos, verify
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def evaluate(
     method: str = "centroid",
     head: ClassCentres | None = None,
 ) -> Evaluation:
-    """Identification of the test photos, and verification over all pairs of them.
+    """Identification of the test photos, and verification over all pairs of them, or of ``pair_photos`` of them.
 
     Identification is None where all people of the test photos are strangers (a split by identities).
     Verification is None where the held-out pairs are all of one person, or all of two.
@@ -94,13 +94,14 @@ def evaluate(
     elif not len(probes) or np.isin(truth, known).any():
         given = identify(embeddings[gallery], known, embeddings[probes], truth, method=method)
         found = figures(given)
-    pairs = all_pairs(embeddings[probes], truth)
+    compared = pair_photos(truth)
+    pairs = all_pairs(embeddings[probes][compared], truth[compared])
     return Evaluation(
         identification=found,
         verification=verify(pairs) if pairs.has_both_kinds else None,
         answers=given,
         pairs=pairs if pairs.has_both_kinds else None,
-        people=tuple(data.identities[label] for label in np.unique(truth)),
+        people=tuple(data.identities[label] for label in np.unique(truth[compared])),
     )
 
 

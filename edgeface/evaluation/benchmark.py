@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.identification import nearest_centroid
-from edgeface.evaluation.verification import all_pairs, area_under_curve
+from edgeface.evaluation.verification import all_pairs, area_under_curve, pair_photos
 from edgeface_devices.away import Away
 from edgeface_devices.bench import Bench, Row, bench
 from edgeface_devices.limits import NO_LIMITS, Limits
@@ -74,5 +74,6 @@ def _accuracy(embeddings: NDArray[np.float32], data: FaceData) -> tuple[float, f
     gallery, probes = data.rows("train", "val"), data.rows("test")
     labels = data.labels
     named = nearest_centroid(embeddings[gallery], labels[gallery], embeddings[probes], labels[probes])
-    pairs = all_pairs(embeddings[probes], labels[probes])
+    compared = probes[pair_photos(labels[probes])]
+    pairs = all_pairs(embeddings[compared], labels[compared])
     return named.accuracy, area_under_curve(pairs) if pairs.has_both_kinds else None

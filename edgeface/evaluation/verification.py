@@ -17,6 +17,10 @@ from edgeface_runtime import UsageError
 
 LEAST_FALSE_ACCEPTS = 10
 """Fewer expected at a FAR make its threshold the luck of a few pairs."""
+PAIR_PHOTOS = 4000
+"""At most so many photos are compared all against all: eight million pairs, in half a gigabyte."""
+PHOTOS_EACH = 40
+"""Of one person, where there are more photos than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,24 @@ def all_pairs(embeddings_ND: NDArray[np.float32], labels: NDArray[np.int64]) -> 
     # In float32, ties would appear among scores near 1.
     exact_ND = embeddings_ND.astype(np.float64)
     return Pairs((exact_ND @ exact_ND.T)[a, b], numbers[a], numbers[b])
+
+
+def pair_photos(labels: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.int64]:
+    """Rows of the photos to compare all against all: every one of up to ``PAIR_PHOTOS``.
+
+    Of more, people are drawn with the seed, each with at most ``PHOTOS_EACH`` photos, until there are so many: twice
+    the photos would be four times the pairs.
+    """
+    if len(labels) <= PAIR_PHOTOS:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    people, numbers = np.unique(labels[shuffled], return_inverse=True)
+    by_person = shuffled[np.argsort(rng.permutation(len(people))[numbers], kind="stable")]
+    starts = np.flatnonzero(np.diff(labels[by_person], prepend=labels[by_person[0]] - 1))
+    lengths = np.diff(starts, append=len(labels))
+    place = np.arange(len(labels)) - np.repeat(starts, lengths)
+    return np.sort(by_person[place < PHOTOS_EACH][:PAIR_PHOTOS])
 
 
 def threshold_for_far(pairs: Pairs, far: float) -> float:

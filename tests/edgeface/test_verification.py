@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeface.evaluation import verification
 from edgeface.evaluation.verification import (
     Pairs,
     all_pairs,
     area_under_curve,
     best_threshold,
     equal_error_rate,
+    pair_photos,
     tar_at_far,
     threshold_for_far,
     verify,
@@ -132,6 +134,19 @@ def test_accuracy_is_taken_at_the_threshold_given():
     assert verify(pairs, fars=(), threshold=0.45).accuracy == pytest.approx(3 / 5)
     assert verify(pairs, fars=(), threshold=0.9).accuracy == pytest.approx(4 / 5)
     assert verify(pairs, fars=(), threshold=0.45).threshold == 0.45
+
+
+def test_all_photos_are_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch):
+    labels = np.repeat(np.arange(10), 50)
+    assert pair_photos(labels).tolist() == list(range(500))
+    monkeypatch.setattr(verification, "PAIR_PHOTOS", 100)
+    rows = pair_photos(labels)
+    assert len(rows) == len(set(rows.tolist())) == 100
+    assert sorted(np.bincount(labels[rows], minlength=10).tolist(), reverse=True) == [40, 40, 20, *[0] * 7]
+    assert rows.tolist() == pair_photos(labels).tolist()
+    assert rows.tolist() != pair_photos(labels, seed=1).tolist()
+    pairs_of = np.repeat(np.arange(200), 2)
+    assert (np.bincount(pairs_of[pair_photos(pairs_of)])[np.unique(pairs_of[pair_photos(pairs_of)])] == 2).all()
 
 
 def test_perfect_separation():
