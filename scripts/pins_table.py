@@ -8,7 +8,8 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
 
 ``train`` prints and runs the command of one row, into ``pins-NAME`` below ``runs``; ``measure`` names the test photos
 with it, or with a peer; ``write`` puts all that was measured into the page, with curves and confusion matrices.
-``resnet18-taught`` wants other people's photos too, without their names: --others.
+Rows of runs that are not below ``runs`` stay as the page has them. ``resnet18-taught`` and ``resnet18-guided`` want
+other people's photos too, without their names: --others.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _FULL = f"{_FACES} --set margin_warmup=0.5 --set warmup=0.1"
 _TAUGHT = "".join(
     f" --teacher {{peers}}/{file} --teacher-contract {{peers}}/{contract}" for file, contract in PEERS.values()
 )
+_GUIDED = (
+    f"{_FACES} --set small=64 --set margin_warmup=1.0 --set warmup=0.1 --set precision=bf16 "
+    "--guide weights/mobilefacenet.safetensors"
+)
 TRAINING: Mapping[str, str] = {
     "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set small_share=0.9 "
     f"{_SMALL}",
@@ -58,9 +63,12 @@ TRAINING: Mapping[str, str] = {
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
     f"{_SMALL}{_TAUGHT}",
+    "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
+    f"{_GUIDED} --unlabelled {{others}}",
+    "vgg11-guided": f"--backbone vgg11:pool=none --epochs 9 --set lr=1.5e-3 --set small_share=0.75 {_GUIDED}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
-METHODS = {"vgg11-taught": "svc"}
+METHODS = {"vgg11-taught": "svc", "vgg11-guided": "svc"}
 """How a row's net names photos, where not by the nearest mean: the paper's VGG route."""
 FIGURES = ("accuracy", "precision", "recall", "f1")
 COLUMNS = ("net", "minutes", "training loss", "validation loss", *(f"{word}, %" for word in FIGURES))
@@ -91,16 +99,27 @@ def row(name: str, found: Mapping[str, Any], folder: Path) -> list[str]:
     """The cells of the table; a peer has no run."""
     cells = [f"{100 * found[word]:.2f}" for word in FIGURES]
     if name in PEERS:
-        return [f"peer {name}: these photos never seen", "", "", "", *cells]
-    last, spent = curves(folder)[-1], sum(map(minutes, stages(folder)))
-    title = f"{name} + PCA + SVC" if METHODS.get(name) == "svc" else name
-    return [title, f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
+        return [title(name), "", "", "", *cells]
+    last, spent = curves(folder)[-1], sum(map(minutes, runs_of(folder)))
+    return [title(name), f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
 
 
-def stages(folder: Path) -> list[Path]:
+def title(name: str) -> str:
+    """The first cell of a row."""
+    if name in PEERS:
+        return f"peer {name}: these photos never seen"
+    return f"{name} + PCA + SVC" if METHODS.get(name) == "svc" else name
+
+
+def stages(name: str) -> list[str]:
+    """The row, after those whose nets it starts from."""
+    start = re.search(r"--init \{runs\}/pins-(\S+)/", TRAINING[name])
+    return [*(stages(start[1]) if start else []), name]
+
+
+def runs_of(folder: Path) -> list[Path]:
     """The run, after those that it started from."""
-    start = re.search(r"--init \{runs\}/(\S+)/", TRAINING[folder.name.removeprefix("pins-")])
-    return [*(stages(folder.parent / start[1]) if start else []), folder]
+    return [folder.parent / f"pins-{name}" for name in stages(folder.name.removeprefix("pins-"))]
 
 
 def minutes(folder: Path) -> float:
@@ -111,7 +130,7 @@ def minutes(folder: Path) -> float:
 def curves(folder: Path) -> list[dict[str, str]]:
     """The epochs of all stages, one after another."""
     rows: list[dict[str, str]] = []
-    for stage in stages(folder):
+    for stage in runs_of(folder):
         with (stage / "curves.csv").open(newline="") as file:
             rows += csv.DictReader(file)
     return rows
@@ -140,32 +159,33 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
 
 
-def write(runs: Path) -> None:
-    """Replaces what stands between the marks of the page, and the pictures."""
+def write(runs: Path, picture: str) -> None:
+    """Replaces the rows of these runs between the marks of the page, and draws their pictures."""
+    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
+    old, after = rest.split(MARKS[1])
+    lines = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("| ")]
+    rows = {cells[0]: cells for cells in lines[2:]}
     names = [name for name in (*TRAINING, *PEERS) if (runs / f"pins-{name}.json").exists()]
     folders = {name: runs / f"pins-{name}" for name in names if name in TRAINING}
-    rows = []
     with matplotlib.rc_context({"font.size": 9}):
         for name in names:
             found = json.loads((runs / f"pins-{name}.json").read_text())
-            rows.append(row(name, found, runs / f"pins-{name}"))
+            rows[title(name)] = row(name, found, runs / f"pins-{name}")
             if name in folders:
                 figure = draw_confusion(np.array(found["matrix"]), [""] * len(found["matrix"]))
                 figure.savefig(DOCS / "images" / f"pins-{name}.png", dpi=80)
-        draw_curves(folders).savefig(DOCS / "images" / "pins-curves.png", dpi=100)
+        draw_curves(folders).savefig(DOCS / "images" / picture, dpi=100)
     found = json.loads((next(iter(folders.values())) / "run.json").read_text())["environment"]
     machine = f"{found['machine']}, {found['threads']} thread a run, PyTorch {found['torch']}"
-    named = [stage.name.removeprefix("pins-") for folder in folders.values() for stage in stages(folder)]
-    named = list(dict.fromkeys(named))
-    commands = [" ".join(["edgeface", *command(name, Path("PINS"), Path("PEERS"), Path("runs"))]) for name in named]
+    shown = [name for name in (*TRAINING, *PEERS) if title(name) in rows]
+    steps = dict.fromkeys(step for name in shown if name in TRAINING for step in stages(name))
     made = [
-        table(COLUMNS, rows),
+        table(COLUMNS, [rows[title(name)] for name in shown]),
         f"\n{machine}. The commands:\n\n```\n",
-        *(f"{line}\n" for line in commands),
+        *(f"edgeface {' '.join(command(name, Path('PINS'), Path('PEERS'), Path('runs')))}\n" for name in steps),
         "```\n",
     ]
-    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + "".join(made) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+    PAGE.write_text(before + MARKS[0] + "".join(made) + MARKS[1] + after, "utf-8")
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -176,10 +196,11 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, required=True, help="Pins, prepared and split")
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers and their contracts")
     parser.add_argument("--others", type=Path, default=Path("OTHERS"), help="prepared photos of other people")
+    parser.add_argument("--picture", default="pins-curves.png", help="of the curves of these runs, in docs/images")
     options = parser.parse_intermixed_args(given)
     where = (options.photos, options.peers, options.runs)
     if options.action == "write":
-        write(options.runs)
+        write(options.runs, options.picture)
     elif options.action == "measure":
         found = measure(options.name, *where)
         (options.runs / f"pins-{options.name}.json").write_text(json.dumps(found))

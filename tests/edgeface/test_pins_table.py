@@ -15,6 +15,9 @@ pytest.importorskip("torch")
 from edgeface.training.config import load_config
 from scripts import pins_table
 
+ONE_RUN = ("resnet18-taught", "vgg11-taught", "resnet18-guided", "vgg11-guided")
+"""Rows that see small faces first and full ones then."""
+
 
 @pytest.mark.parametrize("name", pins_table.TRAINING)
 def test_each_command_is_one_that_train_takes(name: str):
@@ -25,14 +28,17 @@ def test_each_command_is_one_that_train_takes(name: str):
     assert len({setting.split("=")[0] for setting in settings}) == len(settings)
     given = {key: words[words.index(f"--{key}") + 1] for key in ("backbone", "epochs")}
     config = load_config(None, settings, backbone=given["backbone"], epochs=int(given["epochs"]))
-    assert (config.small > 0) == (name.endswith("-small") or name in ("resnet18-taught", "vgg11-taught"))
+    assert (config.small > 0) == (name.endswith("-small") or name in ONE_RUN)
     assert words.count("--teacher") == words.count("--teacher-contract") == (2 if "taught" in name else 0)
 
 
 def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "images").mkdir()
     page = tmp_path / "results.md"
-    page.write_text(f"before\n{pins_table.MARKS[0]}old\n{pins_table.MARKS[1]}after\n")
+    peer = "| peer foamliu: these photos never seen |  |  |  | 98.98 | 1 | 2 | 3 |"
+    kept = f"{peer}\n| mobilefacenet | 106 | 3.09 | 2.96 | 86.19 | 1 | 2 | 3 |"
+    rows = pins_table.table(pins_table.COLUMNS, [["resnet18", *["old"] * 7]])
+    page.write_text(f"before\n{pins_table.MARKS[0]}{rows}{kept}\n\nold words\n{pins_table.MARKS[1]}after\n")
     monkeypatch.setattr(pins_table, "DOCS", tmp_path)
     monkeypatch.setattr(pins_table, "PAGE", page)
     run = tmp_path / "runs" / "pins-resnet18"
@@ -50,7 +56,7 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     shutil.copytree(run, run.with_name("pins-vgg11-taught"))
     (run.parent / "pins-vgg11-taught.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
     (run.parent / "pins-sirius.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
-    pins_table.write(run.parent)
+    pins_table.write(run.parent, "pins-curves.png")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -58,6 +64,9 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     assert "| resnet18 | 0 | 1.23 | 2.00 | 87.50 | 50.00 | 25.00 | 33.33 |" in text
     assert "| peer sirius: these photos never seen |  |  |  | 87.50 |" in text
     assert text.count("edgeface train PINS --backbone resnet18") == 2
+    assert text.count("edgeface train PINS --backbone mobilefacenet") == 2
+    assert [line in text.splitlines() for line in kept.splitlines()] == [True, True]
+    assert text.index("| mobilefacenet |") < text.index("| resnet18 |") < text.index("| peer foamliu")
     assert "| vgg11-taught + PCA + SVC | 0 | 1.23 |" in text
     assert [row["train_loss"] for row in pins_table.curves(run)] == ["5", "1.234"] * 2
     assert {path.name for path in (tmp_path / "images").iterdir()} == {
