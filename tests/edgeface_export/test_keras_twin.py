@@ -22,7 +22,10 @@ from edgeface_export.rewrite import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, MissingExtraError, ModelError, UsageError, load
 
 with_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs the extra tensorflow")
-BACKBONES = ("mobilefacenet", "mobilefacenet:act=relu", "mobilefacenet:act=leaky", "resnet18", "vgg11")
+BACKBONES = (
+    "mobilefacenet", "mobilefacenet:act=relu", "mobilefacenet:act=leaky", "resnet18", "vgg11",
+    "resnet18:pool=none", "vgg11:pool=none",
+)  # fmt: skip
 IMAGENET = InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
