@@ -48,23 +48,32 @@ class Table:
     closed_sets: list[float]
     """Accuracy of each file."""
     seconds: float
+    refused: list[str]
+    """Why the gate let a precision through in neither format."""
 
 
 def table_of(run: Path, data: FaceData, folder: Path, *, calibrator: str, formats: Sequence[str]) -> Table:
-    """Exports all precisions of a run, and names the test photos with each file."""
-    checkpoint, start = load_checkpoint(run), time.perf_counter()
+    """Exports all precisions of a run that pass the gate, and names the test photos with each file."""
+    checkpoint, refused = load_checkpoint(run), list[str]()
     precisions = sorted({recipe.precision for recipe in RECIPES})
-    export = export_checkpoint(
-        run, data, folder, precisions=precisions, formats=formats, calibrator=calibrator, progress=note
-    )
-    seconds = time.perf_counter() - start
-    if not export.passed:
-        raise SystemExit(f"{run}: {export.reason}")
+    while True:
+        start = time.perf_counter()
+        export = export_checkpoint(
+            run, data, folder, precisions=precisions, formats=formats, calibrator=calibrator, progress=note
+        )
+        seconds = time.perf_counter() - start
+        if export.reason is None:
+            break
+        precision = export.reason.partition(":")[0].split(".")[-2]
+        if precision in ("fp32", "int8"):
+            raise SystemExit(f"{run}: {export.reason}")
+        refused.append(export.reason)
+        precisions = [other for other in precisions if other != precision]
     known = closed(data)
     spec = checkpoint.contract.input
     parent = accuracy(torch_embeddings(checkpoint.net, spec, known.faces), known)
     files = [accuracy(load(file.path).embed(known.faces), known) for file in export.files]
-    return Table(f"{run.name}: {checkpoint.contract.backbone}", export, parent, files, seconds)
+    return Table(f"{run.name}: {checkpoint.contract.backbone}", export, parent, files, seconds, refused)
 
 
 def closed(data: FaceData) -> FaceData:
@@ -123,6 +132,7 @@ def section(table: Table) -> str:
                 f"`{file.path.name}`: calibrator {file.as_json()['calibrator']} ({tried}); in float: {kept or 'none'}."
             )
             lines.append(f"- {said}")
+    lines += [f"- Refused by the gate: {reason}." for reason in table.refused]
     lines += [f"- {line}." for line in table.export.advice]
     return "\n".join(lines) + "\n"
 

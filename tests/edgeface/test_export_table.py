@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -71,6 +72,28 @@ def test_the_page_holds_every_file_of_each_run(
     script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page), "--calibrator", "minmax"])
     assert [line for line in page.read_text("utf-8").splitlines() if line[:3] == "## "] == ["## another: net", title]
     assert first[first.index(title) :] in page.read_text("utf-8")
+
+
+def test_a_precision_that_the_gate_refuses_is_named(
+    script: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def export(*_: object, precisions: list[str], **__: object) -> object:
+        asked.append(precisions)
+        refused = "net.int8-dynamic.onnx: loses 1.0 points" if "int8-dynamic" in precisions else None
+        return replace(trained.export, reason=refused)
+
+    monkeypatch.setattr(script, "export_checkpoint", export)
+    page = tmp_path / "results.md"
+    script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page)])
+    assert asked[1] == [precision for precision in asked[0] if precision != "int8-dynamic"]
+    assert "- Refused by the gate: net.int8-dynamic.onnx: loses 1.0 points." in page.read_text("utf-8").splitlines()
+    monkeypatch.setattr(
+        script, "export_checkpoint", lambda *_, **__: replace(trained.export, reason="net.int8.onnx: no")
+    )
+    with pytest.raises(SystemExit, match=r"net\.int8\.onnx: no"):
+        script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page)])
 
 
 def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, trained: Trained):
