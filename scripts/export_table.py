@@ -52,10 +52,11 @@ class Table:
     """Why the gate let a precision through in neither format."""
 
 
-def table_of(run: Path, data: FaceData, folder: Path, *, calibrator: str, formats: Sequence[str]) -> Table:
-    """Exports all precisions of a run that pass the gate, and names the test photos with each file."""
+def table_of(
+    run: Path, data: FaceData, folder: Path, *, calibrator: str, formats: Sequence[str], precisions: Sequence[str]
+) -> Table:
+    """Exports the precisions of a run that pass the gate, and names the test photos with each file."""
     checkpoint, refused = load_checkpoint(run), list[str]()
-    precisions = sorted({recipe.precision for recipe in RECIPES})
     while True:
         start = time.perf_counter()
         export = export_checkpoint(
@@ -164,15 +165,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--calibrator", default=CALIBRATOR)
     parser.add_argument("--format", dest="formats", action="append")
+    parser.add_argument("--precision", dest="precisions", action="append")
     parser.add_argument("--models", type=Path, help="folder of the files, one below it a run [default: in the run]")
     parser.add_argument("--output", type=Path, default=PAGE)
     asked = parser.parse_args(words)
+    precisions = sorted(asked.precisions or {recipe.precision for recipe in RECIPES})
     tables = []
     for run in asked.runs:
         data = load_data(asked.data, size=load_checkpoint(run).contract.input.size)
         folder = run / "models" if asked.models is None else asked.models / run.name
         formats = asked.formats or ["onnx", "tflite"]
-        tables.append(table_of(run, data, folder, calibrator=asked.calibrator, formats=formats))
+        tables.append(table_of(run, data, folder, calibrator=asked.calibrator, formats=formats, precisions=precisions))
         photos = f"{len(data.identities)} people, {len(data.rows('test')):,} test photos"
         before = asked.output.read_text("utf-8") if asked.output.exists() else ""
         asked.output.write_text(page(tables, photos, before), "utf-8")

@@ -29,6 +29,7 @@ _MOVERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"
 _MOVERS |= {"Shape", "Slice", "Concat", "Identity", "Squeeze", "Unsqueeze"}
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _QUANTIZED = {"QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+_QUANTIZED |= {"NhwcMaxPool"}  # onnxruntime has it for int8 and uint8 alone
 
 
 def write_float(module: nn.Module, size: int, path: Path) -> None:

@@ -213,6 +213,12 @@ def test_an_int8_file_whose_operators_stayed_float_is_refused(job: dict[str, Any
     assert (result.reason, result.files[0].kept) == (reason, ())
 
 
+def test_a_short_net_is_not_refused_for_its_preprocessing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    counts = {"int8": Counter(QLinearConv=9, NhwcMaxPool=5), "float": Counter(Sub=1, Mul=1), "other": Counter(Cast=1)}
+    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
+    assert export(**job | {"precisions": ["int8"]}, max_drop=100).passed
+
+
 def test_a_conversion_that_fails_leaves_nothing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise RuntimeError("the converter gave up\nat line 7")
