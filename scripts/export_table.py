@@ -65,8 +65,8 @@ def table_of(
         seconds = time.perf_counter() - start
         if export.reason is None:
             break
-        precision = export.reason.partition(":")[0].split(".")[-2]
-        if precision in ("fp32", "int8"):
+        precision = next((name for name in precisions if f".{name}." in export.reason), None)
+        if precision in (None, "fp32", "int8"):
             raise SystemExit(f"{run}: {export.reason}")
         refused.append(export.reason)
         precisions = [other for other in precisions if other != precision]

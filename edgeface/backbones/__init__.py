@@ -70,8 +70,10 @@ def parse_backbone(text: str) -> tuple[str, dict[str, str | float]]:
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals or key not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes no options"
-            raise UsageError(f"backbone {text!r}: {name} has no option {item!r}; it {takes}, as in {name}:key=value")
+            takes = ", ".join(known)
+            raise UsageError(
+                f"backbone {text!r}: {name} has no option {item!r}; it takes {takes}, as in {name}:key=value"
+            )
         options[key] = _value(text, key, value, known[key])
     return name, options
 
