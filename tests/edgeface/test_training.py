@@ -23,8 +23,9 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
 from edgeface.training.config import TrainConfig, load_config
-from edgeface.training.loop import learning_rate, shrink, side_at, train
+from edgeface.training.loop import shrink, train
 from edgeface.training.run import load_checkpoint, load_tensors
+from edgeface.training.schedule import learning_rate, side_at
 from edgeface_export.build import torch_embeddings
 from edgeface_runtime import UsageError
 
