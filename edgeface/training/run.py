@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
@@ -90,9 +90,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: no such file, cut short, or not written by edgeface.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            document = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, document  # noqa: SIM118
+        whole = path.read_bytes()  # at once: safe_open opens its file twice, between which a run may replace it
+        tensors = load(whole)
+        size = int.from_bytes(whole[:8], "little")
+        return tensors, json.loads(json.loads(whole[8 : 8 + size])["__metadata__"][KEY])
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except KeyError as error:
