@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeface_devices.process import Worker
 from edgeface_runtime import Model, ModelError, UsageError, read_contract
-from edgeface_runtime.engines import muted_stderr
+from edgeface_runtime.engines import muted_stderr, onnx_options
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.model import as_input, unit_rows
 
@@ -145,9 +145,7 @@ def _onnxruntime(model: Model, _: Rows, threads: int, calls: int) -> tuple[float
     import onnxruntime as ort
 
     feed = _feed(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
+    options = onnx_options(threads)
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "run")
         session = ort.InferenceSession(model.path.read_bytes(), options, providers=["CPUExecutionProvider"])

@@ -31,12 +31,22 @@ class Draft:
     layers: dict[str, tuple[str, ...]]
     """Name → its operators, in the order of computing."""
     spreads: dict[str, Spread]
+    shifts: dict[str, NDArray[np.float32]]
+    """Layer → what rounding its weights adds to the mean of each channel."""
 
     def write(self, path: Path, method: str, keep: Iterable[str] = ()) -> Path:
-        """Writes the file with ranges by ``method`` and the layers ``keep`` in float."""
+        """Writes the file with ranges by ``method`` and the layers ``keep`` in float.
+
+        What rounding the weights adds to a channel's mean is taken from its bias again (M. Nagel et al., "Data-Free
+        Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2).
+        """
         found: dict[str, Range] = ranges(self.spreads, method)
-        operators = [operator for layer in keep for operator in self.layers[layer]]
-        self.converter.write_int8(self.source, found, path, operators)
+        kept = list(keep)
+        operators = [operator for layer in kept for operator in self.layers[layer]]
+        corrected = self.source.with_stem(f"{self.source.stem}-corrected")
+        shifts = {layer: shift for layer, shift in self.shifts.items() if layer not in kept}
+        self.converter.shift_biases(self.source, shifts, corrected)
+        self.converter.write_int8(corrected, found, path, operators)
         return path
 
 
@@ -80,7 +90,8 @@ def draft(converter: Any, source: Path, inputs: NDArray[Any], folder: Path) -> D
         folder: for what lies between.
     """
     prepared = converter.prepare(source, folder)
-    return Draft(converter, prepared, converter.layers(prepared), observe(lambda: converter.observe(prepared, inputs)))
+    spreads = observe(lambda: converter.observe(prepared, inputs))
+    return Draft(converter, prepared, converter.layers(prepared), spreads, converter.rounding_shifts(prepared, inputs))
 
 
 def try_methods(

@@ -21,7 +21,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_ten
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from edgeface_export.ranges import Range
+from edgeface_export.ranges import Range, rounded
+from edgeface_runtime.engines import onnx_options
 from edgeface_runtime.metadata import KEY
 
 OPSET = 17
@@ -52,10 +53,26 @@ def write_fp16(source: Path, path: Path) -> None:
 
 
 def prepare(source: Path, folder: Path) -> Path:
-    """The float file with shapes inferred and constants folded, as the static quantizer wants it."""
+    """The float file with shapes inferred and constants folded, as the static quantizer wants it.
+
+    Folding makes equal weights one constant. Each layer gets its own again: onnxruntime does not open an int8 file
+    that shares them where it has to take its exact kernels (``edgeface_runtime.engines``).
+    """
     prepared = folder / f"{source.stem}.prepared.onnx"
     with _muted():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    model = onnx.load(prepared)
+    constants = {item.name: item for item in model.graph.initializer}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in _WEIGHTED and (name := node.input[1]) in constants:
+            if name in seen:
+                node.input[1] = f"{node.name}_{name}"
+                model.graph.initializer.append(onnx.TensorProto())
+                model.graph.initializer[-1].CopyFrom(constants[name])
+                model.graph.initializer[-1].name = node.input[1]
+            seen.add(name)
+    onnx.save(model, prepared)
     return prepared
 
 
@@ -80,11 +97,9 @@ def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[
     names = [name for node in graph.node for name in node.output if kinds.get(name) == onnx.TensorProto.FLOAT]
     del graph.output[:]
     graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    options = ort.SessionOptions()
-    # One thread and no rewriting: the same values on every machine.
-    options.intra_op_num_threads = 1
+    options = onnx_options(1)
+    # No rewriting: the same values on every machine.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
@@ -92,6 +107,56 @@ def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[
         fed = inputs[start : start + batch]
         given = {entry.name: fed} if fed.dtype == np.float32 else {}
         yield given | dict(zip(names, session.run(names, {entry.name: fed}), strict=True))
+
+
+def rounding_shifts(prepared: Path, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Layer → (C,) what its channels gain on average over the (N, …) inputs when its weights alone are rounded.
+
+    Each convolution gets a twin beside it, of what rounding adds to the weights.
+    """
+    model = onnx.load(prepared)
+    graph, make = model.graph, onnx.helper.make_node
+    constants = {item.name: item for item in graph.initializer}
+    twins: dict[str, str] = {}
+    for node in list(_after_preprocessing(model)):
+        if node.op_type != "Conv" or _is_slope(node) or node.input[1] not in constants:
+            continue
+        name = f"{node.name}_rounding"
+        weights = onnx.numpy_helper.to_array(constants[node.input[1]])
+        graph.initializer.append(onnx.numpy_helper.from_array(rounded(weights, 0) - weights, name))
+        twin = make("Conv", [node.input[0], name], [f"{name}_all"], name)
+        twin.attribute.extend(node.attribute)
+        graph.node.extend([twin, make("GlobalAveragePool", [f"{name}_all"], [f"{name}_mean"])])
+        twins[node.name] = f"{name}_mean"
+    del graph.output[:]
+    graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in twins.values()
+    )
+    session = ort.InferenceSession(model.SerializeToString(), onnx_options(1), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+    found = [
+        session.run(list(twins.values()), {entry.name: inputs[start : start + batch]})
+        for start in range(0, len(inputs) - batch + 1, batch)
+    ]
+    return {
+        layer: np.concatenate(means).mean(axis=(0, 2, 3))
+        for layer, means in zip(twins, zip(*found, strict=True), strict=True)
+    }
+
+
+def shift_biases(prepared: Path, shifts: Mapping[str, NDArray[np.float32]], path: Path) -> None:
+    """Writes the float file with ``shifts`` taken from the biases of its layers; each gets a bias of its own."""
+    model = onnx.load(prepared)
+    constants = {item.name: item for item in model.graph.initializer}
+    for node in model.graph.node:
+        if (shift := shifts.get(node.name)) is None:
+            continue
+        bias = onnx.numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else np.float32(0)
+        name = f"{node.name}_bias"
+        model.graph.initializer.append(onnx.numpy_helper.from_array((bias - shift).astype(np.float32), name))
+        node.input[:] = [*node.input[:2], name]
+    onnx.save(model, path)
 
 
 def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
@@ -201,9 +266,8 @@ def write_contract(path: Path, text: str) -> None:
 def operators(path: Path) -> dict[str, Counter[str]]:
     """``int8``, ``float``, ``other`` → operators by name, of the graph as onnxruntime runs it on this machine."""
     with TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
+        options = onnx_options(1)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        options.log_severity_level = 4
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         nodes: list[Any] = list(onnx.load(options.optimized_model_filepath).graph.node)
     found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "other": Counter()}

@@ -155,3 +155,10 @@ METHODS: dict[str, Callable[[Spread], Range]] = {
 def ranges(spreads: Mapping[str, Spread], method: str) -> dict[str, Range]:
     """Tensor → its range by one of ``METHODS``."""
     return {name: METHODS[method](spread) for name, spread in spreads.items()}
+
+
+def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Weights as int8 files hold them: symmetric, one scale for each channel; the channels lie on ``axis``."""
+    others = tuple(side for side in range(weights.ndim) if side != axis)
+    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True), np.finfo(np.float32).tiny) / 127
+    return np.asarray(np.round(weights / scale) * scale, np.float32)

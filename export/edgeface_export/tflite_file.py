@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import re
@@ -17,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface_export.ranges import Range
+from edgeface_export.ranges import Range, rounded
 from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.metadata import KEY
 
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+_CHANNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
+"""Convolution → the axis of its weights that its channels lie on."""
 _FLOAT = "Preprocess|GlobalDepthwise"
 """Scopes that stay float: defining the input's scale, and slower in int8 (rewrite.py)."""
 _MOVERS = {"QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}
@@ -97,6 +100,72 @@ def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[
 def _real(values: NDArray[Any], tensor: dict[str, Any]) -> NDArray[np.float32]:
     scale, zero = tensor["quantization"]
     return values if values.dtype == np.float32 else ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+
+
+def rounding_shifts(prepared: Path, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Layer → (C,) what its channels gain on average over the (N, …) inputs when its weights alone are rounded.
+
+    Each convolution gets a twin beside it, of what rounding adds to the weights.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    schema, model = _read(prepared)
+    graph, twins = model.subgraphs[0], dict[str, str]()
+    for operator, (name, outputs) in zip(list(graph.operators), _operators(prepared), strict=True):
+        if name not in _CHANNELS or re.search(_FLOAT, "".join(f"{output};" for output in outputs)):
+            continue
+        weights, bias = (_values(model, graph.tensors[index]) for index in operator.inputs[1:3])
+        twin, output = copy.deepcopy(operator), copy.deepcopy(graph.tensors[operator.outputs[0]])
+        twin.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.NONE
+        constants = (rounded(weights, _CHANNELS[name]) - weights, np.zeros_like(bias))
+        likes = (graph.tensors[index] for index in operator.inputs[1:3])
+        places = [_add(schema, model, like, values) for like, values in zip(likes, constants, strict=True)]
+        twin.inputs = np.array([operator.inputs[0], *places], np.int32)
+        output.name, output.buffer = f"{outputs[0]}_rounding", 0
+        graph.tensors.append(output)
+        twin.outputs = np.array([len(graph.tensors) - 1], np.int32)
+        graph.operators.append(twin)
+        graph.outputs = np.append(graph.outputs, twin.outputs[0])
+        twins[output.name] = outputs[0]
+    with muted_stderr():
+        interpreter = Interpreter(model_content=_packed(prepared.read_bytes(), model), num_threads=1)
+        interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+    means = {twins[item["name"]]: item["index"] for item in interpreter.get_output_details() if item["name"] in twins}
+    sums = dict.fromkeys(means, np.float32(0))
+    for face in inputs:
+        interpreter.set_tensor(entry, face[None])
+        interpreter.invoke()
+        for layer, place in means.items():
+            sums[layer] = sums[layer] + interpreter.get_tensor(place).mean(axis=(0, 1, 2))
+    return {layer: np.asarray(total / len(inputs)) for layer, total in sums.items()}
+
+
+def shift_biases(prepared: Path, shifts: Mapping[str, NDArray[np.float32]], path: Path) -> None:
+    """Writes the float file with ``shifts`` taken from the biases of its layers; each gets a bias of its own."""
+    schema, model = _read(prepared)
+    graph = model.subgraphs[0]
+    for operator, (_, outputs) in zip(graph.operators, _operators(prepared), strict=True):
+        if (shift := shifts.get(outputs[0])) is not None:
+            bias = graph.tensors[operator.inputs[2]]
+            place = _add(schema, model, bias, _values(model, bias) - shift)
+            operator.inputs = np.array([*operator.inputs[:2], place], np.int32)
+    path.write_bytes(_packed(prepared.read_bytes(), model))
+
+
+def _values(model: Any, tensor: Any) -> NDArray[np.float32]:
+    return np.array(model.buffers[tensor.buffer].data, np.uint8).view(np.float32).reshape(tensor.shape)
+
+
+def _add(schema: Any, model: Any, like: Any, values: NDArray[np.float32]) -> int:
+    """Appends a constant like another tensor, and gives its place."""
+    added, buffer = copy.deepcopy(like), schema.BufferT()
+    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensors = model.subgraphs[0].tensors
+    added.buffer, added.name = len(model.buffers) - 1, like.name + f"_{len(tensors)}".encode()
+    tensors.append(added)
+    return len(tensors) - 1
 
 
 def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
@@ -185,9 +254,13 @@ def write_contract(path: Path, text: str) -> None:
 
 def _pack(path: Path, model: Any) -> None:
     """Writes a model over the file that it was read from."""
+    path.write_bytes(_packed(path.read_bytes(), model))
+
+
+def _packed(data: bytes, model: Any) -> bytes:
+    """A model as the bytes of a file; ``data`` is what it was read from."""
     import flatbuffers
 
-    data = path.read_bytes()
     for buffer in model.buffers:
         # Large buffers lie behind the flatbuffer; packed again, they would point into nothing.
         if buffer.offset > 1:
@@ -195,7 +268,7 @@ def _pack(path: Path, model: Any) -> None:
             buffer.offset = buffer.size = 0
     builder = flatbuffers.Builder(len(data))
     builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
+    return bytes(builder.Output())
 
 
 def operators(path: Path) -> dict[str, Counter[str]]:

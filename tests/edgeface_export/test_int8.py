@@ -155,7 +155,7 @@ def trials_by(cosines: dict[str, float], job: dict[str, Any], monkeypatch: pytes
 
     monkeypatch.setattr("edgeface_export.int8.load", lambda path, contract: Model(cosines[path.name]))
     monkeypatch.setattr(Draft, "write", lambda self, path, method, keep=(): path.with_name(method))
-    draft = Draft(None, Path("a"), {}, {})
+    draft = Draft(None, Path("a"), {}, {}, {})
     return try_methods(draft, job["contract"], job["chooser"], expected, Path("b"))
 
 
@@ -204,7 +204,7 @@ def search(alone: dict[str, float], needed: set[str], folder: Path, monkeypatch:
     monkeypatch.setattr(Draft, "write", write)
     monkeypatch.setattr("edgeface_export.int8.load", lambda path, contract: path)
     monkeypatch.setattr("edgeface_export.int8.compare", lambda models: [2.0, 1.0])
-    draft = Draft(None, folder, dict.fromkeys(alone, ()), {})
+    draft = Draft(None, folder, dict.fromkeys(alone, ()), {}, {})
 
     def fits(path: Path) -> bool:
         return needed <= set(path.with_suffix(".keep").read_text().split())

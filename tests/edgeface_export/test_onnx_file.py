@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
+
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeface.backbones import build_backbone
 from edgeface_export import onnx_file
 from edgeface_export.int8 import draft
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import InputSpec
+from edgeface_runtime.engines import open_engine
 
 
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11:pool=none", "resnet18"])
@@ -28,3 +31,39 @@ def test_pooling_between_int8_convolutions_is_int8(backbone: str, tmp_path: Path
     assert set(found["float"]) <= {"Sub", "Mul"}, found  # preprocessing
     assert found["int8"]["QLinearConv"] >= 9
     assert found["int8"]["NhwcMaxPool"] == (1 if backbone == "resnet18" else 5)
+
+
+def test_no_two_layers_share_their_weights(tmp_path: Path):
+    # onnxruntime's own preparation makes equal slopes one constant; its exact kernels do not take that.
+    nn = torch.nn
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 3), nn.PReLU(8), nn.Flatten())
+    onnx_file.write_float(embedder(net.eval(), InputSpec(size=32), "depthwise"), 32, tmp_path / "net.onnx")
+
+    def weights(path: Path) -> list[str]:
+        return [node.input[1] for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+
+    quant_pre_process(tmp_path / "net.onnx", tmp_path / "shared.onnx", skip_symbolic_shape=True)
+    assert len(set(weights(tmp_path / "shared.onnx"))) == 4
+    assert len(set(weights(onnx_file.prepare(tmp_path / "net.onnx", tmp_path)))) == 6
+
+
+def test_int8_products_do_not_overflow_on_any_machine(tmp_path: Path):
+    # Without VNNI, onnxruntime's fast kernels on x86 add two products in 16 bits: 2 * 255 * 127 is cut to 32767.
+    make, channels = onnx.helper.make_node, 64
+    constants = {
+        "x_scale": np.float32(1), "x_zero": np.uint8(0), "w_scale": np.float32(1), "w_zero": np.int8(0),
+        "y_scale": np.float32(channels * 255 * 127 / 200), "y_zero": np.uint8(0),
+        "w": np.full((8, channels, 1, 1), 127, np.int8),
+    }  # fmt: skip
+    names = ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"]
+    graph = onnx.helper.make_graph(
+        [make("QLinearConv", names, ["y"])],
+        "one convolution",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, (1, channels, 4, 4))],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, (1, 8, 4, 4))],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "x.onnx")
+    (y,) = open_engine(tmp_path / "x.onnx").run(np.full((1, channels, 4, 4), 255, np.uint8))
+    assert (y == 200).all()
