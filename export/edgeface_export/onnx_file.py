@@ -223,8 +223,10 @@ def write_weights(source: Path, path: Path) -> None:
         others = tuple(side for side in range(values.ndim) if side != axis)
         scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), np.finfo(np.float32).tiny) / 127
         constants[name].CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8), name))
-        graph.initializer.append(onnx.numpy_helper.from_array(scale.reshape(-1), f"{name}_scale"))
-        added[name] = make("DequantizeLinear", [name, f"{name}_scale"], [node.input[1]], node.input[1], axis=axis)
+        # The zero points, all 0, may be left out by ONNX, but not where onnxruntime takes its exact kernels.
+        asked = {f"{name}_scale": scale.reshape(-1), f"{name}_zero": np.zeros(scale.size, np.int8)}
+        graph.initializer.extend(onnx.numpy_helper.from_array(value, key) for key, value in asked.items())
+        added[name] = make("DequantizeLinear", [name, *asked], [node.input[1]], node.input[1], axis=axis)
     nodes = [*added.values(), *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

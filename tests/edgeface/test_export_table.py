@@ -112,3 +112,16 @@ def test_a_refused_run_stops_the_table(script: ModuleType, trained: Trained, mon
     with pytest.raises(SystemExit, match="loses much"):
         script.main([str(trained.run), "--data", str(trained.photos), "--output", "nowhere.md"])
     assert not Path("nowhere.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"sse", "avx2", "avx512_vnni"}, ", on a processor with VNNI"),
+        ({"avx2", "avx_vnni"}, ", on a processor with VNNI"),
+        ({"avx2"}, ", on a processor without VNNI"),
+        ({"asimd"}, ""),
+    ],
+)
+def test_the_kind_of_processor_is_said(flags: set[str], said: str, script: ModuleType):
+    assert script.dot_products(flags) == said

@@ -47,6 +47,22 @@ def test_no_two_layers_share_their_weights(tmp_path: Path):
     assert len(set(weights(onnx_file.prepare(tmp_path / "net.onnx", tmp_path)))) == 6
 
 
+def test_int8_weights_say_their_zero_points(tmp_path: Path):
+    # ONNX lets them out where they are 0; onnxruntime's exact kernels do not.
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 30 * 30, 4)).eval()
+    onnx_file.write_float(embedder(net, InputSpec(size=32), "depthwise"), 32, tmp_path / "net.onnx")
+    onnx_file.write_weights(tmp_path / "net.onnx", tmp_path / "weights.onnx")
+    graph = onnx.load(tmp_path / "weights.onnx").graph
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    found = [[constants[name] for name in node.input] for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert [len(scale) for _, scale, _ in found] == [8, 4]
+    for _, scale, zero in found:
+        assert zero.dtype == np.int8
+        assert (zero == np.zeros(scale.shape)).all()
+    faces = np.zeros((2, 32, 32, 3), np.uint8)
+    assert open_engine(tmp_path / "weights.onnx").run(faces)[0].shape == (2, 4)
+
+
 def test_int8_products_do_not_overflow_on_any_machine(tmp_path: Path):
     # Without VNNI, onnxruntime's fast kernels on x86 add two products in 16 bits: 2 * 255 * 127 is cut to 32767.
     make, channels = onnx.helper.make_node, 64
