@@ -26,6 +26,7 @@ Level = Literal["ok", "note", "wrong"]
 
 _MACHINES = ("x86_64", "aarch64", "arm64")
 _LEAST_PYTHON = (3, 11)
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
 _LEAST_FREE_MB = 150
 """What one model and its engine take at most (peak memory of edgeface bench), with some room."""
 _HOT = 80.0
@@ -129,6 +130,24 @@ def _engines() -> Iterator[Finding]:
         yield Finding(level="ok", topic="engine", text=f"tflite-runtime {_version('tflite-runtime')}")
     if not found:
         yield Finding(level="wrong", topic="engine", text="none works", remedy="pip install ai-edge-litert onnxruntime")
+
+
+def int8_arithmetic(has: set[str]) -> Finding | None:
+    """Whether the processor has instructions for int8; None where its features do not say.
+
+    Args:
+        has: features of the processor, in the words of /proc/cpuinfo.
+    """
+    if named := sorted(has & _DOT_PRODUCTS):
+        return Finding(level="ok", topic="int8", text=f"dot products in one instruction ({', '.join(named)})")
+    if "avx2" not in has:
+        return None
+    text = "no VNNI: an int8 file is smaller here than a float one, but hardly faster (docs/export, Speed)"
+    return Finding(level="note", topic="int8", text=text)
+
+
+def _int8() -> Iterator[Finding]:
+    yield from filter(None, [int8_arithmetic(features())])
 
 
 def _other_libraries() -> Iterator[Finding]:
@@ -251,6 +270,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _system,
     _python,
     _engines,
+    _int8,
     _other_libraries,
     _memory,
     _power,

@@ -7,7 +7,7 @@ import pytest
 
 from edgeface.cli import run
 from edgeface_devices import doctor
-from edgeface_devices.doctor import Finding, examine, features, numpy_trap, power, try_out
+from edgeface_devices.doctor import Finding, examine, features, int8_arithmetic, numpy_trap, power, try_out
 from edgeface_devices.state import State
 
 CALM = State(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
@@ -89,3 +89,19 @@ def test_features_are_read_in_either_spelling(tmp_path: Path):
     cpuinfo.write_text("flags\t\t: sse avx2\n")
     assert features(cpuinfo) == {"sse", "avx2"}
     assert features(tmp_path / "absent") == set()
+
+
+@pytest.mark.parametrize(
+    ("has", "found"),
+    [
+        ({"sse2", "avx2", "avx512_vnni"}, ("ok", "dot products in one instruction (avx512_vnni)")),
+        ({"avx2", "avx_vnni"}, ("ok", "dot products in one instruction (avx_vnni)")),
+        ({"asimd", "asimddp"}, ("ok", "dot products in one instruction (asimddp)")),
+        ({"sse2", "avx2"}, ("note", "no VNNI: an int8 file is smaller here than a float one, but hardly faster")),
+        ({"asimd"}, None),
+        (set(), None),
+    ],
+)
+def test_what_the_processor_has_for_int8(has: set[str], found: tuple[str, str] | None):
+    finding = int8_arithmetic(has)
+    assert (finding and (finding.level, finding.text.split(" (docs")[0])) == found
