@@ -179,6 +179,8 @@ def _static(plan: Plan, recipe: Recipe, source: Path, path: Path) -> Exported:
     """Calibrates, with a search where one is asked for, and keeps layers in float where int8 costs too much."""
     contract, scratch = plan.contract, plan.workspace / f"scratch.{recipe.format}"
     job = draft(FORMATS[recipe.format], source, as_input(plan.calibration, contract.input), plan.workspace)
+    if "finetuning" in contract.accuracy:  # its weights were moved so that they have the right means when rounded
+        job = replace(job, shifts={})
     method, trials = plan.calibrator, []
     if method == SEARCH:
         assert plan.chooser is not None
