@@ -142,7 +142,7 @@ def int8_arithmetic(has: set[str]) -> Finding | None:
         return Finding(level="ok", topic="int8", text=f"dot products in one instruction ({', '.join(named)})")
     if "avx2" not in has:
         return None
-    text = "no VNNI: an int8 file is smaller here than a float one, but hardly faster (docs/export, Speed)"
+    text = "no VNNI: an int8 file is smaller here than a float one, but little faster (docs/export, Speed)"
     return Finding(level="note", topic="int8", text=text)
 
 
