@@ -7,6 +7,15 @@ r"""Rebuilds the models that come with edgeface, from photos that anybody can ge
     python -m scripts.reference_models train mobilefacenet --photos prepared/people --peers peers -o runs/reference
     python -m scripts.reference_models ship mobilefacenet --photos prepared/people --run runs/reference \
         --init peers/foamliu.pt
+
+The small one learns from the other and from faces without names (docs/models.md says which):
+
+    edgeface data prepare photos/others prepared/others --licence "non-commercial research"
+    python -m scripts.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
+        -o runs/tiny
+    python -m scripts.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
+
+ResNet18 and VGG11 are made from Pins by scripts.pins_table (docs/results.md).
 """
 
 from __future__ import annotations
@@ -23,19 +32,25 @@ from edgeface.training.init import init_backbone
 from edgeface.training.run import load_checkpoint, save_tensors
 from edgeface_runtime.models import FOLDER, FORMATS
 
-TEACHERS = ("foamliu-mobilefacenet-128d.onnx", "sirius-mobilefacenet-192d.tflite")
-"""Apache-2.0 both; their contracts lie beside them, foamliu.toml and sirius.toml."""
-
-LICENCE = (
-    "research only: learnt from photos of CelebA and Families in the Wild, from the weights of foamliu/MobileFaceNet "
-    "(Apache-2.0; MS-Celeb-1M)"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+_PEOPLE = "learnt from photos of CelebA and Families in the Wild"
+_START = "from the weights of foamliu/MobileFaceNet (Apache-2.0; MS-Celeb-1M)"
+LICENCES = {
+    "mobilefacenet": f"research only: {_PEOPLE}, {_START}",
+    "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB and SCUT-FBP5500, {_START}",
+}
+# The teachers are Apache-2.0, both; their contracts lie beside them.
+_TEACHERS = (
+    "--teacher {peers}/foamliu-mobilefacenet-128d.onnx --teacher-contract {peers}/foamliu.toml "
+    "--teacher {peers}/sirius-mobilefacenet-192d.tflite --teacher-contract {peers}/sirius.toml"
 )
-_DISTIL = (
-    "--set classify=0 --set batch=64 --set erase=0.1 --set blur=0.1 --set downscale=0.1 --set warmup=0.1 --set lr=1e-3"
-)
+_DISTIL = "--set normalise=imagenet --set classify=0 --set batch=64 --set erase=0.1 --set blur=0.1 --set downscale=0.1"
 TRAINING = {
     "mobilefacenet": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt --init-names foamliu "
-    f"--set normalise=imagenet --epochs 4 {_DISTIL}",
+    f"--epochs 4 {_DISTIL} --set warmup=0.1 --set lr=1e-3 {_TEACHERS}",
+    "mobilefacenet-tiny": "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu "
+    "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabelled {others} "
+    f"--epochs 2 {_DISTIL} --set hint=1 --set warmup=0.05 --set lr=2e-3",
 }
 
 # CelebA's identities that are mixed up, are in LFW, or are in Pins; FIW's people who are in Pins, and one (F0335) who
@@ -83,13 +98,9 @@ def gather(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """The recorded command, printed and run."""
-    teachers = [
-        part
-        for file in TEACHERS
-        for part in ("--teacher", f"{options.peers}/{file}", "--teacher-contract", f"{options.peers}/{_contract(file)}")
-    ]
-    words = ["train", str(options.photos), *TRAINING[options.name].format(peers=options.peers).split(), *teachers]
-    words += ["--licence", LICENCE, "-o", str(options.output)]
+    places = {"peers": options.peers, "others": options.others, "weights": WEIGHTS}
+    words = ["train", str(options.photos), *(word.format(**places) for word in TRAINING[options.name].split())]
+    words += ["--licence", LICENCES[options.name], "-o", str(options.output)]
     print("edgeface", " ".join(words))
     return run(words)
 
@@ -124,10 +135,6 @@ def ship(options: argparse.Namespace) -> int:
     return 0
 
 
-def _contract(teacher: str) -> str:
-    return f"{teacher.split('-')[0]}.toml"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -140,7 +147,8 @@ def main() -> int:
         command.add_argument("name", choices=TRAINING)
         command.add_argument("--photos", type=Path, required=True)
         if verb == "train":
-            command.add_argument("--peers", type=Path, required=True)
+            command.add_argument("--peers", type=Path, help="folder of the teachers and their contracts")
+            command.add_argument("--others", type=Path, help="prepared faces without names")
             command.add_argument("-o", "--output", type=Path, required=True)
         else:
             command.add_argument("--run", type=Path, required=True)
@@ -149,7 +157,12 @@ def main() -> int:
     if options.verb == "photos":
         gather(options)
         return 0
-    return train(options) if options.verb == "train" else ship(options)
+    if options.verb == "ship":
+        return ship(options)
+    for place in ("peers", "others"):
+        if f"{{{place}}}" in TRAINING[options.name] and not getattr(options, place):
+            parser.error(f"{options.name} is trained with --{place}")
+    return train(options)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeface.cli.console import ERR, Json, note, print_json
 from edgeface_runtime.models import find_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Setting = Annotated[list[str] | None, typer.Option("--set", help="One setting, as key=value; may repeat.")]
 Teacher = Annotated[
@@ -29,7 +32,9 @@ def train(
     embedding: Annotated[int | None, typer.Option(help="Floats in an embedding.  [default: 128]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, or paper.")] = None,
     setting: Setting = None,
-    init: Annotated[str | None, typer.Option(help="Weights to start from: imagenet, or a file.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start from: imagenet, or a file; a wider net's are narrowed.")
+    ] = None,
     init_names: Annotated[str | None, typer.Option(help="Name map for --init: foamliu, or a TOML file.")] = None,
     teacher: Teacher = None,
     teacher_contract: TeacherContract = None,
@@ -53,13 +58,14 @@ def train(
       edgeface train prepared/ --backbone resnet18 --epochs 40 --set precision=bf16 -o runs/mine
       edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classify=0
       edgeface train prepared/ --backbone resnet18 --guide weights/mobilefacenet.safetensors
+      edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
     from edgeface.data.dataset import load_data, load_unlabelled
     from edgeface.evaluation.embedder import open_teachers
     from edgeface.report.curves import draw_curves
     from edgeface.training.config import load_config
-    from edgeface.training.init import init_backbone
+    from edgeface.training.init import start_from
     from edgeface.training.loop import train as run
     from edgeface.training.run import load_checkpoint
 
@@ -68,6 +74,10 @@ def train(
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+
+    def start(net: nn.Module) -> None:
+        note(start_from(net, str(init), settings, names=init_names, faces=faces.faces[faces.rows("train")]))
+
     curves = run(
         faces,
         output,
@@ -75,9 +85,7 @@ def train(
         console=ERR,
         licence=licence,
         resume=resume,
-        init=(lambda net: note(str(init_backbone(net, init, backbone=settings.backbone, names=init_names))))
-        if init
-        else None,
+        init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
         guide=load_checkpoint(guide) if guide else None,
         unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,

@@ -1,8 +1,9 @@
-"""Weights to start from: torchvision's ImageNet weights, a checkpoint of ours, or anybody's state dict."""
+"""Weights to start from: ImageNet's of torchvision, a checkpoint of ours or a wider one, anybody's state dict."""
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import tomllib
@@ -11,15 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgeface.backbones import BACKBONES, parse_backbone
-from edgeface.training.run import find_checkpoint
+from edgeface.training.augment import normalise
+from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.narrow import is_wider, narrow
+from edgeface.training.run import Checkpoint, find_checkpoint, load_checkpoint
 from edgeface_export.torchvision_repair import repair
-from edgeface_runtime import ModelError, UsageError
+from edgeface_runtime import ContractError, InputSpec, ModelError, UsageError
 
 # Regular expression → replacement, applied in order to each name of the source.
 Names = Mapping[str, str]
@@ -45,6 +51,8 @@ NAME_MAPS: dict[str, Names] = {
 }  # fmt: skip
 # Torchvision's names of what a Pooled net has as its trunk; fc and classifier have no place in it.
 _TORCHVISION: Names = {r"^features\.": "trunk.", r"^(conv1|bn1|layer\d)\.": r"trunk.\1."}
+NARROW_FACES = 1000
+"""About how many faces a narrow net is fitted on."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -71,6 +79,56 @@ class Loaded:
             if names:
                 text += f"; {len(names)} {words} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         return text
+
+
+def start_from(
+    net: nn.Module, source: str, config: TrainConfig, *, faces: NDArray[np.uint8], names: str | None = None
+) -> str:
+    """Fills a net's weights before training, in place, and says what it took.
+
+    A checkpoint of a wider MobileFaceNet is narrowed (``edgeface.training.narrow``); all else goes to
+    ``init_backbone``.
+
+    Args:
+        net: as ``build_backbone`` made it.
+        source: as ``init_backbone`` takes it.
+        config: of the training.
+        faces: (N, S, S, 3) uint8 RGB to fit a narrow net on; some thousand of them are looked at.
+        names: as ``init_backbone`` takes it.
+
+    Raises:
+        UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
+    """
+    wide = _wider(net, source)
+    if wide is None:
+        return str(init_backbone(net, source, backbone=config.backbone, names=names))
+    spec = wide.contract.input
+    for what, theirs, ours in (("size", spec.size, config.size), ("normalise", _normalisation(spec), config.normalise)):
+        if theirs != ours:
+            raise UsageError(f"{source}: to narrow this net its own {what} is needed: --set {what}={theirs}")
+    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / NARROW_FACES)])
+    cosine = narrow(net, wide.net, normalise(sample, spec.mean, spec.std))
+    return f"{source}: narrowed to {config.backbone}; mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
+
+
+def _wider(net: nn.Module, source: str) -> Checkpoint | None:
+    """The checkpoint that is meant where it is one of ours with the net's layers and more channels."""
+    path = None if source == "imagenet" else find_checkpoint(Path(source))
+    if path is None or path.suffix != ".safetensors":
+        return None
+    try:
+        checkpoint = load_checkpoint(path)
+    except (ModelError, ContractError):
+        return None  # init_backbone says what it is
+    if not is_wider(checkpoint.net, net):
+        return None
+    theirs, ours = checkpoint.net.state_dict(), net.state_dict()
+    return None if all(theirs[name].shape == ours[name].shape for name in ours) else checkpoint
+
+
+def _normalisation(spec: InputSpec) -> str:
+    known = [name for name, (mean, std) in NORMALISATIONS.items() if (mean, std) == (spec.mean, spec.std)]
+    return known[0] if known else f"mean {spec.mean}, std {spec.std}"
 
 
 def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | None = None) -> Loaded:
