@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import edgeface.training.narrow as narrowing
 from edgeface.backbones import build_backbone
 from edgeface.backbones.mobilefacenet import MobileFaceNet
+from edgeface.cli import run
 from edgeface.training.config import TrainConfig
 from edgeface.training.init import start_from
 from edgeface.training.narrow import narrow
@@ -176,6 +177,15 @@ def test_init_narrows_a_wider_checkpoint(checkpoint: Path):
     assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine to it " in said
     assert "40 faces" in said
     assert not torch.equal(before, net.layers[0].weight)
+
+
+def test_a_run_that_starts_from_a_wider_net_says_so(
+    att_people: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    words = f"train {att_people} -o {tmp_path / 'run'} --backbone mobilefacenet:act=relu,width=0.25 --embedding 32"
+    words += f" --init {checkpoint} --epochs 1 --set batch=16"
+    assert run(words.split()) == 0
+    assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine" in capfd.readouterr().err
 
 
 def test_init_copies_a_checkpoint_of_the_same_width(checkpoint: Path):
