@@ -37,7 +37,8 @@ _PEOPLE = "learnt from photos of CelebA and Families in the Wild"
 _START = "from the weights of foamliu/MobileFaceNet (Apache-2.0; MS-Celeb-1M)"
 LICENCES = {
     "mobilefacenet": f"research only: {_PEOPLE}, {_START}",
-    "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB and SCUT-FBP5500, {_START}",
+    "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500 and of sportsmen, "
+    f"{_START}",
 }
 # The teachers are Apache-2.0, both; their contracts lie beside them.
 _TEACHERS = (
