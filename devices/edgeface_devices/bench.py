@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,11 @@ class Bench:
         return max(waits) > DISTURBED
 
     def name(self, row: Row) -> str:
-        """What tells a row from the others: its label, or its path where two rows have one label."""
-        labels = [other.label for other in self.rows]
-        return row.label if len(set(labels)) == len(labels) else str(row.path)
+        """What tells a row from the others: its label, its file's name where two share one, or its whole path."""
+        for of in (attrgetter("label"), attrgetter("path.name")):
+            if len({of(other) for other in self.rows}) == len(self.rows):
+                return str(of(row))
+        return str(row.path)
 
     def as_json(self) -> dict[str, Any]:
         """The document of ``bench --json``, schema 1."""

@@ -110,6 +110,20 @@ def test_the_headline_says_how_fast_how_small_and_how_accurate(tmp_path: Path, f
     assert "names 98.3 % of the held-out photos rightly; fp32 TFLite names 99.2 %" in text
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a/x.tflite", "b/y.onnx"], ["int8 TFLite", "int8 ONNX"]),
+        (["a/x.tflite", "b/y.tflite"], ["x.tflite", "y.tflite"]),
+        (["a/x.tflite", "b/x.tflite"], ["a/x.tflite", "b/x.tflite"]),
+    ],
+)
+def test_a_row_is_called_by_the_shortest_name_that_tells_it_from_the_others(files: list[str], names: list[str]):
+    rows = tuple(replace(row("int8", file.split(".")[1], 1.0, 1, None), path=Path(file)) for file in files)
+    bench = Bench(Device("Test board", "measured", 4, "Linux"), rows)
+    assert [bench.name(one) for one in rows] == names
+
+
 def test_every_row_and_ratio_is_in_a_table(tmp_path: Path, four: Bench):
     rows = written(tmp_path, four).rows
     assert [
@@ -195,10 +209,10 @@ def test_a_busy_machine_is_admitted(tmp_path: Path, four: Bench):
     assert "kept the processor busy" in written(tmp_path, replace(four, rows=rows)).text
 
 
-def test_rows_of_one_label_are_told_apart_by_their_paths(tmp_path: Path, four: Bench):
+def test_rows_of_one_label_are_told_apart_by_their_files(tmp_path: Path, four: Bench):
     twin = replace(four.rows[0], path=Path("other/net.onnx"))
     page = written(tmp_path, replace(four, rows=(four.rows[0], twin)))
-    assert [cells[0] for cells in page.rows[1:3]] == ["net.fp32.onnx", "other/net.onnx"]
+    assert [cells[0] for cells in page.rows[1:3]] == ["net.fp32.onnx", "net.onnx"]
 
 
 def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path, four: Bench):
