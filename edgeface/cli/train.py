@@ -75,8 +75,11 @@ def train(
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
+    guiding = load_checkpoint(guide) if guide else None
+
     def start(net: nn.Module) -> None:
-        note(start_from(net, str(init), settings, names=init_names, faces=faces.faces[faces.rows("train")]))
+        some = faces.faces[faces.rows("train")]
+        note(start_from(net, str(init), settings, names=init_names, faces=some, guide=guiding))
 
     curves = run(
         faces,
@@ -87,7 +90,7 @@ def train(
         resume=resume,
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
-        guide=load_checkpoint(guide) if guide else None,
+        guide=guiding,
         unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
         tensorboard=tensorboard,
     )

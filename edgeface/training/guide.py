@@ -21,6 +21,8 @@ from edgeface.training.config import NORMALISATIONS, TrainConfig
 from edgeface.training.run import Checkpoint
 from edgeface_runtime import UsageError
 
+RIDGE = 1e-2
+"""On the diagonal of the equations of that start, in units of its mean."""
 COARSE = 4
 """Pixels a cell from which maps are compared: finer ones say little of who it is."""
 
@@ -30,12 +32,14 @@ class Guide(nn.Module):
 
     At each resolution that both have, a 1×1 convolution of the student's last map is to give the guide's last one,
     each channel brought to mean 0 and deviation 1: the mean square of what is left is the share that the student
-    does not explain. The guide's own weights are neither trained nor saved with the student's.
+    does not explain. These convolutions start as the least squares fit, so that a student that knows something
+    already is not pulled towards random ones. The guide's own weights are neither trained nor saved with the student's.
 
     Args of the constructor:
         net: the student, whose maps are caught as it trains.
         checkpoint: the guide.
-        faces: (n, 3, S, S) faces normalised for the student, from which the guide's channels get their scale.
+        faces: (n, 3, S, S) faces normalised for the student, from which the guide's channels get their scale and
+            the convolutions their start.
         config: of the training.
 
     Raises:
@@ -75,6 +79,21 @@ class Guide(nn.Module):
             self.register_buffer(f"mean{side}", shown.mean((0, 2, 3), keepdim=True))
             self.register_buffer(f"std{side}", shown.std((0, 2, 3), keepdim=True) + 1e-3)
         self.regressors = nn.ModuleDict({str(side): nn.Conv2d(mine[side][1], its[side][1], 1) for side in self.sides})
+        self._fit(net, faces)
+
+    @torch.no_grad()
+    def _fit(self, net: nn.Module, faces: Tensor) -> None:
+        net.eval()(faces)
+        for side in self.sides:
+            shown = (self._shown[side].float() - getattr(self, f"mean{side}")) / getattr(self, f"std{side}")
+            x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2).double() for maps in (self._caught[side], shown))
+            mean = x.mean(0)
+            square = (x - mean).T @ (x - mean)
+            ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), device=x.device)
+            weights = torch.linalg.solve(square + ridge, (x - mean).T @ y).T
+            regressor: Any = self.regressors[str(side)]
+            regressor.weight.copy_(weights[:, :, None, None])
+            regressor.bias.copy_(-weights @ mean)
 
     @torch.no_grad()
     def say(self, faces: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights to start from: ImageNet's of torchvision, a checkpoint of ours or a wider one, anybody's state dict."""
+"""Weights to start from: ImageNet's of torchvision, a checkpoint of ours or a wider one, dlib's, any state dict."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from edgeface.backbones import BACKBONES, parse_backbone
 from edgeface.training.augment import normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.dlib_start import FACES, read_dlib, start_from_dlib
 from edgeface.training.narrow import is_wider, narrow
 from edgeface.training.run import Checkpoint, find_checkpoint, load_checkpoint
 from edgeface_export.torchvision_repair import repair
@@ -82,23 +83,32 @@ class Loaded:
 
 
 def start_from(
-    net: nn.Module, source: str, config: TrainConfig, *, faces: NDArray[np.uint8], names: str | None = None
+    net: nn.Module,
+    source: str,
+    config: TrainConfig,
+    *,
+    faces: NDArray[np.uint8],
+    names: str | None = None,
+    guide: Checkpoint | None = None,
 ) -> str:
     """Fills a net's weights before training, in place, and says what it took.
 
-    A checkpoint of a wider MobileFaceNet is narrowed (``edgeface.training.narrow``); all else goes to
-    ``init_backbone``.
+    A checkpoint of a wider MobileFaceNet is narrowed (``edgeface.training.narrow``), dlib's net is fitted into a
+    ResNet18 (``edgeface.training.dlib_start``); all else goes to ``init_backbone``.
 
     Args:
         net: as ``build_backbone`` made it.
         source: as ``init_backbone`` takes it.
         config: of the training.
-        faces: (N, S, S, 3) uint8 RGB to fit a narrow net on; some thousand of them are looked at.
+        faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
         names: as ``init_backbone`` takes it.
+        guide: the net that the embeddings of one that starts from dlib's are fitted to; random without one.
 
     Raises:
         UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
     """
+    if source.endswith(".dat"):
+        return _from_dlib(net, source, config, faces=faces, guide=guide)
     wide = _wider(net, source)
     if wide is None:
         return str(init_backbone(net, source, backbone=config.backbone, names=names))
@@ -109,6 +119,24 @@ def start_from(
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / NARROW_FACES)])
     cosine = narrow(net, wide.net, normalise(sample, spec.mean, spec.std))
     return f"{source}: narrowed to {config.backbone}; mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
+
+
+def _from_dlib(
+    net: nn.Module, source: str, config: TrainConfig, *, faces: NDArray[np.uint8], guide: Checkpoint | None
+) -> str:
+    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
+    mean, std = (torch.tensor(values) for values in NORMALISATIONS[config.normalise])
+    wanted = None
+    if guide is not None:
+        its, spec = guide.net, guide.contract.input
+
+        def wanted(faces: Tensor) -> Tensor:
+            embeddings: Tensor = its(normalise(faces.permute(0, 2, 3, 1), spec.mean, spec.std))
+            return embeddings
+
+    cosine = start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, wanted)
+    told = "no guide to fit its embeddings to" if cosine is None else f"mean cosine to the guide {cosine:.3f}"
+    return f"{source}: fitted into {config.backbone}; {told} on the {len(sample)} faces it took"
 
 
 def _wider(net: nn.Module, source: str) -> Checkpoint | None:

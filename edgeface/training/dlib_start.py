@@ -1,0 +1,265 @@
+"""A ResNet18 that starts from dlib's face net: layers fitted by least squares, before any training.
+
+dlib's net (D. King, "High quality face recognition with deep metric learning", 2017; CC0) is a ResNet with the blocks
+of ResNet18, half its channels and up to twice its blocks a stage: 3, 4, 3, 3 and 1, for 2 in each of four. One wide
+block takes the place of two narrow ones side by side, for residual blocks that follow one another do much the same as
+their sum (A. Veit, M. Wilber, S. Belongie, "Residual networks behave like ensembles of relatively shallow networks",
+NIPS 2016). Each convolution is fitted to give dlib's maps, read off where the student's pixels lie, from what the
+student has come to so far, so that it mends part of what the layers before it lost. Channels to spare stay random.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeface_runtime import ModelError, UsageError
+
+SIDE = 150
+"""Pixels of dlib's faces."""
+MEAN, SCALE = (122.782, 117.001, 104.298), 256.0
+"""What it takes from a pixel, and divides it by."""
+STAGES = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
+"""Channels and blocks; the first block of all stages but the first halves the map."""
+PLAN: tuple[tuple[str, int, tuple[int, ...]], ...] = (
+    ("layer1", 0, (1, 2)), ("layer1", 1, (3,)), ("layer2", 0, (4, 5)), ("layer2", 1, (6, 7)),
+    ("layer3", 0, (8, 9)), ("layer3", 1, (10,)), ("layer4", 0, (11, 12)), ("layer4", 1, (13,)),
+)  # fmt: skip
+"""Block of ResNet18, and dlib's that it stands for, counted from 1; the last one has no place."""
+FACES = 3000
+"""About how many faces the layers are fitted on."""
+CHUNK = 100
+ROWS = 4000
+"""Places in the maps of a chunk from which a layer is fitted."""
+RIDGE = 1e-3
+"""On the diagonal of a layer's normal equations, in units of its mean."""
+FEW_RIDGE = 0.3
+"""The same for the embedding, of which a face is only one row."""
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class Map(NamedTuple):
+    """(N, C, S, S) values, and where in dlib's face the first lies, and how far the next, in pixels."""
+
+    values: Tensor
+    first: float
+    step: float
+
+
+def read_dlib(path: Path) -> Layers:
+    """Weights (out, in, k, k) and biases (out,) of the 29 convolutions, each with the affine layer after it folded in.
+
+    Args:
+        path: ``dlib_face_recognition_resnet_model_v1.dat``, as the package face_recognition_models has it.
+
+    Raises:
+        ModelError: another file.
+    """
+    shapes = [(STAGES[0][0], 3, 7)]
+    for (channels, blocks), came in zip(STAGES, (STAGES[0][0], *(stage[0] for stage in STAGES)), strict=False):
+        shapes += [(channels, came, 3)] + [(channels, channels, 3)] * (2 * blocks - 1)
+    try:
+        data = path.read_bytes()
+        found = [(mark[0], _tensor(data, mark.end())) for mark in re.finditer(rb"con_4|affine_", data)]
+        convolutions, affine = ([tensor for mark, tensor in found if mark == kind] for kind in (b"con_4", b"affine_"))
+        layers = []
+        for (out, into, side), values, pair in zip(shapes, convolutions, affine, strict=True):
+            weight, bias = values[:-out].view(out, into, side, side), values[-out:]
+            gain, offset = pair.view(2, out)
+            layers.append((weight * gain[:, None, None, None], bias * gain + offset))
+    except (OSError, ValueError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{path}: not dlib's face net, dlib_face_recognition_resnet_model_v1.dat ({error})") from error
+    return layers
+
+
+def _tensor(data: bytes, at: int) -> Tensor:
+    """dlib's form of a tensor: version 2 and four sizes, each behind its length in bytes, then float32."""
+    numbers = []
+    for _ in range(5):
+        length = data[at]
+        numbers.append(int.from_bytes(data[at + 1 : at + 1 + length], "little"))
+        at += 1 + length
+    if numbers[0] != 2:
+        raise ValueError(f"a tensor of version {numbers[0]}")
+    return torch.from_numpy(np.frombuffer(data, "<f4", int(np.prod(numbers[1:])), at).copy())
+
+
+@torch.no_grad()
+def dlib_maps(layers: Layers, faces: Tensor) -> dict[str, Map]:
+    """dlib's maps of (N, 3, S, S) float RGB faces of 0 to 255, brought to 150 pixels.
+
+    Returns:
+        ``stem`` before its activation; of block 1 to 14 ``inner1``… and ``sum1``…, both before their activations;
+        and ``end``, (N, 256, 1, 1): the mean from which dlib's descriptor is one more matrix product away.
+    """
+    x = F.interpolate(faces, (SIDE, SIDE), mode="bilinear", antialias=True)
+    x = (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / SCALE
+    x = F.conv2d(x, *layers[0], stride=2)
+    maps = {"stem": Map(x, 3, 2)}
+    x, first, step = F.max_pool2d(F.relu(x), 3, 2), 5.0, 4.0
+    halving = {1 + sum(stage[1] for stage in STAGES[:index]) for index in range(1, len(STAGES))}
+    for block in range(1, 1 + sum(stage[1] for stage in STAGES)):
+        half = block in halving
+        first, step = (first + step, 2 * step) if half else (first, step)
+        inner = F.conv2d(x, *layers[2 * block - 1], stride=1 + half, padding=0 if half else 1)
+        y, x = F.conv2d(F.relu(inner), *layers[2 * block], padding=1), F.avg_pool2d(x, 2) if half else x
+        side, more = max(y.shape[-1], x.shape[-1]), y.shape[1] - x.shape[1]
+        # dlib adds maps of unequal sizes as if the smaller one went on with zeros
+        both = F.pad(y, [0, side - y.shape[-1]] * 2) + F.pad(x, [0, side - x.shape[-1]] * 2 + [0, more])
+        maps[f"inner{block}"], maps[f"sum{block}"] = Map(inner, first, step), Map(both, first, step)
+        x = F.relu(both)
+    maps["end"] = Map(x.mean((2, 3), keepdim=True), 0, SIDE)
+    return maps
+
+
+@torch.no_grad()
+def start_from_dlib(
+    net: nn.Module, layers: Layers, faces: Tensor, mean: Tensor, std: Tensor, wanted: Callable[[Tensor], Tensor] | None
+) -> float | None:
+    """Fills a ResNet18 with what fits of dlib's net, in place.
+
+    Args:
+        net: ``resnet18`` with ``stem=stride2``.
+        layers: of ``read_dlib``.
+        faces: (N, S, S, 3) uint8 RGB; three thousand or so (4 GB of memory at 112 pixels).
+        mean: (3,) what the student takes from a pixel.
+        std: (3,) what it divides it by.
+        wanted: (n, 3, S, S) float faces of 0 to 255 → (n, D) embeddings that the student's are fitted to; None
+            leaves its last layer random.
+
+    Returns:
+        Mean cosine between what is wanted of these faces and what the net gives.
+
+    Raises:
+        UsageError: another net.
+    """
+    trunk: Any = getattr(net, "trunk", None)
+    if not hasattr(trunk, "layer4") or trunk.conv1.stride != (2, 2):
+        raise UsageError("only resnet18 with stem=stride2 can start from dlib's net")
+    net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = faces.shape[1]
+    chunks = [part.permute(0, 3, 1, 2).float() for part in torch.split(faces, CHUNK)]
+    inputs = [
+        ((part - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).contiguous(memory_format=torch.channels_last)
+        for part in chunks
+    ]
+    targets = [_targets(dlib_maps(layers, part), size) for part in chunks]
+    rng = torch.Generator().manual_seed(0)
+
+    stem = ((unfolded(x, 7, 2), target["stem"]) for x, target in zip(inputs, targets, strict=True))
+    _fill(trunk.conv1, trunk.bn1, *least_squares(_some(stem, rng)), inputs)
+    stream = [trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))) for x in inputs]
+    for name, index, blocks in PLAN:
+        block: Any = getattr(trunk, name)[index]
+        stride = block.conv1.stride[0]
+        inner = [torch.cat([target[f"inner{each}"] for each in blocks], 1) for target in targets]
+        pairs = ((unfolded(x, 3, stride), y) for x, y in zip(stream, inner, strict=True))
+        _fill(block.conv1, block.bn1, *least_squares(_some(pairs, rng)), stream)
+        hidden = [block.relu(block.bn1(block.conv1(x))) for x in stream]
+        sums = [target[f"sum{blocks[-1]}"].float() for target in targets]
+        if block.downsample is None:
+            sums = [y - x[:, : y.shape[1]] for x, y in zip(stream, sums, strict=True)]
+            pairs = ((unfolded(x, 3, 1), y) for x, y in zip(hidden, sums, strict=True))
+            weight, bias = least_squares(_some(pairs, rng))
+        else:  # both paths at once
+            pairs = (
+                (torch.cat([unfolded(h, 3, 1), unfolded(x, 1, stride)], 1), y)
+                for h, x, y in zip(hidden, stream, sums, strict=True)
+            )
+            weight, bias = least_squares(_some(pairs, rng))
+            weight, shortcut = torch.split(weight, [9 * block.conv2.in_channels, block.conv1.in_channels], 1)
+            _fill(block.downsample[0], block.downsample[1], shortcut, torch.zeros(len(shortcut)), stream)
+        _fill(block.conv2, block.bn2, weight, bias, hidden)
+        stream = [block(x) for x in stream]
+
+    if wanted is None:
+        return None
+    embed: Any = net.embed
+    pool, linear, norm, _ = embed
+    x = torch.cat([pool(each) for each in stream]).flatten(1)
+    said = torch.cat([F.normalize(wanted(part)) for part in chunks])
+    weight, bias = few_least_squares(x, said)
+    gain = 1 / (x @ weight.T).std()  # a deviation near 1, beside which batch norm's eps is nothing
+    _fill(linear, norm, weight * gain, bias * gain, [pool(each) for each in stream])
+    return float(F.cosine_similarity(embed(torch.cat(stream)), said).mean())
+
+
+def _targets(maps: dict[str, Map], size: int) -> dict[str, Tensor]:
+    """dlib's maps in float16 where the student's pixels lie: every second one of its face, every fourth, eighth, …"""
+    steps = {"stem": 2}
+    for order, (_, _, blocks) in enumerate(PLAN):
+        step = 4 * 2 ** (order // 2)
+        steps |= {f"inner{block}": step for block in blocks} | {f"sum{blocks[-1]}": step}
+    return {name: read_off(maps[name], step, size).half() for name, step in steps.items()}
+
+
+def read_off(of: Map, step: int, size: int) -> Tensor:
+    """(N, C, n, n) values at every ``step``th of ``size`` pixels, n of them, bilinear; beyond the edge the edge's."""
+    pixels = (torch.arange(-(-size // step)) * step + 0.5) * SIDE / size - 0.5
+    places = (2 * (pixels - of.first) / of.step + 1) / of.values.shape[-1] - 1
+    grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).expand(len(of.values), -1, -1, -1)
+    return F.grid_sample(of.values, grid, padding_mode="border", align_corners=False)
+
+
+def unfolded(x: Tensor, side: int, stride: int) -> Tensor:
+    """(N, C, H, W) → (N, C·side², H', W'): what a convolution of that side and stride sees at each place."""
+    patches = F.unfold(x, side, padding=side // 2, stride=stride)
+    return patches.view(len(x), patches.shape[1], -(-x.shape[2] // stride), -1)
+
+
+def _some(pairs: Iterable[tuple[Tensor, Tensor]], rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    for pair in pairs:
+        x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in pair)
+        rows = torch.randperm(len(x), generator=rng)[:ROWS]
+        yield x[rows], y[rows].float()
+
+
+def least_squares(rows: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(out, in) weights and (out,) bias that give y of x best, over (n, in) and (n, out) rows that come in parts."""
+    square, product = torch.zeros(()), torch.zeros(())
+    for x, y in rows:
+        x = F.pad(x, (0, 1), value=1)
+        square, product = square + (x.T @ x).double(), product + (x.T @ y).double()
+    ridge = RIDGE * square.diagonal()[:-1].mean() * torch.ones(len(square))
+    ridge[-1] = 0
+    solved = torch.linalg.solve(square + ridge.diag(), product).float()
+    return solved[:-1].T, solved[-1]
+
+
+def few_least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where rows are fewer than columns, with inputs brought to one deviation."""
+    mean, std = x.mean(0), x.std(0) + 0.05 * x.std(0).mean()
+    rows = ((x - mean) / std).double()
+    square = rows @ rows.T
+    ridge = FEW_RIDGE * square.diagonal().mean() * torch.eye(len(square))
+    weight = (rows.T @ torch.linalg.solve(square + ridge, (y - y.mean(0)).double())).T.float() / std
+    return weight, y.mean(0) - weight @ mean
+
+
+def _fill(conv: Any, norm: Any, weight: Tensor, bias: Tensor, inputs: list[Tensor]) -> None:
+    """Puts fitted channels before the random ones of a convolution, and gives its batch norm their statistics.
+
+    The random ones get the fitted ones' deviations: of their weights, and after the batch norm.
+    """
+    fitted = len(weight)
+    weight = weight.reshape(fitted, *conv.weight.shape[1:])
+    if fitted < len(conv.weight):
+        conv.weight[fitted:] *= weight.std() / conv.weight[fitted:].std()
+    conv.weight[:fitted] = weight
+    x = torch.cat([conv(each) for each in inputs[:6]])
+    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
+    deviation = (var + norm.eps).sqrt()
+    norm.weight.copy_(deviation)
+    norm.weight[fitted:] = deviation[:fitted].mean()
+    norm.bias.zero_()
+    norm.bias[:fitted] = bias + mean[:fitted]

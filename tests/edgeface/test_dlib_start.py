@@ -1,0 +1,198 @@
+"""dlib's file read, its maps placed, and a ResNet18 that starts from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+
+from edgeface.backbones import build_backbone
+from edgeface.data.dataset import load_data
+from edgeface.training import dlib_start
+from edgeface.training.config import load_config
+from edgeface.training.dlib_start import (
+    Layers,
+    Map,
+    dlib_maps,
+    few_least_squares,
+    least_squares,
+    read_dlib,
+    read_off,
+    start_from_dlib,
+    unfolded,
+)
+from edgeface.training.init import start_from
+from edgeface_runtime import ModelError, UsageError
+
+SHAPES = [
+    (32, 3, 7), *[(32, 32, 3)] * 6, (64, 32, 3), *[(64, 64, 3)] * 7, (128, 64, 3), *[(128, 128, 3)] * 5,
+    (256, 128, 3), *[(256, 256, 3)] * 5, *[(256, 256, 3)] * 2,
+]  # fmt: skip
+
+
+def number(value: int) -> bytes:
+    """As dlib writes it: how many bytes, then those, the lowest first."""
+    length = max(1, (value.bit_length() + 7) // 8)
+    return bytes([length]) + value.to_bytes(length, "little")
+
+
+def tensor(values: np.ndarray) -> bytes:
+    return b"".join(map(number, (2, values.size, 1, 1, 1))) + values.astype("<f4").tobytes()
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[tuple[np.ndarray, ...]]:
+    """Weight, bias, gain and offset of dlib's layers, random."""
+    rng = np.random.default_rng(0)
+    return [
+        (
+            rng.normal(0, (2 / (into * side**2)) ** 0.5, (out, into, side, side)),
+            *(rng.normal(mean, 0.1, out) for mean in (0, 1, 0)),
+        )
+        for out, into, side in SHAPES
+    ]
+
+
+@pytest.fixture(scope="module")
+def file(parts: list[tuple[np.ndarray, ...]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dlib") / "net.dat"
+    text = b"\x01\x01\x01\x0dloss_metric_2"
+    for weight, bias, gain, offset in parts:
+        text += b"\x05con_4" + tensor(np.concatenate([weight.ravel(), bias])) + number(32)
+        text += b"\x07affine_" + tensor(np.concatenate([gain, offset])) + b"\x01\x01"
+    path.write_bytes(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def layers(file: Path) -> Layers:
+    return read_dlib(file)
+
+
+def test_the_file_gives_its_convolutions_with_the_affine_layers_folded_in(
+    layers: Layers, parts: list[tuple[np.ndarray, ...]]
+):
+    assert [tuple(weight.shape) for weight, _ in layers] == [(out, into, side, side) for out, into, side in SHAPES]
+    for (weight, bias), (theirs, shift, gain, offset) in zip(layers, parts, strict=True):
+        torch.testing.assert_close(weight.double(), torch.from_numpy(theirs * gain[:, None, None, None]), **near())
+        torch.testing.assert_close(bias.double(), torch.from_numpy(shift * gain + offset), **near())
+
+
+def near() -> dict[str, float]:
+    return {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"\xff\xd8 a photo", id="a photo"),
+        pytest.param(lambda data: data[: len(data) // 2], id="half of it"),
+        pytest.param(lambda data: data[:-30], id="its end missing"),
+        pytest.param(lambda data: data.replace(b"\x01\x02", b"\x01\x01", 1), id="another version"),
+    ],
+)
+def test_another_file_is_named(file: Path, tmp_path: Path, damage):
+    other = tmp_path / "other.dat"
+    other.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ModelError, match=r"other\.dat: not dlib's face net"):
+        read_dlib(other)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"none\.dat"):
+        read_dlib(tmp_path / "none.dat")
+
+
+@pytest.mark.parametrize(("name", "index"), [("stem", 30), ("inner2", 12), ("inner4", 8), ("inner8", 3)])
+def test_a_map_knows_where_in_the_face_it_looks(layers: Layers, name: str, index: int):
+    """By the pixels that change the value: the middle of those is its place."""
+    face = 255 * torch.rand(1, 3, 150, 150, generator=torch.Generator().manual_seed(0))
+    where = dlib_maps(layers, face)[name]
+    rows = []
+    for row in range(0, 150):
+        other = face.clone()
+        other[:, :, row] = 255 - other[:, :, row]
+        if not torch.equal(dlib_maps(layers, other)[name].values[0, :, index], where.values[0, :, index]):
+            rows.append(row)
+    assert where.first + index * where.step == pytest.approx((rows[0] + rows[-1]) / 2, abs=0.5)
+
+
+def test_a_map_is_read_off_where_the_pixels_lie():
+    places = 5 + 4 * torch.arange(35.0)
+    ramp = (places[:, None] + 1000 * places).expand(1, 1, 35, 35)  # a value that says where it is
+    found = read_off(Map(ramp, 5, 4), 4, 112)[0, 0]
+    pixels = ((np.arange(28) * 4 + 0.5) * 150 / 112 - 0.5).clip(5, 141)
+    np.testing.assert_allclose(found.numpy(), pixels[:, None] + 1000 * pixels, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (7, 2), (1, 2)])
+def test_a_convolution_is_found_again_from_what_it_gives(side: int, stride: int):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 6, side, stride, padding=side // 2)
+    x = torch.randn(3, 4, 15, 15)
+    with torch.no_grad():
+        rows, y = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (unfolded(x, side, stride), conv(x)))
+    weight, bias = least_squares([(rows[:80], y[:80]), (rows[80:], y[80:])])
+    torch.testing.assert_close(weight.view_as(conv.weight), conv.weight.detach(), rtol=0.1, atol=0.01)
+    torch.testing.assert_close(bias, conv.bias.detach(), rtol=0.1, atol=0.01)
+
+
+def test_few_rows_are_fitted_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1, rng.uniform(0.5, 2, 60), (40, 60)), rng.normal(0, 1, (40, 3))
+    weight, bias = few_least_squares(torch.from_numpy(x).float(), torch.from_numpy(y).float())
+    std = x.std(0, ddof=1)
+    scaled = (x - x.mean(0)) / (std + 0.05 * std.mean())
+    ridge = Ridge(dlib_start.FEW_RIDGE * (scaled @ scaled.T).diagonal().mean()).fit(scaled, y)
+    np.testing.assert_allclose(x @ weight.numpy().T + bias.numpy(), ridge.predict(scaled), rtol=1e-3, atol=1e-4)
+
+
+def test_a_resnet18_starts_nearer_to_dlibs_maps_than_the_mean_is(
+    layers: Layers, att_people: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dlib_start, "PLAN", dlib_start.PLAN[:4])  # the other layers stay random, and quick
+    faces = torch.from_numpy(load_data(att_people).faces[:160])
+    torch.manual_seed(0)
+    net = build_backbone("resnet18", embedding=16, size=112)
+    random = torch.randn(16, 3 * 14 * 14, generator=torch.Generator().manual_seed(0))
+
+    def wanted(x: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(x - 128, 14).flatten(1) @ random.T
+
+    cosine = start_from_dlib(net, layers, faces, torch.full((3,), 127.5), torch.full((3,), 127.5), wanted)
+    x = faces.permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        said = F.cosine_similarity(net((x - 127.5) / 127.5), wanted(x)).mean()
+        y = torch.nn.Sequential(*list(net.trunk.children())[:6])((x - 127.5) / 127.5)[:, :64]
+    assert cosine == pytest.approx(float(said), abs=1e-3)
+    aim = F.relu(read_off(dlib_maps(layers, x)["sum7"], 8, 112))
+    left = ((y - aim) ** 2).mean() / ((aim - aim.mean((0, 2, 3), keepdim=True)) ** 2).mean()
+    assert left < 0.4
+
+
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:stem=stride1", "vgg11"])
+def test_another_net_cannot_start_from_it(file: Path, backbone: str):
+    net = build_backbone(backbone, embedding=16, size=112)
+    with pytest.raises(UsageError, match="only resnet18 with stem=stride2"):
+        start_from(net, str(file), load_config(backbone=backbone), faces=np.zeros((2, 112, 112, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_dlib_itself_says_the_same(tmp_path: Path):
+    """On the real file, where dlib and face_recognition_models are installed."""
+    dlib = pytest.importorskip("dlib")
+    path = Path(pytest.importorskip("face_recognition_models").face_recognition_model_location())
+    face = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    said = np.array(dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(face))
+    data = path.read_bytes()
+    end = data.index(b"fc_2") + 4
+    matrix = dlib_start._tensor(data, end + sum(1 + data[end + skip] for skip in (0,)) + 3).view(256, 128)
+    maps = dlib_maps(read_dlib(path), torch.from_numpy(face).permute(2, 0, 1)[None].float())
+    np.testing.assert_allclose((maps["end"].values.flatten(1) @ matrix).numpy()[0], said, atol=1e-4)
