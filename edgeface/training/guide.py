@@ -83,7 +83,7 @@ class Guide(nn.Module):
 
     @torch.no_grad()
     def _fit(self, net: nn.Module, faces: Tensor) -> None:
-        net.eval()(faces)
+        copy.deepcopy(net).train()(faces)  # as it trains, and without a trace in its batch norms
         for side in self.sides:
             shown = (self._shown[side].float() - getattr(self, f"mean{side}")) / getattr(self, f"std{side}")
             x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2).double() for maps in (self._caught[side], shown))

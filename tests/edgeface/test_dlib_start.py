@@ -192,7 +192,7 @@ def test_dlib_itself_says_the_same(tmp_path: Path):
     face = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
     said = np.array(dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(face))
     data = path.read_bytes()
-    end = data.index(b"fc_2") + 4
-    matrix = dlib_start._tensor(data, end + sum(1 + data[end + skip] for skip in (0,)) + 3).view(256, 128)
+    after = data.index(b"fc_2") + len(b"fc_2" + number(128) + number(256))
+    matrix = dlib_start._tensor(data, after).view(256, 128)
     maps = dlib_maps(read_dlib(path), torch.from_numpy(face).permute(2, 0, 1)[None].float())
     np.testing.assert_allclose((maps["end"].values.flatten(1) @ matrix).numpy()[0], said, atol=1e-4)
