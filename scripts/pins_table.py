@@ -8,8 +8,8 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
 
 ``train`` prints and runs the command of one row, into ``pins-NAME`` below ``runs``; ``measure`` names the test photos
 with it, or with a peer; ``write`` puts all that was measured into the page, with curves and confusion matrices.
-Rows of runs that are not below ``runs`` stay as the page has them. ``resnet18-taught`` and ``resnet18-guided`` want
-other people's photos too, without their names: --others.
+Rows of runs that are not below ``runs`` stay as the page has them. ``resnet18-taught``, ``resnet18-guided`` and
+``resnet18-dlib`` want other people's photos too, without their names: --others.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ TRAINING: Mapping[str, str] = {
     f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
     "resnet18-taught": "--backbone resnet18 --init {runs}/pins-resnet18/best.safetensors --epochs 18 --set lr=1.5e-3 "
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
+    "resnet18-dlib": "--backbone resnet18:pool=none --init {peers}/dlib_face_recognition_resnet_model_v1.dat "
+    "--guide weights/mobilefacenet.safetensors --unlabelled {others} --epochs 1 --set lr=1e-3 --set batch=32 "
+    "--set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1 --set margin_warmup=1.0 --set warmup=0.1",
+    "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
+    f"--epochs 3 --set lr=5e-4 {_FULL}{_TAUGHT}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
     f"{_SMALL}{_TAUGHT}",
     "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
@@ -100,8 +105,10 @@ def row(name: str, found: Mapping[str, Any], folder: Path) -> list[str]:
     cells = [f"{100 * found[word]:.2f}" for word in FIGURES]
     if name in PEERS:
         return [title(name), "", "", "", *cells]
-    last, spent = curves(folder)[-1], sum(map(minutes, runs_of(folder)))
-    return [title(name), f"{spent:.0f}", f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
+    last, time = curves(folder)[-1], sum(map(minutes, runs_of(folder)))
+    threads = json.loads((folder / "run.json").read_text())["environment"]["threads"]
+    spent = f"{time:.0f}" + (f" on {threads} threads" if threads > 1 else "")
+    return [title(name), spent, f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
 
 
 def title(name: str) -> str:
@@ -176,7 +183,7 @@ def write(runs: Path, picture: str) -> None:
                 figure.savefig(DOCS / "images" / f"pins-{name}.png", dpi=80)
         draw_curves(folders).savefig(DOCS / "images" / picture, dpi=100)
     found = json.loads((next(iter(folders.values())) / "run.json").read_text())["environment"]
-    machine = f"{found['machine']}, {found['threads']} thread a run, PyTorch {found['torch']}"
+    machine = f"{found['machine']}, one thread a run where not said, PyTorch {found['torch']}"
     shown = [name for name in (*TRAINING, *PEERS) if title(name) in rows]
     steps = dict.fromkeys(step for name in shown if name in TRAINING for step in stages(name))
     made = [

@@ -33,7 +33,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, or paper.")] = None,
     setting: Setting = None,
     init: Annotated[
-        str | None, typer.Option(help="Weights to start from: imagenet, or a file; a wider net's are narrowed.")
+        str | None, typer.Option(help="Weights to start from: imagenet, or a file; a wider net's or dlib's are fitted.")
     ] = None,
     init_names: Annotated[str | None, typer.Option(help="Name map for --init: foamliu, or a TOML file.")] = None,
     teacher: Teacher = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +111,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
         read_dlib(tmp_path / "none.dat")
 
 
-@pytest.mark.parametrize(("name", "index"), [("stem", 30), ("inner2", 12), ("inner4", 8), ("inner8", 3)])
+@pytest.mark.parametrize(("name", "index"), [("stem", 30), ("inner2", 12), ("inner4", 8), ("inner5", 8)])
 def test_a_map_knows_where_in_the_face_it_looks(layers: Layers, name: str, index: int):
     """By the pixels that change the value: the middle of those is its place."""
     face = 255 * torch.rand(1, 3, 150, 150, generator=torch.Generator().manual_seed(0))
     where = dlib_maps(layers, face)[name]
     rows = []
-    for row in range(0, 150):
+    for row in range(150):
         other = face.clone()
         other[:, :, row] = 255 - other[:, :, row]
         if not torch.equal(dlib_maps(layers, other)[name].values[0, :, index], where.values[0, :, index]):
@@ -136,12 +137,12 @@ def test_a_map_is_read_off_where_the_pixels_lie():
 def test_a_convolution_is_found_again_from_what_it_gives(side: int, stride: int):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(4, 6, side, stride, padding=side // 2)
-    x = torch.randn(3, 4, 15, 15)
+    x = torch.randn(3, 4, 31, 31)
     with torch.no_grad():
         rows, y = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (unfolded(x, side, stride), conv(x)))
-    weight, bias = least_squares([(rows[:80], y[:80]), (rows[80:], y[80:])])
-    torch.testing.assert_close(weight.view_as(conv.weight), conv.weight.detach(), rtol=0.1, atol=0.01)
-    torch.testing.assert_close(bias, conv.bias.detach(), rtol=0.1, atol=0.01)
+    weight, bias = least_squares([(rows[:300], y[:300]), (rows[300:], y[300:])])
+    torch.testing.assert_close(weight.view_as(conv.weight), conv.weight.detach(), rtol=0.05, atol=0.005)
+    torch.testing.assert_close(bias, conv.bias.detach(), rtol=0.05, atol=0.005)
 
 
 def test_few_rows_are_fitted_as_scikit_learn_does():
@@ -154,10 +155,7 @@ def test_few_rows_are_fitted_as_scikit_learn_does():
     np.testing.assert_allclose(x @ weight.numpy().T + bias.numpy(), ridge.predict(scaled), rtol=1e-3, atol=1e-4)
 
 
-def test_a_resnet18_starts_nearer_to_dlibs_maps_than_the_mean_is(
-    layers: Layers, att_people: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(dlib_start, "PLAN", dlib_start.PLAN[:4])  # the other layers stay random, and quick
+def test_a_resnet18_starts_nearer_to_dlibs_maps_than_the_mean_is(layers: Layers, att_people: Path):
     faces = torch.from_numpy(load_data(att_people).faces[:160])
     torch.manual_seed(0)
     net = build_backbone("resnet18", embedding=16, size=112)
@@ -185,10 +183,13 @@ def test_another_net_cannot_start_from_it(file: Path, backbone: str):
 
 
 @pytest.mark.slow
-def test_dlib_itself_says_the_same(tmp_path: Path):
+def test_dlib_itself_says_the_same():
     """On the real file, where dlib and face_recognition_models are installed."""
     dlib = pytest.importorskip("dlib")
-    path = Path(pytest.importorskip("face_recognition_models").face_recognition_model_location())
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or package.origin is None:
+        pytest.skip("no face_recognition_models")
+    path = Path(package.origin).parent / "models" / "dlib_face_recognition_resnet_model_v1.dat"
     face = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
     said = np.array(dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(face))
     data = path.read_bytes()
