@@ -1,11 +1,13 @@
-"""A ResNet18 that starts from dlib's face net: layers fitted by least squares, before any training.
+"""ResNet18 and VGG11 that start from dlib's face net: layers fitted by least squares, before any training.
 
 dlib's net (D. King, "High quality face recognition with deep metric learning", 2017; CC0) is a ResNet with the blocks
 of ResNet18, half its channels and up to twice its blocks a stage: 3, 4, 3, 3 and 1, for 2 in each of four. One wide
 block takes the place of two narrow ones side by side, for residual blocks that follow one another do much the same as
 their sum (A. Veit, M. Wilber, S. Belongie, "Residual networks behave like ensembles of relatively shallow networks",
-NIPS 2016). Each convolution is fitted to give dlib's maps, read off where the student's pixels lie, from what the
-student has come to so far, so that it mends part of what the layers before it lost. Channels to spare stay random.
+NIPS 2016). VGG11 has no blocks, but wider layers still: two stand for a whole stage, the first with channels that hand
+on what came, so that the second can add to it. Each convolution is fitted to give dlib's maps, read off where the
+student's pixels lie, from what the student has come to so far, so that it mends part of what the layers before it
+lost. Channels to spare stay random.
 """
 
 from __future__ import annotations
@@ -33,6 +35,13 @@ PLAN: tuple[tuple[str, int, tuple[int, ...]], ...] = (
     ("layer3", 0, (8, 9)), ("layer3", 1, (10,)), ("layer4", 0, (11, 12)), ("layer4", 1, (13,)),
 )  # fmt: skip
 """Block of ResNet18, and dlib's that it stands for, counted from 1; the last one has no place."""
+VGG_PLAN: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (0, ()), (4, ("stem",)), (8, ("inner1", "inner2", "inner3")), (11, ("sum3",)),
+    (15, ("inner4", "inner5", "inner6", "inner7")), (18, ("sum7",)), (22, ("inner8", "inner9", "inner10")),
+    (25, ("sum10",)),
+)  # fmt: skip
+"""Convolution of VGG11's trunk, and dlib's maps that it is to give, the inner ones beside what came; the rest has no
+place, and the first layer stays random."""
 FACES = 3000
 """About how many faces the layers are fitted on."""
 CHUNK = 100
@@ -124,10 +133,10 @@ def dlib_maps(layers: Layers, faces: Tensor) -> dict[str, Map]:
 def start_from_dlib(
     net: nn.Module, layers: Layers, faces: Tensor, mean: Tensor, std: Tensor, wanted: Callable[[Tensor], Tensor] | None
 ) -> float | None:
-    """Fills a ResNet18 with what fits of dlib's net, in place.
+    """Fills a net with what fits of dlib's, in place.
 
     Args:
-        net: ``resnet18`` with ``stem=stride2``.
+        net: ``vgg11``, or ``resnet18`` with ``stem=stride2``.
         layers: of ``read_dlib``.
         faces: (N, S, S, 3) uint8 RGB; three thousand or so (4 GB of memory at 112 pixels).
         mean: (3,) what the student takes from a pixel.
@@ -142,8 +151,19 @@ def start_from_dlib(
         UsageError: another net.
     """
     trunk: Any = getattr(net, "trunk", None)
-    if not hasattr(trunk, "layer4") or trunk.conv1.stride != (2, 2):
-        raise UsageError("only resnet18 with stem=stride2 can start from dlib's net")
+    convolutions = [index for index, layer in enumerate(trunk or ()) if isinstance(layer, nn.Conv2d)]
+    if hasattr(trunk, "layer4") and trunk.conv1.stride == (2, 2):
+        fit, places = _fit_resnet18, {"stem": (0.0, 2)}
+        for order, (_, _, blocks) in enumerate(PLAN):
+            at = 0.0, 4 * 2 ** (order // 2)
+            places |= dict.fromkeys((*(f"inner{each}" for each in blocks), f"sum{blocks[-1]}"), at)
+    elif convolutions == [index for index, _ in VGG_PLAN]:
+        fit, places = _fit_vgg11, {}
+        for order, (_, names) in enumerate(VGG_PLAN):
+            step = 2 ** (order // 2 + 1)
+            places |= dict.fromkeys(names, ((step - 1) / 2, step))  # max-pooling looks between the pixels
+    else:
+        raise UsageError("only vgg11, and resnet18 with stem=stride2, can start from dlib's net")
     net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = faces.shape[1]
     chunks = [part.permute(0, 3, 1, 2).float() for part in torch.split(faces, CHUNK)]
@@ -151,9 +171,27 @@ def start_from_dlib(
         ((part - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).contiguous(memory_format=torch.channels_last)
         for part in chunks
     ]
-    targets = [_targets(dlib_maps(layers, part), size) for part in chunks]
-    rng = torch.Generator().manual_seed(0)
+    targets = []
+    for part in chunks:
+        maps = dlib_maps(layers, part)
+        targets.append({name: read_off(maps[name], *at, size).half() for name, at in places.items()})
+    stream = fit(trunk, inputs, targets, torch.Generator().manual_seed(0))
+    if wanted is None:
+        return None
+    embed: Any = net.embed
+    pool, linear, norm, _ = embed
+    x = torch.cat([pool(each) for each in stream]).flatten(1)
+    said = torch.cat([F.normalize(wanted(part)) for part in chunks])
+    weight, bias = few_least_squares(x, said)
+    gain = 1 / (x @ weight.T).std()  # a deviation near 1, beside which batch norm's eps is nothing
+    _fill(linear, norm, weight * gain, bias * gain, [pool(each) for each in stream])
+    return float(F.cosine_similarity(embed(torch.cat(stream)), said).mean())
 
+
+def _fit_resnet18(
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator
+) -> list[Tensor]:
+    """The last maps of the trunk, whose layers it fills."""
     stem = ((unfolded(x, 7, 2), target["stem"]) for x, target in zip(inputs, targets, strict=True))
     _fill(trunk.conv1, trunk.bn1, *least_squares(_some(stem, rng)), inputs)
     stream = [trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))) for x in inputs]
@@ -179,31 +217,34 @@ def start_from_dlib(
             _fill(block.downsample[0], block.downsample[1], shortcut, torch.zeros(len(shortcut)), stream)
         _fill(block.conv2, block.bn2, weight, bias, hidden)
         stream = [block(x) for x in stream]
-
-    if wanted is None:
-        return None
-    embed: Any = net.embed
-    pool, linear, norm, _ = embed
-    x = torch.cat([pool(each) for each in stream]).flatten(1)
-    said = torch.cat([F.normalize(wanted(part)) for part in chunks])
-    weight, bias = few_least_squares(x, said)
-    gain = 1 / (x @ weight.T).std()  # a deviation near 1, beside which batch norm's eps is nothing
-    _fill(linear, norm, weight * gain, bias * gain, [pool(each) for each in stream])
-    return float(F.cosine_similarity(embed(torch.cat(stream)), said).mean())
+    return stream
 
 
-def _targets(maps: dict[str, Map], size: int) -> dict[str, Tensor]:
-    """dlib's maps in float16 where the student's pixels lie: every second one of its face, every fourth, eighth, …"""
-    steps = {"stem": 2}
-    for order, (_, _, blocks) in enumerate(PLAN):
-        step = 4 * 2 ** (order // 2)
-        steps |= {f"inner{block}": step for block in blocks} | {f"sum{blocks[-1]}": step}
-    return {name: read_off(maps[name], step, size).half() for name, step in steps.items()}
+def _fit_vgg11(
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator
+) -> list[Tensor]:
+    """The last maps of the trunk, whose layers it fills."""
+    stream, came = inputs, 0
+    ends = [index for index, _ in VGG_PLAN[1:]] + [len(trunk)]
+    for (index, names), end in zip(VGG_PLAN, ends, strict=True):
+        conv, norm = trunk[index], trunk[index + 1]
+        if names:
+            aims = [torch.cat([target[name] for name in names], 1) for target in targets]
+            if names[0].startswith("inner"):
+                aims = [torch.cat([y, x[:, :came]], 1) for x, y in zip(stream, aims, strict=True)]
+            pairs = ((unfolded(x, 3, 1), y) for x, y in zip(stream, aims, strict=True))
+            weight, bias = least_squares(_some(pairs, rng))
+            came = len(weight)
+        else:
+            weight, bias = conv.weight[:0].flatten(1), conv.weight.new_zeros(0)
+        _fill(conv, norm, weight, bias, stream)
+        stream = [trunk[index + 1 : end](conv(x)) for x in stream]
+    return stream
 
 
-def read_off(of: Map, step: int, size: int) -> Tensor:
-    """(N, C, n, n) values at every ``step``th of ``size`` pixels, n of them, bilinear; beyond the edge the edge's."""
-    pixels = (torch.arange(-(-size // step)) * step + 0.5) * SIDE / size - 0.5
+def read_off(of: Map, first: float, step: int, size: int) -> Tensor:
+    """(N, C, n, n) values at each ``step``th of ``size`` pixels from ``first``, bilinear; past the edge the edge's."""
+    pixels = (torch.arange(-(-size // step)) * step + first + 0.5) * SIDE / size - 0.5
     places = (2 * (pixels - of.first) / of.step + 1) / of.values.shape[-1] - 1
     grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).expand(len(of.values), -1, -1, -1)
     return F.grid_sample(of.values, grid, padding_mode="border", align_corners=False)
@@ -251,7 +292,7 @@ def _fill(conv: Any, norm: Any, weight: Tensor, bias: Tensor, inputs: list[Tenso
     """
     fitted = len(weight)
     weight = weight.reshape(fitted, *conv.weight.shape[1:])
-    if fitted < len(conv.weight):
+    if 0 < fitted < len(conv.weight):
         conv.weight[fitted:] *= weight.std() / conv.weight[fitted:].std()
     conv.weight[:fitted] = weight
     x = torch.cat([conv(each) for each in inputs[:6]])
@@ -260,6 +301,6 @@ def _fill(conv: Any, norm: Any, weight: Tensor, bias: Tensor, inputs: list[Tenso
     norm.running_var.copy_(var)
     deviation = (var + norm.eps).sqrt()
     norm.weight.copy_(deviation)
-    norm.weight[fitted:] = deviation[:fitted].mean()
+    norm.weight[fitted:] = deviation[:fitted].mean() if fitted else 1
     norm.bias.zero_()
     norm.bias[:fitted] = bias + mean[:fitted]

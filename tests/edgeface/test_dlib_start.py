@@ -125,11 +125,12 @@ def test_a_map_knows_where_in_the_face_it_looks(layers: Layers, name: str, index
     assert where.first + index * where.step == pytest.approx((rows[0] + rows[-1]) / 2, abs=0.5)
 
 
-def test_a_map_is_read_off_where_the_pixels_lie():
+@pytest.mark.parametrize("first", [0, 1.5])
+def test_a_map_is_read_off_where_the_pixels_lie(first: float):
     places = 5 + 4 * torch.arange(35.0)
     ramp = (places[:, None] + 1000 * places).expand(1, 1, 35, 35)  # a value that says where it is
-    found = read_off(Map(ramp, 5, 4), 4, 112)[0, 0]
-    pixels = ((np.arange(28) * 4 + 0.5) * 150 / 112 - 0.5).clip(5, 141)
+    found = read_off(Map(ramp, 5, 4), first, 4, 112)[0, 0]
+    pixels = ((np.arange(28) * 4 + first + 0.5) * 150 / 112 - 0.5).clip(5, 141)
     np.testing.assert_allclose(found.numpy(), pixels[:, None] + 1000 * pixels, rtol=1e-5)
 
 
@@ -155,10 +156,16 @@ def test_few_rows_are_fitted_as_scikit_learn_does():
     np.testing.assert_allclose(x @ weight.numpy().T + bias.numpy(), ridge.predict(scaled), rtol=1e-3, atol=1e-4)
 
 
-def test_a_resnet18_starts_nearer_to_dlibs_maps_than_the_mean_is(layers: Layers, att_people: Path):
-    faces = torch.from_numpy(load_data(att_people).faces[:160])
+@pytest.mark.parametrize(
+    ("backbone", "through", "name", "channels", "place"),
+    [("resnet18", 6, "sum7", 64, (0, 8)), ("vgg11", 21, "sum7", 64, (3.5, 8))],
+)
+def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
+    layers: Layers, att_people: Path, backbone: str, through: int, name: str, channels: int, place: tuple[float, int]
+):
+    faces = torch.from_numpy(load_data(att_people).faces[:100])
     torch.manual_seed(0)
-    net = build_backbone("resnet18", embedding=16, size=112)
+    net = build_backbone(backbone, embedding=16, size=112)
     random = torch.randn(16, 3 * 14 * 14, generator=torch.Generator().manual_seed(0))
 
     def wanted(x: torch.Tensor) -> torch.Tensor:
@@ -168,17 +175,17 @@ def test_a_resnet18_starts_nearer_to_dlibs_maps_than_the_mean_is(layers: Layers,
     x = faces.permute(0, 3, 1, 2).float()
     with torch.no_grad():
         said = F.cosine_similarity(net((x - 127.5) / 127.5), wanted(x)).mean()
-        y = torch.nn.Sequential(*list(net.trunk.children())[:6])((x - 127.5) / 127.5)[:, :64]
+        y = torch.nn.Sequential(*list(net.trunk.children())[:through])((x - 127.5) / 127.5)[:, :channels]
     assert cosine == pytest.approx(float(said), abs=1e-3)
-    aim = F.relu(read_off(dlib_maps(layers, x)["sum7"], 8, 112))
+    aim = F.relu(read_off(dlib_maps(layers, x)[name], *place, 112))
     left = ((y - aim) ** 2).mean() / ((aim - aim.mean((0, 2, 3), keepdim=True)) ** 2).mean()
     assert left < 0.4
 
 
-@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:stem=stride1", "vgg11"])
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:stem=stride1", "vgg16"])
 def test_another_net_cannot_start_from_it(file: Path, backbone: str):
     net = build_backbone(backbone, embedding=16, size=112)
-    with pytest.raises(UsageError, match="only resnet18 with stem=stride2"):
+    with pytest.raises(UsageError, match="only vgg11, and resnet18 with stem=stride2"):
         start_from(net, str(file), load_config(backbone=backbone), faces=np.zeros((2, 112, 112, 3), np.uint8))
 
 
