@@ -110,7 +110,7 @@ def row(name: str, found: Mapping[str, Any], folder: Path) -> list[str]:
     if name in PEERS:
         return [title(name), "", "", "", *cells]
     last, time = curves(folder)[-1], sum(map(minutes, runs_of(folder)))
-    threads = json.loads((folder / "run.json").read_text())["environment"]["threads"]
+    threads = int(json.loads((folder / "run.json").read_text())["environment"]["threads"])
     spent = f"{time:.0f}" + (f" on {threads} threads" if threads > 1 else "")
     return [title(name), spent, f"{float(last['train_loss']):.2f}", f"{float(last['val_loss']):.2f}", *cells]
 

@@ -53,7 +53,9 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     before = run.with_name("pins-resnet18-small")
     shutil.copytree(run, before)
     (run.parent / "pins-resnet18.json").write_text(json.dumps(figures | {"matrix": [[3, 1], [0, 4]]}))
-    shutil.copytree(run, run.with_name("pins-vgg11-taught"))
+    two = shutil.copytree(run, run.with_name("pins-vgg11-taught"))
+    (two / "run.json").write_text(json.dumps({"environment": {"machine": "M", "threads": "2", "torch": "2"}}))
+    (two / "curves.csv").touch()
     (run.parent / "pins-vgg11-taught.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
     (run.parent / "pins-sirius.json").write_text(json.dumps(figures | {"matrix": [[4, 0], [0, 4]]}))
     pins_table.write(run.parent, "pins-curves.png")
@@ -67,7 +69,7 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     assert text.count("edgeface train PINS --backbone mobilefacenet") == 2
     assert [line in text.splitlines() for line in kept.splitlines()] == [True, True]
     assert text.index("| mobilefacenet |") < text.index("| resnet18 |") < text.index("| peer foamliu")
-    assert "| vgg11-taught + PCA + SVC | 0 | 1.23 |" in text
+    assert "| vgg11-taught + PCA + SVC | 0 on 2 threads | 1.23 |" in text
     assert [row["train_loss"] for row in pins_table.curves(run)] == ["5", "1.234"] * 2
     assert {path.name for path in (tmp_path / "images").iterdir()} == {
         "pins-curves.png",
