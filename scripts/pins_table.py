@@ -50,7 +50,7 @@ _GUIDED = (
 )
 _DLIB = (
     "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
-    "--set lr=1e-3 --set batch=32 --set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1 --set margin_warmup=1.0 "
+    "--set lr=3e-4 --set batch=32 --set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1 --set margin_warmup=1.0 "
     "--set warmup=0.1"
 )
 TRAINING: Mapping[str, str] = {
