@@ -40,16 +40,48 @@ def results(
     if not tasks or (processes == 1 and scheduler is None):
         yield ((position, work(task)) for position, task in enumerate(tasks))
         return
-    with _dask(scheduler) if scheduler else _pool(min(processes, len(tasks))) as (executor, count):
+    pool = _dask(scheduler) if scheduler else _pool(min(processes, len(tasks)))
+    with interrupt_between() as check, pool as (executor, count):
         try:
-            yield _windowed(executor, work, tasks, count * _AHEAD)
+            yield _windowed(executor, work, tasks, count * _AHEAD, check)
         except BrokenProcessPool as error:
             raise UsageError(
                 "a worker process was killed (out of memory?); run the same command again with fewer --workers to go on"
             ) from error
 
 
-def _windowed(executor: Executor, work: Callable[[T], R], tasks: Sequence[T], window: int) -> Iterator[tuple[int, R]]:
+@contextlib.contextmanager
+def interrupt_between() -> Iterator[Callable[[], None]]:
+    """Keeps Ctrl-C until the function that this gives is called, which then raises KeyboardInterrupt.
+
+    Raised at any other moment, it may leave a lock of the executor held for ever (``Condition.__enter__``, once it has
+    its lock), and the end of the executor would wait for that lock. A second Ctrl-C does not wait. Outside the main
+    thread, to which signals never come, and where Ctrl-C does not raise at all, this does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield lambda: None
+        return
+    came = threading.Event()
+
+    def keep(*_: object) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, before)
+
+    def check() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, keep)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _windowed(
+    executor: Executor, work: Callable[[T], R], tasks: Sequence[T], window: int, check: Callable[[], None]
+) -> Iterator[tuple[int, R]]:
     waiting = iter(enumerate(tasks))
     running: dict[Future[R], int] = {}
     while True:
@@ -58,6 +90,7 @@ def _windowed(executor: Executor, work: Callable[[T], R], tasks: Sequence[T], wi
         if not running:
             return
         for future in wait(running, return_when=FIRST_COMPLETED).done:
+            check()
             yield running.pop(future), future.result()
 
 
