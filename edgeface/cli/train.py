@@ -79,7 +79,7 @@ def train(
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, names=init_names, faces=some, guide=guiding))
+        note(start_from(net, str(init), settings, faces=some, console=ERR, names=init_names, guide=guiding))
 
     curves = run(
         faces,

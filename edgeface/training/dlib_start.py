@@ -20,8 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 
+from edgeface.cli.console import bar
+from edgeface.training.ridge import fit_linear
 from edgeface_runtime import ModelError, UsageError
 
 SIDE = 150
@@ -48,9 +51,9 @@ CHUNK = 100
 ROWS = 4000
 """Places in the maps of a chunk from which a layer is fitted."""
 RIDGE = 1e-3
-"""On the diagonal of a layer's normal equations, in units of its mean."""
+"""For a layer's ``fit_linear``."""
 FEW_RIDGE = 0.3
-"""The same for the embedding, of which a face is only one row."""
+"""The same for the embedding's ``few_least_squares``, where a face is only one row."""
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -131,7 +134,13 @@ def dlib_maps(layers: Layers, faces: Tensor) -> dict[str, Map]:
 
 @torch.no_grad()
 def start_from_dlib(
-    net: nn.Module, layers: Layers, faces: Tensor, mean: Tensor, std: Tensor, wanted: Callable[[Tensor], Tensor] | None
+    net: nn.Module,
+    layers: Layers,
+    faces: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    wanted: Callable[[Tensor], Tensor] | None,
+    console: Console,
 ) -> float | None:
     """Fills a net with what fits of dlib's, in place.
 
@@ -143,6 +152,7 @@ def start_from_dlib(
         std: (3,) what it divides it by.
         wanted: (n, 3, S, S) float faces of 0 to 255 → (n, D) embeddings that the student's are fitted to; None
             leaves its last layer random.
+        console: for progress bars.
 
     Returns:
         Mean cosine between what is wanted of these faces and what the net gives.
@@ -172,10 +182,10 @@ def start_from_dlib(
         for part in chunks
     ]
     targets = []
-    for part in chunks:
+    for part in bar(console, chunks, "dlib's maps"):
         maps = dlib_maps(layers, part)
         targets.append({name: read_off(maps[name], *at, size).half() for name, at in places.items()})
-    stream = fit(trunk, inputs, targets, torch.Generator().manual_seed(0))
+    stream = fit(trunk, inputs, targets, torch.Generator().manual_seed(0), console)
     if wanted is None:
         return None
     embed: Any = net.embed
@@ -189,30 +199,30 @@ def start_from_dlib(
 
 
 def _fit_resnet18(
-    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
 ) -> list[Tensor]:
     """The last maps of the trunk, whose layers it fills."""
     stem = ((unfolded(x, 7, 2), target["stem"]) for x, target in zip(inputs, targets, strict=True))
-    _fill(trunk.conv1, trunk.bn1, *least_squares(_some(stem, rng)), inputs)
+    _fill(trunk.conv1, trunk.bn1, *fit_linear(_some(stem, rng), RIDGE), inputs)
     stream = [trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))) for x in inputs]
-    for name, index, blocks in PLAN:
+    for name, index, blocks in bar(console, PLAN, "fitting blocks"):
         block: Any = getattr(trunk, name)[index]
         stride = block.conv1.stride[0]
         inner = [torch.cat([target[f"inner{each}"] for each in blocks], 1) for target in targets]
         pairs = ((unfolded(x, 3, stride), y) for x, y in zip(stream, inner, strict=True))
-        _fill(block.conv1, block.bn1, *least_squares(_some(pairs, rng)), stream)
+        _fill(block.conv1, block.bn1, *fit_linear(_some(pairs, rng), RIDGE), stream)
         hidden = [block.relu(block.bn1(block.conv1(x))) for x in stream]
         sums = [target[f"sum{blocks[-1]}"].float() for target in targets]
         if block.downsample is None:
             sums = [y - x[:, : y.shape[1]] for x, y in zip(stream, sums, strict=True)]
             pairs = ((unfolded(x, 3, 1), y) for x, y in zip(hidden, sums, strict=True))
-            weight, bias = least_squares(_some(pairs, rng))
+            weight, bias = fit_linear(_some(pairs, rng), RIDGE)
         else:  # both paths at once
             pairs = (
                 (torch.cat([unfolded(h, 3, 1), unfolded(x, 1, stride)], 1), y)
                 for h, x, y in zip(hidden, stream, sums, strict=True)
             )
-            weight, bias = least_squares(_some(pairs, rng))
+            weight, bias = fit_linear(_some(pairs, rng), RIDGE)
             weight, shortcut = torch.split(weight, [9 * block.conv2.in_channels, block.conv1.in_channels], 1)
             _fill(block.downsample[0], block.downsample[1], shortcut, torch.zeros(len(shortcut)), stream)
         _fill(block.conv2, block.bn2, weight, bias, hidden)
@@ -221,19 +231,19 @@ def _fit_resnet18(
 
 
 def _fit_vgg11(
-    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
 ) -> list[Tensor]:
     """The last maps of the trunk, whose layers it fills."""
     stream, came = inputs, 0
     ends = [index for index, _ in VGG_PLAN[1:]] + [len(trunk)]
-    for (index, names), end in zip(VGG_PLAN, ends, strict=True):
+    for (index, names), end in bar(console, list(zip(VGG_PLAN, ends, strict=True)), "fitting layers"):
         conv, norm = trunk[index], trunk[index + 1]
         if names:
             aims = [torch.cat([target[name] for name in names], 1) for target in targets]
             if names[0].startswith("inner"):
                 aims = [torch.cat([y, x[:, :came]], 1) for x, y in zip(stream, aims, strict=True)]
             pairs = ((unfolded(x, 3, 1), y) for x, y in zip(stream, aims, strict=True))
-            weight, bias = least_squares(_some(pairs, rng))
+            weight, bias = fit_linear(_some(pairs, rng), RIDGE)
             came = len(weight)
         else:
             weight, bias = conv.weight[:0].flatten(1), conv.weight.new_zeros(0)
@@ -263,20 +273,8 @@ def _some(pairs: Iterable[tuple[Tensor, Tensor]], rng: torch.Generator) -> Itera
         yield x[rows], y[rows].float()
 
 
-def least_squares(rows: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(out, in) weights and (out,) bias that give y of x best, over (n, in) and (n, out) rows that come in parts."""
-    square, product = torch.zeros(()), torch.zeros(())
-    for x, y in rows:
-        x = F.pad(x, (0, 1), value=1)
-        square, product = square + (x.T @ x).double(), product + (x.T @ y).double()
-    ridge = RIDGE * square.diagonal()[:-1].mean() * torch.ones(len(square))
-    ridge[-1] = 0
-    solved = torch.linalg.solve(square + ridge.diag(), product).float()
-    return solved[:-1].T, solved[-1]
-
-
 def few_least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The same where rows are fewer than columns, with inputs brought to one deviation."""
+    """(out, in) weights and (out,) bias that give y of x best, of fewer rows than columns, brought to one deviation."""
     mean, std = x.mean(0), x.std(0) + 0.05 * x.std(0).mean()
     rows = ((x - mean) / std).double()
     square = rows @ rows.T

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.ridge import fit_linear
 from edgeface.training.run import Checkpoint
 from edgeface_runtime import UsageError
 
 RIDGE = 1e-2
-"""On the diagonal of the equations of that start, in units of its mean."""
+"""For ``fit_linear`` of that start."""
 COARSE = 4
 """Pixels a cell from which maps are compared: finer ones say little of who it is."""
 
@@ -87,13 +88,10 @@ class Guide(nn.Module):
         for side in self.sides:
             shown = (self._shown[side].float() - getattr(self, f"mean{side}")) / getattr(self, f"std{side}")
             x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2).double() for maps in (self._caught[side], shown))
-            mean = x.mean(0)
-            square = (x - mean).T @ (x - mean)
-            ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), device=x.device)
-            weights = torch.linalg.solve(square + ridge, (x - mean).T @ y).T
+            weight, bias = fit_linear([(x, y)], RIDGE)
             regressor: Any = self.regressors[str(side)]
-            regressor.weight.copy_(weights[:, :, None, None])
-            regressor.bias.copy_(-weights @ mean)
+            regressor.weight.copy_(weight[:, :, None, None])
+            regressor.bias.copy_(bias)
 
     @torch.no_grad()
     def say(self, faces: Tensor) -> Tensor:

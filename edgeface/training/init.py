@@ -15,6 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ NAME_MAPS: dict[str, Names] = {
 _TORCHVISION: Names = {r"^features\.": "trunk.", r"^(conv1|bn1|layer\d)\.": r"trunk.\1."}
 NARROW_FACES = 1000
 """About how many faces a narrow net is fitted on."""
+DLIB_RATE = 5e-4
+"""The highest ``lr`` at which what was fitted of dlib's net lasts."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -88,6 +91,7 @@ def start_from(
     config: TrainConfig,
     *,
     faces: NDArray[np.uint8],
+    console: Console,
     names: str | None = None,
     guide: Checkpoint | None = None,
 ) -> str:
@@ -101,6 +105,7 @@ def start_from(
         source: as ``init_backbone`` takes it.
         config: of the training.
         faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
+        console: for progress bars.
         names: as ``init_backbone`` takes it.
         guide: the net that the embeddings of one that starts from dlib's are fitted to; random without one.
 
@@ -108,7 +113,7 @@ def start_from(
         UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
     """
     if source.endswith(".dat"):
-        return _from_dlib(net, source, config, faces=faces, guide=guide)
+        return _from_dlib(net, source, config, faces=faces, console=console, guide=guide)
     wide = _wider(net, source)
     if wide is None:
         return str(init_backbone(net, source, backbone=config.backbone, names=names))
@@ -122,7 +127,13 @@ def start_from(
 
 
 def _from_dlib(
-    net: nn.Module, source: str, config: TrainConfig, *, faces: NDArray[np.uint8], guide: Checkpoint | None
+    net: nn.Module,
+    source: str,
+    config: TrainConfig,
+    *,
+    faces: NDArray[np.uint8],
+    console: Console,
+    guide: Checkpoint | None,
 ) -> str:
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
     mean, std = (torch.tensor(values) for values in NORMALISATIONS[config.normalise])
@@ -134,9 +145,12 @@ def _from_dlib(
             embeddings: Tensor = its(normalise(faces.permute(0, 2, 3, 1), spec.mean, spec.std))
             return embeddings
 
-    cosine = start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, wanted)
+    cosine = start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, wanted, console)
     told = "no guide to fit its embeddings to" if cosine is None else f"mean cosine to the guide {cosine:.3f}"
-    return f"{source}: fitted into {config.backbone}; {told} on the {len(sample)} faces it took"
+    told += f" on the {len(sample)} faces it took"
+    if config.lr > DLIB_RATE:
+        told += f"; a rate of {config.lr:g} soon undoes that: --set lr={DLIB_RATE:g}"
+    return f"{source}: fitted into {config.backbone}; {told}"
 
 
 def _wider(net: nn.Module, source: str) -> Checkpoint | None:

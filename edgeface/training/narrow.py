@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeface.backbones.mobilefacenet import Bottleneck, MobileFaceNet
+from edgeface.training.ridge import fit_linear
 from edgeface_runtime import UsageError
 
 ROWS = 50_000
 """Places in maps from which a layer is fitted."""
 RIDGE = 0.5
-"""On the diagonal of a layer's normal equations, times the inputs' mean square and their number by that of rows."""
+"""For a layer's ``fit_linear``, times the number of its inputs by that of rows."""
 
 
 def is_wider(wide: nn.Module, net: nn.Module) -> bool:
@@ -131,12 +132,7 @@ class Fit:
         places = len(x) * x.shape[2] * x.shape[3]
         rows = torch.randperm(places, generator=self.rng)[:ROWS]
         x, y = (maps.permute(0, 2, 3, 1).reshape(places, -1)[rows].double() for maps in (x, y))
-        x, y = x - x.mean(0), y - y.mean(0)
-        square = x.T @ x
-        few = RIDGE * len(square) / len(x)  # one row a face after the global convolution: most of it there
-        square += few * square.diagonal().mean() * torch.eye(len(square))
-        weights: Tensor = torch.linalg.solve(square, x.T @ y).T.float()
-        return weights
+        return fit_linear([(x, y)], RIDGE * x.shape[1] / len(x))[0]  # most of it after the global convolution
 
 
 def _level(x: Tensor, target: Tensor, norm: Any) -> Tensor:

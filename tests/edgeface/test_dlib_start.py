@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
+from rich.console import Console
 from sklearn.linear_model import Ridge
 
 from edgeface.backbones import build_backbone
@@ -22,19 +23,21 @@ from edgeface.training.dlib_start import (
     Map,
     dlib_maps,
     few_least_squares,
-    least_squares,
     read_dlib,
     read_off,
     start_from_dlib,
     unfolded,
 )
 from edgeface.training.init import start_from
+from edgeface.training.ridge import fit_linear
 from edgeface_runtime import ModelError, UsageError
 
 SHAPES = [
     (32, 3, 7), *[(32, 32, 3)] * 6, (64, 32, 3), *[(64, 64, 3)] * 7, (128, 64, 3), *[(128, 128, 3)] * 5,
     (256, 128, 3), *[(256, 256, 3)] * 5, *[(256, 256, 3)] * 2,
 ]  # fmt: skip
+QUIET = Console(quiet=True)
+BLACK = np.zeros((2, 112, 112, 3), np.uint8)
 
 
 def number(value: int) -> bytes:
@@ -141,7 +144,7 @@ def test_a_convolution_is_found_again_from_what_it_gives(side: int, stride: int)
     x = torch.randn(3, 4, 31, 31)
     with torch.no_grad():
         rows, y = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (unfolded(x, side, stride), conv(x)))
-    weight, bias = least_squares([(rows[:300], y[:300]), (rows[300:], y[300:])])
+    weight, bias = fit_linear([(rows[:300], y[:300]), (rows[300:], y[300:])], dlib_start.RIDGE)
     torch.testing.assert_close(weight.view_as(conv.weight), conv.weight.detach(), rtol=0.05, atol=0.005)
     torch.testing.assert_close(bias, conv.bias.detach(), rtol=0.05, atol=0.005)
 
@@ -171,7 +174,7 @@ def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
     def wanted(x: torch.Tensor) -> torch.Tensor:
         return F.adaptive_avg_pool2d(x - 128, 14).flatten(1) @ random.T
 
-    cosine = start_from_dlib(net, layers, faces, torch.full((3,), 127.5), torch.full((3,), 127.5), wanted)
+    cosine = start_from_dlib(net, layers, faces, torch.full((3,), 127.5), torch.full((3,), 127.5), wanted, QUIET)
     x = faces.permute(0, 3, 1, 2).float()
     with torch.no_grad():
         said = F.cosine_similarity(net((x - 127.5) / 127.5), wanted(x)).mean()
@@ -186,7 +189,18 @@ def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
 def test_another_net_cannot_start_from_it(file: Path, backbone: str):
     net = build_backbone(backbone, embedding=16, size=112)
     with pytest.raises(UsageError, match="only vgg11, and resnet18 with stem=stride2"):
-        start_from(net, str(file), load_config(backbone=backbone), faces=np.zeros((2, 112, 112, 3), np.uint8))
+        start_from(net, str(file), load_config(backbone=backbone), faces=BLACK, console=QUIET)
+
+
+def test_a_rate_that_would_undo_the_start_is_said(file: Path):
+    rates = {"lr": "3e-4", "default": None}
+    said = {}
+    for name, rate in rates.items():
+        config = load_config(settings=[f"lr={rate}"] if rate else (), backbone="resnet18")
+        net = build_backbone("resnet18", embedding=16, size=112)
+        said[name] = start_from(net, str(file), config, faces=BLACK, console=QUIET)
+    assert "undoes" not in said["lr"]
+    assert said["default"].endswith("a rate of 0.003 soon undoes that: --set lr=0.0005")
 
 
 @pytest.mark.slow

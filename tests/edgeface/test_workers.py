@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -30,10 +31,9 @@ if __name__ == "__main__":
 """A program that is interrupted while it holds the locks of all that runs."""
 
 
-def test_an_interrupt_that_meets_a_held_lock_ends_the_run(tmp_path: object) -> None:
-    script = f"{tmp_path}/worst.py"
-    with open(script, "w") as file:
-        file.write(WORST)
+def test_an_interrupt_that_meets_a_held_lock_ends_the_run(tmp_path: Path) -> None:
+    script = tmp_path / "worst.py"
+    script.write_text(WORST)
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == -signal.SIGINT, ended.stderr
     assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
