@@ -23,7 +23,7 @@ from edgeface.evaluation import evaluate
 from edgeface.exporting import balanced, export_checkpoint
 from edgeface.training.run import load_checkpoint
 from edgeface_devices.bench import local_device
-from edgeface_devices.doctor import features
+from edgeface_devices.doctor import VNNI, features
 from edgeface_export.build import CALIBRATOR, Export, torch_embeddings
 from edgeface_export.one_file import Exported
 from edgeface_export.recipes import RECIPES
@@ -143,7 +143,7 @@ def dot_products(has: set[str]) -> str:
     """What decides how fast int8 is on x86, from the flags of /proc/cpuinfo."""
     if "avx2" not in has:
         return ""
-    return ", on a processor with VNNI" if has & {"avx512_vnni", "avx_vnni"} else ", on a processor without VNNI"
+    return ", on a processor with VNNI" if has & VNNI else ", on a processor without VNNI"
 
 
 def row(file: Exported, parent: float, found: float) -> str:

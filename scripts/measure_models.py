@@ -36,10 +36,10 @@ DRAWS = 20
 """Of the photos that a person is known by."""
 
 
-def figure(right: NDArray[np.bool_], **facts: Any) -> dict[str, Any]:
+def figure(value: float, count: int, **facts: Any) -> dict[str, Any]:
     """A share with its 95 % interval (Wilson) and what it was counted on."""
-    low, high = wilson(float(right.mean()), len(right))
-    return {"value": float(right.mean()), "low": low, "high": high, "count": len(right), **facts}
+    low, high = wilson(value, count)
+    return {"value": value, "low": low, "high": high, "count": count, **facts}
 
 
 def pins(embeddings: NDArray[np.float32], data: FaceData, rows: list[dict[str, str]], k: int) -> dict[str, Any]:
@@ -54,18 +54,7 @@ def pins(embeddings: NDArray[np.float32], data: FaceData, rows: list[dict[str, s
         truth = data.labels[probes]
         given = identify(embeddings[gallery], data.labels[gallery], embeddings[probes], truth, method="centroid")
         right.append(float((given.named == truth).mean()))
-    value, count = float(np.mean(right)), len(probes)
-    low, high = wilson(value, count)
-    people = len(data.identities)
-    return {
-        "value": value,
-        "low": low,
-        "high": high,
-        "count": count,
-        "people": people,
-        "photos_each": k,
-        "draws": DRAWS,
-    }
+    return figure(float(np.mean(right)), len(probes), people=len(data.identities), photos_each=k, draws=DRAWS)
 
 
 def lfw(model: Path, contract: Path | None, folder: Path, pairs: Path) -> dict[str, Any]:
@@ -77,7 +66,9 @@ def lfw(model: Path, contract: Path | None, folder: Path, pairs: Path) -> dict[s
     assert found.pairs is not None
     assert found.verification is not None
     right = (found.pairs.scores >= found.verification.threshold) == found.pairs.same
-    return figure(right, threshold=found.verification.threshold, failed=found.verification.failed)
+    return figure(
+        float(right.mean()), len(right), threshold=found.verification.threshold, failed=found.verification.failed
+    )
 
 
 def stamp(file: Path, accuracy: dict[str, Any]) -> None:

@@ -26,7 +26,9 @@ Level = Literal["ok", "note", "wrong"]
 
 _MACHINES = ("x86_64", "aarch64", "arm64")
 _LEAST_PYTHON = (3, 11)
-_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
+VNNI = {"avx512_vnni", "avx_vnni"}
+"""x86's instructions that decide how fast int8 is there, by their flags in /proc/cpuinfo."""
+_DOT_PRODUCTS = VNNI | {"asimddp", "i8mm"}
 _LEAST_FREE_MB = 150
 """What one model and its engine take at most (peak memory of edgeface bench), with some room."""
 _HOT = 80.0

@@ -21,7 +21,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_ten
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from edgeface_export.ranges import Range, rounded
+from edgeface_export.ranges import Range, channel_scales, rounded
 from edgeface_runtime.engines import onnx_options
 from edgeface_runtime.metadata import KEY
 
@@ -220,8 +220,7 @@ def write_weights(source: Path, path: Path) -> None:
             continue
         axis = 0 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 1
         values = onnx.numpy_helper.to_array(constants[name])
-        others = tuple(side for side in range(values.ndim) if side != axis)
-        scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), np.finfo(np.float32).tiny) / 127
+        scale = channel_scales(values, axis)
         constants[name].CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8), name))
         # The zero points, all 0, may be left out by ONNX, but not where onnxruntime takes its exact kernels.
         asked = {f"{name}_scale": scale.reshape(-1), f"{name}_zero": np.zeros(scale.size, np.int8)}

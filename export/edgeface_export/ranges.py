@@ -157,8 +157,14 @@ def ranges(spreads: Mapping[str, Spread], method: str) -> dict[str, Range]:
     return {name: METHODS[method](spread) for name, spread in spreads.items()}
 
 
+def channel_scales(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """What int8 files multiply a channel's whole numbers with, for channels on ``axis``; the other sides are 1."""
+    others = tuple(side for side in range(weights.ndim) if side != axis)
+    largest = np.abs(weights).max(axis=others, keepdims=True)
+    return np.asarray(np.maximum(largest, np.finfo(np.float32).tiny) / 127, np.float32)
+
+
 def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Weights as int8 files hold them: symmetric, one scale for each channel; the channels lie on ``axis``."""
-    others = tuple(side for side in range(weights.ndim) if side != axis)
-    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True), np.finfo(np.float32).tiny) / 127
+    scale = channel_scales(weights, axis)
     return np.asarray(np.round(weights / scale) * scale, np.float32)
