@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, tar_members
 
 _MUTING = threading.RLock()
+_OVERFLOW = Path(__file__).parent / "nets" / "overflow.onnx"
+"""A convolution and a product of rows, each with 16 channels of the largest int8 weight (scripts/overflow_probe.py)."""
 # What ncnn narrows to 16 bits unless told not to.
 _NARROW = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
 
@@ -38,14 +42,34 @@ class Engine(Protocol):
 
 def onnx_options(threads: int) -> Any:
     """onnxruntime's options of a session on the CPU, as all sessions here have them."""
+    options = _plain_options(threads)
+    if int8_overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def _plain_options(threads: int) -> Any:
     options = _import("onnxruntime", "onnxruntime").SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
-    # Without VNNI, x86 adds two products of int8 in 16 bits, which overflow: embeddings come out wrong, at a mean
-    # cosine of 0.986 to what they should be. This takes slower kernels there, and changes nothing elsewhere.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+@functools.cache
+def int8_overflows() -> bool:
+    """Whether onnxruntime's fastest int8 kernels give wrong sums on this processor, asked of onnxruntime itself.
+
+    x86 without VNNI adds two products of int8 in 16 bits, which overflow: embeddings come out at a mean cosine of 0.986
+    to what they should be. The exact kernels take twice the time of VNNI's, which onnxruntime would give up for them.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    ort = _import("onnxruntime", "onnxruntime")
+    session = ort.InferenceSession(_OVERFLOW.read_bytes(), _plain_options(1), providers=["CPUExecutionProvider"])
+    full = {item.name: np.full(item.shape, 255, np.uint8) for item in session.get_inputs()}
+    convolved, multiplied = session.run(None, full)
+    return bool((convolved != 200).any() or (multiplied != 16 * 255 * 127).any())
 
 
 class OnnxEngine:
