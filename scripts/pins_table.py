@@ -50,8 +50,8 @@ _GUIDED = (
 )
 _DLIB = (
     "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
-    "--set lr=3e-4 --set batch=32 --set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1 --set margin_warmup=1.0 "
-    "--set warmup=0.1 --set precision=bf16"
+    "--set classify=0 --set lr=5e-4 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
+    "--set precision=bf16"
 )
 TRAINING: Mapping[str, str] = {
     "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set small_share=0.9 "
@@ -66,7 +66,7 @@ TRAINING: Mapping[str, str] = {
     f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
     "resnet18-taught": "--backbone resnet18 --init {runs}/pins-resnet18/best.safetensors --epochs 18 --set lr=1.5e-3 "
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
-    "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --unlabelled {{others}} --epochs 3",
+    "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
     f"--epochs 3 --set lr=5e-4 --set precision=bf16 {_FULL}{_TAUGHT}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "

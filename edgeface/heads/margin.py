@@ -18,3 +18,13 @@ class ClassCentres(nn.Module):
     def cosines(self, embeddings: Tensor) -> Tensor:
         """(N, D) embeddings of any length → (N, classes) cosines to the class centres."""
         return F.linear(F.normalize(embeddings), F.normalize(self.weight))
+
+    @torch.no_grad()
+    def imprint(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Starts the centres of (N,) int64 labels at the means of their (N, D) embeddings' directions.
+
+        H. Qi, M. Brown, D. Lowe, "Low-Shot Learning with Imprinted Weights", CVPR 2018. Other centres stay as they are.
+        """
+        sums = torch.zeros_like(self.weight).index_add(0, labels, F.normalize(embeddings))
+        seen = torch.unique(labels)
+        self.weight[seen] = F.normalize(sums[seen])

@@ -74,6 +74,9 @@ class TrainConfig:
     balanced: bool = False
     """Draw each identity equally often, not each photo."""
 
+    imprint: bool = False
+    """Start the head's centres at the means of the people's embeddings: for a net that knows faces already (--init)."""
+
     # Distillation (with --teacher or --guide)
     classify: float = 1.0
     """Weight of the head's loss on labelled faces."""

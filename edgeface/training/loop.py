@@ -31,7 +31,7 @@ from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
-from edgeface.heads import LearnedArcFace, build_head
+from edgeface.heads import ClassCentres, LearnedArcFace, build_head
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
@@ -116,6 +116,8 @@ def train(
     accelerator.wait_for_everyone()
     if init is not None and not (folder / LAST).exists():
         init(net)
+    if config.imprint and not (folder / LAST).exists():
+        imprint(net, head, data, train_rows, config, console)
     digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
@@ -266,6 +268,25 @@ class Pool:
             None if self.targets is None else torch.from_numpy(self.targets[rows]).to(self.device, non_blocking=True)
         )
         return torch.from_numpy(faces).to(self.device, non_blocking=True), labels, target
+
+
+@torch.no_grad()
+def imprint(
+    net: nn.Module,
+    head: ClassCentres,
+    data: FaceData,
+    rows: NDArray[np.int64],
+    config: TrainConfig,
+    console: Console,
+) -> None:
+    """Starts the head from what the net, on a CPU, says of the faces of ``rows``."""
+    net.eval()
+    parts = list(batches(rows, 64))
+    said = [
+        net(normalise(torch.from_numpy(data.faces[part]), *NORMALISATIONS[config.normalise]))
+        for part in bar(console, parts, "imprinting the head")
+    ]
+    head.imprint(torch.cat(said), torch.from_numpy(data.labels[np.concatenate(parts)]))
 
 
 def losses(

@@ -113,3 +113,16 @@ def test_all_heads_are_built_and_called_alike(name: str):
 def test_an_unknown_head_lists_the_known():
     with pytest.raises(UsageError, match=r"no head 'triplet'; there are: arcface, "):
         build_head("triplet", 6, 5, s=16.0, m=0.3)
+
+
+def test_centres_start_at_the_means_of_directions_and_unseen_ones_stay():
+    embeddings, _ = batch()
+    labels = torch.tensor([0, 0, 3, 4, 3, 0, 4, 4, 4])
+    head = ArcFace(6, 5).double()
+    before = head.weight.detach().clone()
+    head.imprint(embeddings, labels)
+    for label in (0, 3, 4):
+        rows = [row / np.linalg.norm(row) for row, of in zip(embeddings.numpy(), labels, strict=True) if of == label]
+        mean = np.mean(rows, axis=0)
+        np.testing.assert_allclose(head.weight[label].detach().numpy(), mean / np.linalg.norm(mean))
+    assert torch.equal(head.weight[[1, 2]], before[[1, 2]])
