@@ -22,7 +22,8 @@ from edgeface.data.dataset import load_data
 from edgeface.heads import build_head
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, load_config
-from edgeface.training.loop import Pool, losses, make_optimiser
+from edgeface.training.loop import losses, make_optimiser
+from edgeface.training.pool import Pool
 from edgeface.training.state import Learner
 
 

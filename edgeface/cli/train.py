@@ -75,11 +75,9 @@ def train(
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
-    guiding = load_checkpoint(guide) if guide else None
-
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, console=ERR, names=init_names, guide=guiding))
+        note(start_from(net, str(init), settings, faces=some, console=ERR, names=init_names))
 
     curves = run(
         faces,
@@ -90,7 +88,7 @@ def train(
         resume=resume,
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
-        guide=guiding,
+        guide=load_checkpoint(guide) if guide else None,
         unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
         tensorboard=tensorboard,
     )

@@ -74,6 +74,8 @@ class TrainConfig:
     balanced: bool = False
     """Draw each identity equally often, not each photo."""
 
+    refit: bool = False
+    """Fit the embedding layer to what guide or teachers say, by least squares, before the first step: for --init."""
     imprint: bool = False
     """Start the head's centres at the means of the people's embeddings: for a net that knows faces already (--init)."""
 

@@ -13,7 +13,7 @@ lost. Channels to spare stay random.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +52,6 @@ ROWS = 4000
 """Places in the maps of a chunk from which a layer is fitted."""
 RIDGE = 1e-3
 """For a layer's ``fit_linear``."""
-FEW_RIDGE = 0.3
-"""The same for the embedding's ``few_least_squares``, where a face is only one row."""
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -139,10 +137,9 @@ def start_from_dlib(
     faces: Tensor,
     mean: Tensor,
     std: Tensor,
-    wanted: Callable[[Tensor], Tensor] | None,
     console: Console,
-) -> float | None:
-    """Fills a net with what fits of dlib's, in place.
+) -> None:
+    """Fills the trunk of a net with what fits of dlib's, in place.
 
     Args:
         net: ``vgg11``, or ``resnet18`` with ``stem=stride2``.
@@ -150,12 +147,7 @@ def start_from_dlib(
         faces: (N, S, S, 3) uint8 RGB; three thousand or so (4 GB of memory at 112 pixels).
         mean: (3,) what the student takes from a pixel.
         std: (3,) what it divides it by.
-        wanted: (n, 3, S, S) float faces of 0 to 255 → (n, D) embeddings that the student's are fitted to; None
-            leaves its last layer random.
         console: for progress bars.
-
-    Returns:
-        Mean cosine between what is wanted of these faces and what the net gives.
 
     Raises:
         UsageError: another net.
@@ -185,23 +177,12 @@ def start_from_dlib(
     for part in bar(console, chunks, "dlib's maps"):
         maps = dlib_maps(layers, part)
         targets.append({name: read_off(maps[name], *at, size).half() for name, at in places.items()})
-    stream = fit(trunk, inputs, targets, torch.Generator().manual_seed(0), console)
-    if wanted is None:
-        return None
-    embed: Any = net.embed
-    pool, linear, norm, _ = embed
-    x = torch.cat([pool(each) for each in stream]).flatten(1)
-    said = torch.cat([F.normalize(wanted(part)) for part in chunks])
-    weight, bias = few_least_squares(x, said)
-    gain = 1 / (x @ weight.T).std()  # a deviation near 1, beside which batch norm's eps is nothing
-    _fill(linear, norm, weight * gain, bias * gain, [pool(each) for each in stream])
-    return float(F.cosine_similarity(embed(torch.cat(stream)), said).mean())
+    fit(trunk, inputs, targets, torch.Generator().manual_seed(0), console)
 
 
 def _fit_resnet18(
     trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
-) -> list[Tensor]:
-    """The last maps of the trunk, whose layers it fills."""
+) -> None:
     stem = ((unfolded(x, 7, 2), target["stem"]) for x, target in zip(inputs, targets, strict=True))
     _fill(trunk.conv1, trunk.bn1, *fit_linear(_some(stem, rng), RIDGE), inputs)
     stream = [trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))) for x in inputs]
@@ -227,13 +208,11 @@ def _fit_resnet18(
             _fill(block.downsample[0], block.downsample[1], shortcut, torch.zeros(len(shortcut)), stream)
         _fill(block.conv2, block.bn2, weight, bias, hidden)
         stream = [block(x) for x in stream]
-    return stream
 
 
 def _fit_vgg11(
     trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
-) -> list[Tensor]:
-    """The last maps of the trunk, whose layers it fills."""
+) -> None:
     stream, came = inputs, 0
     ends = [index for index, _ in VGG_PLAN[1:]] + [len(trunk)]
     for (index, names), end in bar(console, list(zip(VGG_PLAN, ends, strict=True)), "fitting layers"):
@@ -249,7 +228,6 @@ def _fit_vgg11(
             weight, bias = conv.weight[:0].flatten(1), conv.weight.new_zeros(0)
         _fill(conv, norm, weight, bias, stream)
         stream = [trunk[index + 1 : end](conv(x)) for x in stream]
-    return stream
 
 
 def read_off(of: Map, first: float, step: int, size: int) -> Tensor:
@@ -271,16 +249,6 @@ def _some(pairs: Iterable[tuple[Tensor, Tensor]], rng: torch.Generator) -> Itera
         x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in pair)
         rows = torch.randperm(len(x), generator=rng)[:ROWS]
         yield x[rows], y[rows].float()
-
-
-def few_least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) weights and (out,) bias that give y of x best, of fewer rows than columns, brought to one deviation."""
-    mean, std = x.mean(0), x.std(0) + 0.05 * x.std(0).mean()
-    rows = ((x - mean) / std).double()
-    square = rows @ rows.T
-    ridge = FEW_RIDGE * square.diagonal().mean() * torch.eye(len(square))
-    weight = (rows.T @ torch.linalg.solve(square + ridge, (y - y.mean(0)).double())).T.float() / std
-    return weight, y.mean(0) - weight @ mean
 
 
 def _fill(conv: Any, norm: Any, weight: Tensor, bias: Tensor, inputs: list[Tensor]) -> None:

@@ -93,12 +93,11 @@ def start_from(
     faces: NDArray[np.uint8],
     console: Console,
     names: str | None = None,
-    guide: Checkpoint | None = None,
 ) -> str:
     """Fills a net's weights before training, in place, and says what it took.
 
     A checkpoint of a wider MobileFaceNet is narrowed (``edgeface.training.narrow``), dlib's net is fitted into a
-    ResNet18 (``edgeface.training.dlib_start``); all else goes to ``init_backbone``.
+    ResNet18 or VGG11 (``edgeface.training.dlib_start``); all else goes to ``init_backbone``.
 
     Args:
         net: as ``build_backbone`` made it.
@@ -107,13 +106,12 @@ def start_from(
         faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
         console: for progress bars.
         names: as ``init_backbone`` takes it.
-        guide: the net that the embeddings of one that starts from dlib's are fitted to; random without one.
 
     Raises:
         UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
     """
     if source.endswith(".dat"):
-        return _from_dlib(net, source, config, faces=faces, console=console, guide=guide)
+        return _from_dlib(net, source, config, faces, console)
     wide = _wider(net, source)
     if wide is None:
         return str(init_backbone(net, source, backbone=config.backbone, names=names))
@@ -126,31 +124,16 @@ def start_from(
     return f"{source}: narrowed to {config.backbone}; mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
 
 
-def _from_dlib(
-    net: nn.Module,
-    source: str,
-    config: TrainConfig,
-    *,
-    faces: NDArray[np.uint8],
-    console: Console,
-    guide: Checkpoint | None,
-) -> str:
+def _from_dlib(net: nn.Module, source: str, config: TrainConfig, faces: NDArray[np.uint8], console: Console) -> str:
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
     mean, std = (torch.tensor(values) for values in NORMALISATIONS[config.normalise])
-    wanted = None
-    if guide is not None:
-        its, spec = guide.net, guide.contract.input
-
-        def wanted(faces: Tensor) -> Tensor:
-            embeddings: Tensor = its(normalise(faces.permute(0, 2, 3, 1), spec.mean, spec.std))
-            return embeddings
-
-    cosine = start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, wanted, console)
-    told = "no guide to fit its embeddings to" if cosine is None else f"mean cosine to the guide {cosine:.3f}"
-    told += f" on the {len(sample)} faces it took"
+    start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, console)
+    said = f"{source}: fitted into {config.backbone} on {len(sample)} faces"
+    if not config.refit:
+        said += "; its embedding is random: --set refit=true, with --guide or --teacher"
     if config.lr > DLIB_RATE:
-        told += f"; a rate of {config.lr:g} soon undoes that: --set lr={DLIB_RATE:g}"
-    return f"{source}: fitted into {config.backbone}; {told}"
+        said += f"; a rate of {config.lr:g} soon undoes what was fitted: --set lr={DLIB_RATE:g}"
+    return said
 
 
 def _wider(net: nn.Module, source: str) -> Checkpoint | None:

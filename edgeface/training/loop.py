@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +30,14 @@ from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
-from edgeface.heads import ClassCentres, LearnedArcFace, build_head
+from edgeface.heads import LearnedArcFace, build_head
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
 from edgeface.training.distil import teacher_targets, turn_to_student
+from edgeface.training.fitted import imprint, refit
 from edgeface.training.guide import Guide
+from edgeface.training.pool import Pool
 from edgeface.training.processes import share_batch_norm
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.state import LAST, Epoch, Learner, State
@@ -116,8 +117,6 @@ def train(
     accelerator.wait_for_everyone()
     if init is not None and not (folder / LAST).exists():
         init(net)
-    if config.imprint and not (folder / LAST).exists():
-        imprint(net, head, data, train_rows, config, console)
     digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
@@ -136,6 +135,11 @@ def train(
         some = normalise(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *NORMALISATIONS[config.normalise])
         shower = Guide(net, guide, some, config)
     learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not (folder / LAST).exists():
+        if config.refit:
+            refit(learner, pool, pool_rows, config, console)
+        if config.imprint:
+            imprint(learner, pool, train_rows, config, console)
     if world > 1:
         share_batch_norm(learner, device)
     average = None
@@ -238,55 +242,6 @@ def train(
             _report(row, folder, config, console, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Labelled faces, then unlabelled ones, under one row number."""
-
-    data: FaceData
-    unlabelled: NDArray[np.uint8] | None
-    targets: NDArray[np.float32] | None
-    device: torch.device
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N + M,) identities; −1 where a face has no name."""
-        extra = 0 if self.unlabelled is None else len(self.unlabelled)
-        return np.concatenate([self.data.labels, np.full(extra, -1)])
-
-    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """((n, S, S, 3) uint8, (n,) int64, (n, D) float targets or None) of the given rows, on the device."""
-        count = len(self.data.faces)
-        faces = np.empty((len(rows), *self.data.faces.shape[1:]), np.uint8)
-        named = rows < count
-        faces[named] = self.data.faces[rows[named]]
-        if self.unlabelled is not None:
-            faces[~named] = self.unlabelled[rows[~named] - count]
-        labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
-        target = (
-            None if self.targets is None else torch.from_numpy(self.targets[rows]).to(self.device, non_blocking=True)
-        )
-        return torch.from_numpy(faces).to(self.device, non_blocking=True), labels, target
-
-
-@torch.no_grad()
-def imprint(
-    net: nn.Module,
-    head: ClassCentres,
-    data: FaceData,
-    rows: NDArray[np.int64],
-    config: TrainConfig,
-    console: Console,
-) -> None:
-    """Starts the head from what the net, on a CPU, says of the faces of ``rows``."""
-    net.eval()
-    parts = list(batches(rows, 64))
-    said = [
-        net(normalise(torch.from_numpy(data.faces[part]), *NORMALISATIONS[config.normalise]))
-        for part in bar(console, parts, "imprinting the head")
-    ]
-    head.imprint(torch.cat(said), torch.from_numpy(data.labels[np.concatenate(parts)]))
 
 
 def losses(

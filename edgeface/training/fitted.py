@@ -1,0 +1,117 @@
+"""Last layers that need no steps where a net knows faces already: the embedding by least squares, the head by means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from edgeface.backbones.layers import Pooled
+from edgeface.cli.console import bar
+from edgeface.data.dataset import batches
+from edgeface.training.augment import normalise
+from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.guide import Guide
+from edgeface.training.pool import Pool
+from edgeface.training.ridge import fit_linear
+from edgeface.training.state import Learner
+from edgeface_runtime import UsageError
+
+RIDGE = 0.05
+"""For the embedding's ``fit_linear``, times the number of its inputs by that of faces."""
+ROWS = 1000
+"""Faces added up at once: each time costs the square of the inputs."""
+KEPT = 2000
+"""Faces that give the batch norm its statistics, and the cosine that is told."""
+
+
+@torch.no_grad()
+def fit_embedding(net: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> float:
+    """Fits the linear layer between trunk and embedding to give what is wanted, in place.
+
+    Args:
+        net: a ``Pooled`` one.
+        parts: (n, 3, S, S) faces normalised for it, and (n, D) embeddings of any length.
+        count: how many faces these are together.
+
+    Returns:
+        Mean cosine between what is wanted and what the net gives, on the first 2,000 of these faces.
+
+    Raises:
+        UsageError: a net with layers of another kind there.
+    """
+    if not isinstance(net, Pooled):
+        raise UsageError("only resnet18 and vgg have one linear layer as their embedding, which can be fitted")
+    embed: Any = net.eval().embed
+    pool, linear, norm, _ = embed
+    few: list[tuple[Tensor, Tensor]] = []
+
+    def rows() -> Iterator[tuple[Tensor, Tensor]]:
+        gathered: list[tuple[Tensor, Tensor]] = []
+        for x, said in parts:
+            gathered.append((pool(net.trunk(x)).flatten(1), F.normalize(said)))
+            if sum(len(y) for y, _ in gathered) >= ROWS:
+                yield joined(gathered)
+                gathered.clear()
+        if gathered:
+            yield joined(gathered)
+
+    def joined(gathered: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        x, y = (torch.cat(each) for each in zip(*gathered, strict=True))
+        if sum(len(each) for each, _ in few) < KEPT:
+            few.append((x, y))
+        return x, y
+
+    weight, bias = fit_linear(rows(), RIDGE * linear.weight[0].numel() / count)
+    x, said = (torch.cat(each) for each in zip(*few, strict=True))
+    y = x @ weight.T
+    gain = 1 / y.std()  # a deviation near 1, beside which batch norm's eps is nothing
+    linear.weight.copy_((gain * weight).view_as(linear.weight))
+    norm.running_mean.copy_(gain * y.mean(0))
+    norm.running_var.copy_((gain * y).var(0))
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(norm.running_mean + gain * bias)
+    return float(F.cosine_similarity(y + bias, said).mean())
+
+
+@torch.no_grad()
+def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, console: Console) -> None:
+    """``fit_embedding`` to the guide, or to the teachers' targets, on the faces of ``rows``.
+
+    Raises:
+        UsageError: neither is there, or another kind of net.
+    """
+    guide = learner.guide
+    if pool.targets is None and not isinstance(guide, Guide):
+        raise UsageError("refit=true fits the embedding to what a teacher says: --guide CHECKPOINT or --teacher MODEL")
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        for part in bar(console, batches(rows, 64), "fitting the embedding"):
+            faces, _, target = pool.batch(part)
+            x = normalise(faces, *NORMALISATIONS[config.normalise]).contiguous(memory_format=torch.channels_last)
+            if isinstance(guide, Guide):
+                target = guide.say(x)
+            assert target is not None
+            yield x, target
+
+    cosine = fit_embedding(learner.net, parts(), len(rows))
+    console.print(f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {KEPT} of them")
+
+
+@torch.no_grad()
+def imprint(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, console: Console) -> None:
+    """Starts the head from what the net says of the faces of ``rows``."""
+    learner.net.eval()
+    parts = []
+    for part in bar(console, batches(rows, 64), "imprinting the head"):
+        faces, labels, _ = pool.batch(part)
+        parts.append((learner.net(normalise(faces, *NORMALISATIONS[config.normalise])), labels))
+    said, labels = (torch.cat(each) for each in zip(*parts, strict=True))
+    head: Any = learner.head
+    head.imprint(said, labels)

@@ -1,0 +1,100 @@
+"""The embedding by least squares and the head by means, before the first step."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+from rich.console import Console
+from sklearn.linear_model import Ridge
+from torch.utils.data import TensorDataset
+
+from edgeface.backbones import build_backbone
+from edgeface.data.dataset import load_data
+from edgeface.training import fitted
+from edgeface.training.config import load_config
+from edgeface.training.fitted import fit_embedding
+from edgeface.training.loop import train
+from edgeface.training.run import load_checkpoint
+from edgeface_runtime import UsageError
+
+if TYPE_CHECKING:
+    from edgeface.data.dataset import FaceData
+
+GUIDE = Path(__file__).parents[2] / "weights" / "mobilefacenet.safetensors"
+LEAST = ["batch=12", "lr=1e-6", "embedding=128", "classify=0"]
+
+
+@pytest.fixture
+def people(att_people: Path, tmp_path: Path) -> FaceData:
+    (tmp_path / "people").mkdir()
+    for number in (1, 2, 3, 4):
+        (tmp_path / "people" / f"s{number}").symlink_to(att_people / f"s{number}")
+    return load_data(tmp_path / "people")
+
+
+@pytest.mark.parametrize("backbone", ["resnet18:pool=none", "vgg11"])
+def test_the_embedding_is_scikit_learns_ridge(backbone: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitted, "ROWS", 16)
+    torch.manual_seed(0)
+    net = build_backbone(backbone, embedding=6, size=64)
+    x, wanted = torch.randn(40, 3, 64, 64), 3 * torch.randn(40, 6)
+    cosine = fit_embedding(net, TensorDataset(*(each.unflatten(0, (8, 5)) for each in (x, wanted))), len(x))
+    with torch.no_grad():
+        rows = net.embed[0](net.trunk(x)).flatten(1).double().numpy()
+        said = net(x).numpy()
+    aim = F.normalize(wanted).numpy()
+    centred = rows - rows.mean(0)
+    penalty = fitted.RIDGE * rows.shape[1] / len(rows) * (centred**2).sum(0).mean()
+    expected = Ridge(penalty, solver="svd").fit(rows, aim).predict(rows)
+    scale = said.std() / expected.std()
+    np.testing.assert_allclose(said, scale * expected, atol=0.02 * said.std())
+    lengths = np.linalg.norm(said, axis=1) * np.linalg.norm(aim, axis=1)
+    assert cosine == pytest.approx(float(((said * aim).sum(1) / lengths).mean()), abs=1e-3)
+
+
+def test_a_net_with_another_last_layer_is_refused():
+    net = build_backbone("mobilefacenet", embedding=6, size=112)
+    with pytest.raises(UsageError, match="only resnet18 and vgg"):
+        fit_embedding(net, [], 0)
+
+
+def test_without_a_teacher_there_is_nothing_to_fit_to(people: FaceData, tmp_path: Path):
+    config = load_config(settings=["batch=12", "refit=true"], backbone="resnet18", epochs=1)
+    with pytest.raises(UsageError, match="--guide CHECKPOINT or --teacher MODEL"):
+        train(people, tmp_path / "run", config, console=Console(quiet=True))
+
+
+def test_a_run_starts_from_the_fit_and_says_how_near_it_is(people: FaceData, tmp_path: Path):
+    cosines = {}
+    for refit in ("true", "false"):
+        config = load_config(settings=[*LEAST, f"refit={refit}"], backbone="resnet18:pool=none", epochs=1)
+        console = Console(file=io.StringIO(), width=200)
+        rows = train(people, tmp_path / refit, config, console=console, guide=load_checkpoint(GUIDE))
+        cosines[refit] = rows[-1].train_cosine
+        said = console.file.getvalue()
+        assert ("embedding fitted on 24 faces: mean cosine to the teacher" in said) is (refit == "true")
+    assert cosines["true"] > cosines["false"] + 0.2
+
+
+def test_a_net_that_knows_faces_names_people_from_an_imprinted_head(people: FaceData, tmp_path: Path):
+    known = load_checkpoint(GUIDE)
+
+    def fill(net: torch.nn.Module) -> None:
+        net.load_state_dict(known.net.state_dict())
+
+    accuracy = {}
+    for imprint in ("true", "false"):
+        settings = ["batch=12", "lr=1e-6", "normalise=imagenet", "embedding=128", f"imprint={imprint}"]
+        config = load_config(settings=settings, backbone=known.contract.backbone, epochs=1)
+        rows = train(people, tmp_path / imprint, config, console=Console(quiet=True), init=fill)
+        accuracy[imprint] = rows[-1].val_accuracy
+    assert accuracy["true"] == 1
+    assert accuracy["false"] < 1
