@@ -51,7 +51,7 @@ _GUIDED = (
 )
 _DLIB = (
     "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
-    "--set refit=true --set classify=0 --set lr=5e-4 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
+    "--set refit=true --set classify=0 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
     "--set precision=bf16"
 )
 TRAINING: Mapping[str, str] = {
@@ -67,14 +67,14 @@ TRAINING: Mapping[str, str] = {
     f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
     "resnet18-taught": "--backbone resnet18 --init {runs}/pins-resnet18/best.safetensors --epochs 18 --set lr=1.5e-3 "
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
-    "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --unlabelled {{others}} --epochs 2",
+    "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
-    f"--epochs 2 --set imprint=true --set lr=3e-4 --set precision=bf16 {_FULL}{_FOAMLIU}",
+    f"--epochs 2 --set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 {_FULL}{_FOAMLIU}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
     f"{_SMALL}{_TAUGHT}",
     "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
     f"{_GUIDED} --unlabelled {{others}}",
-    "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --epochs 2",
+    "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embed_rate=0.05 --epochs 2",
     "vgg11-guided": f"--backbone vgg11:pool=none --epochs 9 --set lr=1.5e-3 --set small_share=0.75 {_GUIDED}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""

@@ -55,6 +55,8 @@ class TrainConfig:
     """``adamw`` or ``sgd``."""
     lr: float = 3e-3
     """Peak learning rate."""
+    embed_rate: float = 1.0
+    """Rate of the embedding layer of a ResNet18 or VGG, as a share of ``lr``."""
     weight_decay: float = 5e-2
     """AdamW's decoupled decay, or SGD's L2."""
     small: int = 0
@@ -125,6 +127,7 @@ class TrainConfig:
             ("small_share", 0 <= self.small_share < 1, "0 to 1"),
             ("full_rate", self.full_rate > 0, "above 0"),
             ("lr", self.lr > 0, "above 0"),
+            ("embed_rate", self.embed_rate >= 0, "0 or more"),
             ("s", self.s > 0, "above 0"),
             ("m", 0 <= self.m < 1.6, "0 to 1.6 radians"),
             ("margin_warmup", 0 <= self.margin_warmup <= 1, "0 to 1"),

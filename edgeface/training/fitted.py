@@ -101,7 +101,12 @@ def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainCo
             yield x, target
 
     cosine = fit_embedding(learner.net, parts(), len(rows))
-    console.print(f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {KEPT} of them")
+    few = min(len(rows), KEPT)
+    console.print(
+        f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {few} of them",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 @torch.no_grad()

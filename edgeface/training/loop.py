@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeface.backbones import build_backbone
-from edgeface.backbones.layers import PReLU, stretch_small_maps
+from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
@@ -177,7 +178,7 @@ def train(
             progress = (epoch * steps + step) / (steps * config.epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimiser.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["share"]
             generator = torch.Generator().manual_seed(step_seed(config.seed, epoch, step))
             drawn = draw(config.batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
@@ -263,10 +264,17 @@ def losses(
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
+    """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed, an embedding layer has a rate of its own."""
+    embedding = [p for m in model.modules() if isinstance(m, Pooled) for p in m.embed.parameters() if p.ndim > 1]
+    apart = set(map(id, embedding))
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in apart]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
+        {"params": others, "weight_decay": 0.0, "share": 1.0},
+        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embed_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)

@@ -23,7 +23,7 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
 from edgeface.training.config import TrainConfig, load_config
-from edgeface.training.loop import shrink, train
+from edgeface.training.loop import make_optimiser, shrink, train
 from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface.training.schedule import learning_rate, side_at
 from edgeface_export.build import torch_embeddings
@@ -82,6 +82,30 @@ def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
     checkpoint = load_checkpoint(tmp_path / "run")
     found = torch_embeddings(checkpoint.net, checkpoint.contract.input, data.faces)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:pool=none", "vgg11"])
+def test_each_weight_has_one_rate_and_an_embedding_layer_its_own(backbone: str, optimiser: str):
+    net = build_backbone(backbone, embedding=16, size=64)
+    config = load_config(settings=[f"optimiser={optimiser}", "embed_rate=0.1"])
+    groups = make_optimiser(net, config).param_groups
+    share = {id(tensor): group["share"] for group in groups for tensor in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(share) == len(list(net.parameters()))
+    slow = [name for name, tensor in net.named_parameters() if share[id(tensor)] != 1]
+    assert slow == ([] if backbone == "mobilefacenet" else ["embed.1.weight"])
+
+
+def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
+    starts: list[dict[str, torch.Tensor]] = []
+    config = load_config(settings=[*SMALL, "embed_rate=0"], backbone="resnet18", epochs=1)
+    train(
+        load_data(four_people), tmp_path / "run", config, console=QUIET,
+        init=lambda net: starts.append({name: value.clone() for name, value in net.state_dict().items()}),
+    )  # fmt: skip
+    after = load_checkpoint(tmp_path / "run").net.state_dict()
+    same = {name for name, value in starts[0].items() if torch.equal(value, after[name])}
+    assert same == {"embed.1.weight"}
 
 
 def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people: Path, tmp_path: Path):
