@@ -69,7 +69,8 @@ TRAINING: Mapping[str, str] = {
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
     "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
-    f"--epochs 2 --set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 {_FULL}{_FOAMLIU}",
+    "--epochs 2 --set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 "
+    f"{_FULL}{_FOAMLIU}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
     f"{_SMALL}{_TAUGHT}",
     "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
