@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeface.evaluation import evaluate
+from edgeface.exporting import balanced
 from edgeface_runtime import load
 
 if TYPE_CHECKING:
@@ -101,8 +102,28 @@ def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, tr
     known = script.closed(trained.data)
     held_out = trained.data.rows("test")
     np.testing.assert_array_equal(known.faces[known.rows("test")], trained.data.faces[held_out])
-    assert np.bincount(known.labels[known.rows("train", "val")]).max() == 2
-    assert len(known.paths) == len(known.faces) == len(held_out) + 2 * len(known.identities)
+    assert np.bincount(known.labels[known.rows("train", "val")]).max() == 4
+    assert len(known.paths) == len(known.faces) == len(held_out) + 4 * len(known.identities)
+
+
+def test_photos_are_named_after_the_nearest_mean_of_each_draw(script: ModuleType, trained: Trained):
+    script.GALLERY, script.DRAWS = 2, 5
+    known = script.closed(trained.data)
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(0, 1, (len(known.identities), 8))[known.labels] + rng.normal(0, 1, (len(known.labels), 8))
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+    found = script.named(embeddings, known)
+    probes, hits = known.rows("test"), []
+    for seed in range(5):
+        drawn = balanced(known.labels, known.rows("train", "val"), 2 * len(known.identities), seed=seed)
+        centres = [
+            embeddings[drawn[known.labels[drawn] == label]].mean(axis=0) for label in range(len(known.identities))
+        ]
+        units = np.array(centres) / np.linalg.norm(centres, axis=1, keepdims=True)
+        hits.append((embeddings[probes] @ units.T).argmax(axis=1) == known.labels[probes])
+    np.testing.assert_allclose(found, np.mean(hits, axis=0))
+    assert 0 < found.mean() < 1
+    assert len(set(found.tolist())) > 2
 
 
 def test_a_refused_run_stops_the_table(script: ModuleType, trained: Trained, monkeypatch: pytest.MonkeyPatch):
