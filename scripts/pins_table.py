@@ -155,9 +155,13 @@ def draw_curves(folders: Mapping[str, Path]) -> Figure:
     axes = figure.subplots()
     # A run that went on from another begins with its epochs: the first lies on top.
     for order, ((name, folder), ink) in enumerate(zip(folders.items(), _INKS, strict=False)):
-        points = [
-            (epoch, 100 * float(at["val_accuracy"]), at["side"]) for epoch, at in enumerate(curves(folder), start=1)
+        points = [  # where there is a head
+            (epoch, 100 * float(at["val_accuracy"]), at["side"])
+            for epoch, at in enumerate(curves(folder), start=1)
+            if at["val_accuracy"]
         ]
+        if not points:
+            continue
         full = [(epoch, share) for epoch, share, side in points if side == points[-1][2]]
         axes.plot([at[0] for at in points], [at[1] for at in points], color=ink, label=name, zorder=3 - order / 10)
         axes.plot([at[0] for at in full], [at[1] for at in full], "o", color=ink, zorder=3 - order / 10)
