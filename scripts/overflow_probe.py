@@ -1,4 +1,4 @@
-"""Writes nets/overflow.onnx of the runtime, which its engines.py asks whether int8 kernels overflow here.
+"""Writes overflow.onnx of the runtime, which its engines.py asks whether int8 kernels overflow here.
 
 python -m scripts.overflow_probe
 """
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-FILE = Path(__file__).parent.parent / "runtime/edgeface_runtime/nets/overflow.onnx"
+FILE = Path(__file__).parent.parent / "runtime/edgeface_runtime/overflow.onnx"
 CHANNELS = 16
 """In and out: enough for the blocked kernels."""
 SCALE = CHANNELS * 255 * 127 / 200

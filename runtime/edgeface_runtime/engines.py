@@ -21,7 +21,7 @@ from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, tar_members
 
 _MUTING = threading.RLock()
-_OVERFLOW = Path(__file__).parent / "nets" / "overflow.onnx"
+_OVERFLOW = Path(__file__).parent / "overflow.onnx"
 """A convolution and a product of rows, each with 16 channels of the largest int8 weight (scripts/overflow_probe.py)."""
 # What ncnn narrows to 16 bits unless told not to.
 _NARROW = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
