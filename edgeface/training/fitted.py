@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeface.backbones.layers import Pooled
 from edgeface.cli.console import bar
@@ -21,7 +21,6 @@ from edgeface.training.guide import Guide
 from edgeface.training.pool import Pool
 from edgeface.training.ridge import fit_linear
 from edgeface.training.state import Learner
-from edgeface_runtime import UsageError
 
 RIDGE = 0.05
 """For the embedding's ``fit_linear``, times the number of its inputs by that of faces."""
@@ -32,22 +31,17 @@ KEPT = 2000
 
 
 @torch.no_grad()
-def fit_embedding(net: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> float:
+def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> float:
     """Fits the linear layer between trunk and embedding to give what is wanted, in place.
 
     Args:
-        net: a ``Pooled`` one.
+        net: ResNet18 or VGG.
         parts: (n, 3, S, S) faces normalised for it, and (n, D) embeddings of any length.
         count: how many faces these are together.
 
     Returns:
         Mean cosine between what is wanted and what the net gives, on the first 2,000 of these faces.
-
-    Raises:
-        UsageError: a net with layers of another kind there.
     """
-    if not isinstance(net, Pooled):
-        raise UsageError("only resnet18 and vgg have one linear layer as their embedding, which can be fitted")
     embed: Any = net.eval().embed
     pool, linear, norm, _ = embed
     few: list[tuple[Tensor, Tensor]] = []
@@ -82,14 +76,8 @@ def fit_embedding(net: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], count:
 
 @torch.no_grad()
 def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, console: Console) -> None:
-    """``fit_embedding`` to the guide, or to the teachers' targets, on the faces of ``rows``.
-
-    Raises:
-        UsageError: neither is there, or another kind of net.
-    """
+    """``fit_embedding`` to the guide, or to the teachers' targets, on the faces of ``rows``."""
     guide = learner.guide
-    if pool.targets is None and not isinstance(guide, Guide):
-        raise UsageError("refit=true fits the embedding to what a teacher says: --guide CHECKPOINT or --teacher MODEL")
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
         for part in bar(console, batches(rows, 64), "fitting the embedding"):
@@ -100,7 +88,8 @@ def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainCo
             assert target is not None
             yield x, target
 
-    cosine = fit_embedding(learner.net, parts(), len(rows))
+    net: Any = learner.net
+    cosine = fit_embedding(net, parts(), len(rows))
     few = min(len(rows), KEPT)
     console.print(
         f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {few} of them",

@@ -87,7 +87,8 @@ def train(
         The curves, one row an epoch.
 
     Raises:
-        UsageError: the folder is not ours, data or memory are too small, or the loss is never finite.
+        UsageError: the folder is not ours, data or memory are too small, settings do not go together, or the loss is
+            never finite.
     """
     # ---- devices and processes
     accelerator = Accelerator(mixed_precision=config.precision)
@@ -105,6 +106,10 @@ def train(
     train_rows, val_rows = data.rows("train"), data.rows("val")
     if unlabelled is not None and not teachers and guide is None:
         raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
+    if config.refit and not teachers and guide is None:
+        raise UsageError("refit=true fits the embedding to what a teacher says: --guide CHECKPOINT or --teacher MODEL")
+    if config.refit and not isinstance(net, Pooled):
+        raise UsageError("refit=true: only resnet18 and vgg have one linear layer as their embedding")
     if teachers and guide is not None:
         raise UsageError("--guide is the teacher: name it alone, or --teacher alone")
     extra = 0 if unlabelled is None else len(unlabelled)

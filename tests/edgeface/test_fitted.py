@@ -60,16 +60,15 @@ def test_the_embedding_is_scikit_learns_ridge(backbone: str, monkeypatch: pytest
     assert cosine == pytest.approx(float(((said * aim).sum(1) / lengths).mean()), abs=1e-3)
 
 
-def test_a_net_with_another_last_layer_is_refused():
-    net = build_backbone("mobilefacenet", embedding=6, size=112)
-    with pytest.raises(UsageError, match="only resnet18 and vgg"):
-        fit_embedding(net, [], 0)
-
-
-def test_without_a_teacher_there_is_nothing_to_fit_to(people: FaceData, tmp_path: Path):
-    config = load_config(settings=["batch=12", "refit=true"], backbone="resnet18", epochs=1)
-    with pytest.raises(UsageError, match="--guide CHECKPOINT or --teacher MODEL"):
-        train(people, tmp_path / "run", config, console=Console(quiet=True))
+def test_what_cannot_be_fitted_is_said_before_anything_is_done(people: FaceData, tmp_path: Path):
+    for backbone, guide, said in (
+        ("resnet18", None, "--guide CHECKPOINT or --teacher MODEL"),
+        ("mobilefacenet", load_checkpoint(GUIDE), "only resnet18 and vgg"),
+    ):
+        config = load_config(settings=["batch=12", "refit=true"], backbone=backbone, epochs=1)
+        with pytest.raises(UsageError, match=said):
+            train(people, tmp_path / "run", config, console=Console(quiet=True), guide=guide)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_run_starts_from_the_fit_and_says_how_near_it_is(people: FaceData, tmp_path: Path):
