@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from edgeface.cli.console import bar
+from edgeface.data.dataset import FaceData
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import replacing
 from edgeface.training.augment import normalise
@@ -21,10 +22,53 @@ from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
 CHUNK = 256
+TURN_FACES = 2000
+"""Faces from which targets are turned towards a student that does not start from nothing."""
+
+Asked = Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+"""Arrays (N_i, S, S, 3) of faces, uint8 RGB, each with the rows (M_i,) of those that teachers are asked about."""
+
+
+def run_targets(
+    data: FaceData,
+    unlabelled: NDArray[np.uint8] | None,
+    teachers: Sequence[Embedder],
+    student: nn.Module | None,
+    config: TrainConfig,
+    cache: Path,
+    console: Console,
+) -> NDArray[np.float32]:
+    """What teachers say of a run's faces: those with labels, then the M without.
+
+    Args:
+        data: N faces with labels.
+        unlabelled: (M, S, S, 3) uint8 RGB, or None.
+        teachers: one or more.
+        student: the net as it starts, on a CPU; None where it starts from nothing.
+        config: of the training.
+        cache: folder that holds answers, and the rotation towards the student, between runs.
+        console: for the progress bar.
+
+    Returns:
+        (N + M, D) unit rows; zeros for the test photos, which teachers are not asked about.
+
+    Raises:
+        UsageError: as in :func:`teacher_targets`.
+    """
+    rows = data.rows("train", "val")
+    others = np.empty((0, *data.faces.shape[1:]), np.uint8) if unlabelled is None else unlabelled
+    asked = [(data.faces, rows), (others, np.arange(len(others)))]
+    said = teacher_targets([each for each in asked if len(each[1])], teachers, config.embedding, cache, console=console)
+    if student is not None:
+        some = np.linspace(0, len(rows) - 1, TURN_FACES).astype(np.int64)
+        said = turn_to_student(said, student, (said[some], data.faces[rows[some]]), config, cache / "turn.npy")
+    targets = np.zeros((len(data.faces) + len(others), config.embedding), np.float32)
+    targets[np.concatenate([rows, len(data.faces) + np.arange(len(others))])] = said
+    return targets
 
 
 def teacher_targets(
-    faces: Sequence[NDArray[np.uint8]],
+    faces: Asked,
     teachers: Sequence[Embedder],
     length: int,
     cache: Path,
@@ -32,7 +76,7 @@ def teacher_targets(
     console: Console,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """(N, length) unit vectors that a student's embeddings should point along.
+    """(M, length) unit vectors that a student's embeddings should point along.
 
     A teacher's word on a face is the mean over the face and its mirror image. The words of several
     teachers are put side by side, so that the cosine of the whole is the mean of their cosines. Where
@@ -40,7 +84,7 @@ def teacher_targets(
     the projection that keeps inner products best (Eckart and Young, 1936).
 
     Args:
-        faces: arrays (N_i, S, S, 3) uint8 RGB, taken one after another.
+        faces: what is asked about, taken one after another.
         teachers: one or more.
         length: floats in the student's embedding.
         cache: folder that holds each teacher's embeddings between runs.
@@ -101,25 +145,24 @@ def turn_to_student(
     return turned
 
 
-def _embed_both(
-    faces: Sequence[NDArray[np.uint8]], teacher: Embedder, cache: Path, console: Console
-) -> NDArray[np.float32]:
-    """(N, D) unit rows: the mean of each face's embedding and its mirror image's; cached as float16."""
-    rows = []
-    for array in faces:
-        digest = hashlib.sha256(np.ascontiguousarray(array).data)
-        digest.update(teacher.contract.to_json().encode())
+def _embed_both(faces: Asked, teacher: Embedder, cache: Path, console: Console) -> NDArray[np.float32]:
+    """(M, D) unit rows: the mean of each face's embedding and its mirror image's; cached as float16."""
+    said = []
+    for array, rows in faces:
+        parts_of = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
+        digest = hashlib.sha256(teacher.contract.to_json().encode())
+        for part in parts_of:
+            digest.update(array[part].data)
         file = cache / f"teacher-{digest.hexdigest()[:24]}.npy"
         if not file.exists():
-            starts = range(0, len(array), CHUNK)
             title = f"asking {teacher.contract.name}"
-            parts = [teacher.embed(_with_mirror(array[at : at + CHUNK])) for at in bar(console, starts, title)]
+            parts = [teacher.embed(_with_mirror(array[part])) for part in bar(console, parts_of, title)]
             both = [part.reshape(2, -1, part.shape[1]).mean(axis=0) for part in parts]
             cache.mkdir(parents=True, exist_ok=True)
             with replacing(file) as beside, beside.open("wb") as out:
                 np.save(out, np.concatenate(both).astype(np.float16))
-        rows.append(unit_rows(np.load(file).astype(np.float32)))
-    return np.concatenate(rows)
+        said.append(unit_rows(np.load(file).astype(np.float32)))
+    return np.concatenate(said)
 
 
 def _with_mirror(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:

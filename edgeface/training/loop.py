@@ -35,7 +35,7 @@ from edgeface.heads import LearnedArcFace, build_head
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
-from edgeface.training.distil import teacher_targets, turn_to_student
+from edgeface.training.distil import run_targets
 from edgeface.training.fitted import imprint, refit
 from edgeface.training.guide import Guide
 from edgeface.training.pool import Pool
@@ -48,8 +48,6 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
-TURN_FACES = 2000
-"""Faces from which the teachers' targets are turned towards a student that does not start from nothing."""
 SCALE_FACES = 256
 """Faces from which the channels of a guide's maps get their scale."""
 
@@ -126,13 +124,9 @@ def train(
     digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
-        arrays = [data.faces] if unlabelled is None else [data.faces, unlabelled]
+        student = net if init is not None else None
         with accelerator.main_process_first():
-            targets = teacher_targets(arrays, teachers, config.embedding, folder / "teachers", console=console)
-            if init is not None:
-                sample = np.linspace(0, len(data.faces) - 1, TURN_FACES).astype(np.int64)
-                said = targets[sample], data.faces[sample]
-                targets = turn_to_student(targets, net, said, config, folder / "teachers" / "turn.npy")
+            targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", console)
     pool = Pool(data, unlabelled, targets, device)
 
     # ---- optimiser, and where an earlier run stopped

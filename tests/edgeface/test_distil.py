@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ pytest.importorskip("torch")
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.embedder import Embedder, open_teachers
 from edgeface.training.config import load_config
-from edgeface.training.distil import teacher_targets
+from edgeface.training.distil import Asked, run_targets, teacher_targets
 from edgeface.training.loop import train
 from edgeface_runtime import Contract, EmbeddingSpec, UsageError
 from edgeface_runtime.model import unit_rows
@@ -41,19 +42,23 @@ def faces() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (30, 112, 112, 3), dtype=np.uint8)
 
 
+def every(*arrays: NDArray[np.uint8]) -> Asked:
+    return [(array, np.arange(len(array))) for array in arrays]
+
+
 def test_one_teacher_is_taken_at_its_word_with_the_mirror_image(faces: NDArray[np.uint8], tmp_path: Path):
     one = teacher("one", 16)
-    targets = teacher_targets([faces], [one], 16, tmp_path, console=QUIET)
+    targets = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
     slow = np.stack([(one.embed(face[None]) + one.embed(face[None, :, ::-1]))[0] / 2 for face in faces])
     np.testing.assert_allclose(targets, unit_rows(slow), atol=2e-3)
 
 
 def test_an_ensemble_keeps_the_mean_cosine(faces: NDArray[np.uint8], tmp_path: Path):
     both = [teacher("one", 16), teacher("two", 24)]
-    whole = teacher_targets([faces], both, 40, tmp_path, console=QUIET)
+    whole = teacher_targets(every(faces), both, 40, tmp_path, console=QUIET)
     lengths = [each.contract.embedding.length for each in both]
     words = [
-        teacher_targets([faces], [each], length, tmp_path, console=QUIET)
+        teacher_targets(every(faces), [each], length, tmp_path, console=QUIET)
         for each, length in zip(both, lengths, strict=True)
     ]
     mean = sum(word @ word.T for word in words) / 2
@@ -62,8 +67,8 @@ def test_an_ensemble_keeps_the_mean_cosine(faces: NDArray[np.uint8], tmp_path: P
 
 def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], tmp_path: Path):
     both = [teacher("one", 16), teacher("two", 24)]
-    whole = teacher_targets([faces], both, 40, tmp_path, console=QUIET)
-    short = teacher_targets([faces], both, 20, tmp_path, console=QUIET)
+    whole = teacher_targets(every(faces), both, 40, tmp_path, console=QUIET)
+    short = teacher_targets(every(faces), both, 20, tmp_path, console=QUIET)
     u, s, _ = np.linalg.svd(whole.astype(np.float64), full_matrices=False)
     best = unit_rows((u[:, :20] * s[:20]).astype(np.float32))
     np.testing.assert_allclose(short @ short.T, best @ best.T, atol=2e-2)
@@ -72,18 +77,37 @@ def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], 
 def test_answers_are_asked_once_and_kept(faces: NDArray[np.uint8], tmp_path: Path):
     calls: list[int] = []
     one = teacher("one", 16, calls)
-    first = teacher_targets([faces[:20], faces[20:]], [one], 16, tmp_path, console=QUIET)
+    first = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path, console=QUIET)
     assert sum(calls) == 60
-    again = teacher_targets([faces[:20], faces[20:]], [one], 16, tmp_path, console=QUIET)
+    again = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path, console=QUIET)
     assert sum(calls) == 60
     np.testing.assert_array_equal(first, again)
-    teacher_targets([faces[::-1]], [one], 16, tmp_path, console=QUIET)
+    teacher_targets(every(faces[::-1]), [one], 16, tmp_path, console=QUIET)
     assert sum(calls) == 120
 
 
 def test_teachers_shorter_than_the_student_are_refused(faces: NDArray[np.uint8], tmp_path: Path):
     with pytest.raises(UsageError, match="the teachers give 16 floats, the student 32: --embedding 16"):
-        teacher_targets([faces], [teacher("one", 16)], 32, tmp_path, console=QUIET)
+        teacher_targets(every(faces), [teacher("one", 16)], 32, tmp_path, console=QUIET)
+
+
+def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path: Path):
+    one = teacher("one", 16)
+    split = np.array(["train", "test", "val"] * 8)
+    data = FaceData(faces[:24], np.zeros(24, np.int64), ("a",), tuple(map(str, range(24))), split)
+    config = load_config(None, ["embedding=16"])
+    targets = run_targets(data, faces[24:], [one], None, config, tmp_path / "one", QUIET)
+    assert targets.shape == (30, 16)
+    unseen = np.flatnonzero(split == "test")
+    assert not targets[unseen].any()
+    rest = np.delete(np.arange(30), unseen)
+    known = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
+    np.testing.assert_array_equal(targets[rest], known[rest])
+    # Other test photos, other pixels: nothing that is learnt from changes.
+    changed = data.faces.copy()
+    changed[unseen] = 0
+    again = run_targets(replace(data, faces=changed), faces[24:], [one], None, config, tmp_path / "two", QUIET)
+    np.testing.assert_array_equal(again, targets)
 
 
 def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people: Path, tmp_path: Path):
@@ -129,7 +153,7 @@ def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: 
     from edgeface.training.distil import turn_to_student
 
     one = teacher("one", 16)
-    targets = teacher_targets([faces], [one], 16, tmp_path, console=QUIET)
+    targets = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
     frame = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
     seen: dict[bytes, NDArray[np.float32]] = {}
 
