@@ -6,10 +6,11 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
     python -m scripts.pins_table measure mobilefacenet --photos prepared/pins --peers peers runs
     python -m scripts.pins_table write --photos prepared/pins --peers peers runs
 
-``train`` prints and runs the command of one row, into ``pins-NAME`` below ``runs``; ``measure`` names the test photos
-with it, or with a peer; ``write`` puts all that was measured into the page, with curves and confusion matrices.
-Rows of runs that are not below ``runs`` stay as the page has them. ``resnet18-taught``, ``resnet18-guided`` and
-``resnet18-dlib`` want other people's photos too, without their names: --others.
+``train`` prints and runs the command of one row, after those of the rows whose nets it starts from, into ``pins-NAME``
+below ``runs``; run again it goes on where it stopped. ``measure`` names the test photos with a row's net, or with a
+peer; ``write`` puts all that was measured into the page, with curves and confusion matrices. Rows of runs that are not
+below ``runs`` stay as the page has them. ``resnet18-taught``, ``resnet18-guided`` and ``resnet18-dlib`` want other
+people's photos too, without their names: --others.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ _DLIB = (
     "--set refit=true --set classify=0 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
     "--set precision=bf16"
 )
+_TUNED = (
+    f"--set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 {_FULL}{_FOAMLIU}"
+)
 TRAINING: Mapping[str, str] = {
     "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set small_share=0.9 "
     f"{_SMALL}",
@@ -69,17 +73,18 @@ TRAINING: Mapping[str, str] = {
     f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
     "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
-    "--epochs 2 --set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 "
-    f"{_FULL}{_FOAMLIU}",
+    f"--epochs 10 {_TUNED}",
     "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
     f"{_SMALL}{_TAUGHT}",
     "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
     f"{_GUIDED} --unlabelled {{others}}",
     "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embed_rate=0.05 --epochs 2",
+    "vgg11-dlib-taught": "--backbone vgg11:pool=none --init {runs}/pins-vgg11-dlib/best.safetensors "
+    f"--epochs 3 {_TUNED}",
     "vgg11-guided": f"--backbone vgg11:pool=none --epochs 9 --set lr=1.5e-3 --set small_share=0.75 {_GUIDED}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
-METHODS = {"vgg11-taught": "svc", "vgg11-guided": "svc", "vgg11-dlib": "svc"}
+METHODS = dict.fromkeys(("vgg11-taught", "vgg11-guided", "vgg11-dlib-taught"), "svc")
 """How a row's net names photos, where not by the nearest mean: the paper's VGG route."""
 FIGURES = ("accuracy", "precision", "recall", "f1")
 COLUMNS = ("net", "minutes", "training loss", "validation loss", *(f"{word}, %" for word in FIGURES))
@@ -223,9 +228,11 @@ def main(given: Sequence[str] | None = None) -> int:
         (options.runs / f"pins-{options.name}.json").write_text(json.dumps(found))
         print(*(f"{word} {100 * found[word]:.2f}" for word in FIGURES))
     else:
-        words = command(options.name, *where, options.others)
-        print("edgeface", " ".join(words))
-        return run(words)
+        for name in stages(options.name):
+            words = [*command(name, *where, options.others), "--resume"]
+            print("edgeface", " ".join(words))
+            if failed := run(words):
+                return failed
     return 0
 
 

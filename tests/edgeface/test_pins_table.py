@@ -29,7 +29,7 @@ def test_each_command_is_one_that_train_takes(name: str):
     given = {key: words[words.index(f"--{key}") + 1] for key in ("backbone", "epochs")}
     config = load_config(None, settings, backbone=given["backbone"], epochs=int(given["epochs"]))
     assert (config.small > 0) == (name.endswith("-small") or name in ONE_RUN)
-    teachers = {"resnet18-dlib-taught": 1}.get(name, 2 if "taught" in name else 0)
+    teachers = 1 if name.endswith("-dlib-taught") else 2 if name.endswith("-taught") else 0
     assert words.count("--teacher") == words.count("--teacher-contract") == teachers
 
 
@@ -80,9 +80,16 @@ def test_what_was_measured_stands_between_the_marks(tmp_path: Path, monkeypatch:
     }
 
 
-def test_the_command_that_its_first_lines_name_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
-    monkeypatch.setattr(pins_table, "run", lambda words: asked.append(words) or 0)
+def test_the_command_that_its_first_lines_name_trains_a_row_after_those_that_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[list[str]] = []
+    codes = iter([0, 0, 3])
+    monkeypatch.setattr(pins_table, "run", lambda words: asked.append(words) or next(codes))
     words = ["train", "mobilefacenet", "--photos", "prepared", "--peers", "peers", str(tmp_path)]
     assert pins_table.main(words) == 0
-    assert asked == [pins_table.command("mobilefacenet", Path("prepared"), Path("peers"), tmp_path)]
+    rows = ["mobilefacenet-small", "mobilefacenet"]
+    # A stage that is done already is left alone by --resume.
+    assert asked == [[*pins_table.command(row, Path("prepared"), Path("peers"), tmp_path), "--resume"] for row in rows]
+    assert pins_table.main(words) == 3
+    assert len(asked) == 3
