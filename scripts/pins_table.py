@@ -9,8 +9,8 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
 ``train`` prints and runs the command of one row, after those of the rows whose nets it starts from, into ``pins-NAME``
 below ``runs``; run again it goes on where it stopped. ``measure`` names the test photos with a row's net, or with a
 peer; ``write`` puts all that was measured into the page, with curves and confusion matrices. Rows of runs that are not
-below ``runs`` stay as the page has them. ``resnet18-taught``, ``resnet18-guided`` and ``resnet18-dlib`` want other
-people's photos too, without their names: --others.
+below ``runs`` stay as the page has them. ``resnet18-dlib`` wants other people's photos too, without their names:
+--others.
 """
 
 from __future__ import annotations
@@ -46,10 +46,6 @@ _FOAMLIU, _SIRIUS = (
     f" --teacher {{peers}}/{file} --teacher-contract {{peers}}/{contract}" for file, contract in PEERS.values()
 )
 _TAUGHT = _FOAMLIU + _SIRIUS
-_GUIDED = (
-    f"{_FACES} --set small=64 --set margin_warmup=1.0 --set warmup=0.1 --set precision=bf16 "
-    "--guide weights/mobilefacenet.safetensors"
-)
 _DLIB = (
     "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
     "--set refit=true --set classify=0 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
@@ -63,28 +59,18 @@ TRAINING: Mapping[str, str] = {
     f"{_SMALL}",
     "mobilefacenet": "--backbone mobilefacenet:act=relu --init {runs}/pins-mobilefacenet-small/best.safetensors "
     f"--epochs 4 --set lr=1.5e-3 {_FULL}",
-    "resnet18-small": "--backbone resnet18 --epochs 26 --set lr=2e-3 --set small_share=0.92 --set precision=bf16 "
-    f"{_SMALL}",
-    "resnet18": "--backbone resnet18 --init {runs}/pins-resnet18-small/best.safetensors --epochs 6 --set lr=1e-3 "
-    f"--set precision=bf16 {_FULL}",
+    "resnet18": f"--backbone resnet18 --epochs 30 --set lr=2e-3 --set small_share=0.8 --set precision=bf16 {_SMALL}",
     "mobilefacenet-taught": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt "
     f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
-    "resnet18-taught": "--backbone resnet18 --init {runs}/pins-resnet18/best.safetensors --epochs 18 --set lr=1.5e-3 "
-    f"--set precision=bf16 --set small=64 --set small_share=0.55 {_FULL}{_TAUGHT} --unlabelled {{others}}",
     "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
     f"--epochs 10 {_TUNED}",
-    "vgg11-taught": "--backbone vgg11 --epochs 16 --set lr=1e-3 --set small_share=0.8 --set precision=bf16 "
-    f"{_SMALL}{_TAUGHT}",
-    "resnet18-guided": "--backbone resnet18:pool=none --epochs 11 --set lr=2e-3 --set small_share=0.7 "
-    f"{_GUIDED} --unlabelled {{others}}",
     "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embed_rate=0.05 --epochs 2",
     "vgg11-dlib-taught": "--backbone vgg11:pool=none --init {runs}/pins-vgg11-dlib/best.safetensors "
     f"--epochs 3 {_TUNED}",
-    "vgg11-guided": f"--backbone vgg11:pool=none --epochs 9 --set lr=1.5e-3 --set small_share=0.75 {_GUIDED}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
-METHODS = dict.fromkeys(("vgg11-taught", "vgg11-guided", "vgg11-dlib-taught"), "svc")
+METHODS = {"vgg11-dlib-taught": "svc"}
 """How a row's net names photos, where not by the nearest mean: the paper's VGG route."""
 FIGURES = ("accuracy", "precision", "recall", "f1")
 COLUMNS = ("net", "minutes", "training loss", "validation loss", *(f"{word}, %" for word in FIGURES))
