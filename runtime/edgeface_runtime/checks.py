@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import operator
 import os
@@ -21,9 +22,10 @@ def number(name: str, value: Any) -> float:
     Raises:
         UsageError: it is no number; text that reads like one is none.
     """
-    if not isinstance(value, numbers.Real):
-        raise UsageError(f"{name} is {described(value)}; it must be a number")
-    return float(value)
+    if isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    raise UsageError(f"{name} is {described(value)}; it must be a number")
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

@@ -190,10 +190,10 @@ class Gallery:
             NoFaceError: the photo shows no face.
             EnrollmentError: the photo is refused; the message says why.
             GalleryError: the file cannot be written.
-            UsageError: the name cannot be used, or the gallery was opened without a recogniser.
+            UsageError: the name cannot be used, or the gallery was opened without a recognizer.
         """
         if self._recognizer is None:
-            raise UsageError(f"{self.path}: opened without a recogniser, so nobody can be enrolled")
+            raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
         name = _checked(name)
         sample = examine(self._recognizer, photo, color=color)
         source = unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else ""
@@ -229,7 +229,7 @@ class Gallery:
         Raises:
             GalleryError: nobody of that name, no such photo of that person, or the file cannot be written.
         """
-        name = _checked(name)
+        name, photo = _checked(name), None if photo is None else whole("photo", photo)
         with self._writing() as db:
             where = "person = (SELECT id FROM person WHERE name = ?) AND id = coalesce(?, id)"
             removed = db.execute(f"DELETE FROM photo WHERE {where}", (name, photo)).rowcount
@@ -281,8 +281,11 @@ class Gallery:
         """
         if not isinstance(embeddings, np.ndarray):
             raise UsageError(f"embeddings is {described(embeddings)}; it must be an array (N, {self.binding.length})")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.binding.length:
-            raise UsageError(f"embeddings are {embeddings.shape}, those of {self.path} (N, {self.binding.length})")
+        if embeddings.dtype.kind != "f" or embeddings.ndim != 2 or embeddings.shape[1] != self.binding.length:
+            raise UsageError(
+                f"embeddings are {embeddings.dtype} {embeddings.shape}, those of {self.path} float32 "
+                f"(N, {self.binding.length})"
+            )
         k = whole("k", k)
         people = self._snapshot()
         if not people.names:
@@ -299,11 +302,12 @@ class Gallery:
             UsageError: another suffix, or the file cannot be written.
             GalleryError: the gallery cannot be read.
         """
+        path = path_of("the file to write", path)
         with self._lock, explained(self.path):
             rows = self._db.execute(f"SELECT {_PHOTO}, embedding {_FROM} ORDER BY name, photo.id").fetchall()
         vectors = widened(self._rows([row[-1] for row in rows]))
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
-        write_export(Path(path), self.binding, photos)
+        write_export(path, self.binding, photos)
 
     def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}

@@ -1,4 +1,4 @@
-"""A recogniser: a model file opened in its engine, fed as its contract says."""
+"""A recognizer: a model file opened in its engine, fed as its contract says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 32
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An opened recogniser. ``embed`` may be called from several threads."""
+    """An opened recognizer. ``embed`` may be called from several threads."""
 
     path: Path
     contract: Contract

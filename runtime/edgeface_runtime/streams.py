@@ -148,6 +148,8 @@ def watch(
         UsageError: the model's contract has no threshold for ``far`` over so many photos, or ``frames`` are none.
         ImageError: what is to become a frame is no photo.
     """
+    if not isinstance(frames, Iterable):
+        raise UsageError(f"frames is {described(frames)}; give the frames of open_source or in_turn")
     pace = pace or Pace()
     followed: list[_Followed] = []
     numbers = itertools.count(1)
