@@ -29,7 +29,7 @@ from edgeface_runtime import (
     watch,
 )
 from edgeface_runtime.images import SUFFIXES
-from edgeface_runtime.testing import fake_photo, fake_recognizer
+from edgeface_runtime.testing import fake_photo
 
 PHOTO = fake_photo(3)
 BGR = PHOTO[..., ::-1]
@@ -299,8 +299,3 @@ def test_the_endings_of_what_can_be_opened() -> None:
     known = Image.registered_extensions()
     unknown = {ending for ending in SUFFIXES if known.get(ending) not in Image.OPEN}
     assert unknown <= {".heic", ".heif", ".hif", ".avif", ".mpo"}
-
-
-def test_recognizers_and_pictures_of_apps_tests_are_the_real_thing() -> None:
-    with pytest.raises(ImageError, match="None is no photo"):
-        fake_recognizer().faces(None)  # type: ignore[arg-type]

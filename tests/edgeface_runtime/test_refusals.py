@@ -108,7 +108,11 @@ def test_numbers_of_numpy_are_numbers(fake: FaceRecognizer, gallery: Gallery) ->
     assert (number("far", np.float16(0.5)), whole("k", np.uint8(3)), path_of("a", "b")) == (0.5, 3, Path("b"))
 
 
-@pytest.mark.parametrize("value", ["x" * 10_000, b"x" * 10_000, 10**400, np.zeros(10_000), list(range(10_000))])
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000, b"x" * 10_000, 10**400, np.zeros(10_000), list(range(10_000))],
+    ids=["text", "bytes", "a large number", "an array", "a list"],
+)
 def test_a_refusal_is_short(value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         number("it", value)
