@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeface_runtime import (
     EdgefaceError,
-    EnrolmentError,
+    EnrollmentError,
     FaceRecognizer,
     Gallery,
     Identity,
@@ -52,7 +52,7 @@ MAX_CONNECTIONS = 16
 """Requests taken at a time; beyond it the answer is 503. Times MAX_BODY, the most memory that uploads hold."""
 
 # The first that fits. What is left (a full disk, a model that breaks its contract) is the service's fault.
-STATUS = ((EnrolmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
+STATUS = ((EnrollmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
 
 HANG_UP = {"connection": "close"}
 TOO_LARGE = f"a request is at most {MAX_BODY / 1e6:.0f} MB"
