@@ -16,8 +16,9 @@ from edgeface_runtime.errors import (
 
 if typing.TYPE_CHECKING:
     from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec, read_contract
+    from edgeface_runtime.enrolment import Enrollment, Photo, Refusal
     from edgeface_runtime.faces import Detector, Face
-    from edgeface_runtime.gallery import Gallery, Photo
+    from edgeface_runtime.gallery import Gallery
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.recognizer import FaceRecognizer, Identity, Match
     from edgeface_runtime.search import Candidate
@@ -31,6 +32,7 @@ __all__ = [
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
+    "Enrollment",
     "EnrolmentError",
     "Event",
     "Face",
@@ -49,6 +51,7 @@ __all__ = [
     "Pace",
     "Person",
     "Photo",
+    "Refusal",
     "Source",
     "UsageError",
     "in_turn",
@@ -70,7 +73,9 @@ _LATER = {
     "load": "model",
     "Candidate": "search",
     "Gallery": "gallery",
-    "Photo": "gallery",
+    "Enrollment": "enrolment",
+    "Photo": "enrolment",
+    "Refusal": "enrolment",
     "FaceRecognizer": "recognizer",
     "Identity": "recognizer",
     "Match": "recognizer",

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     Source = str | Path | bytes | NDArray[Any] | Image.Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+_READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs bmp dib tif tiff pgm ppm pbm pnm
+    jp2 j2k j2c jpc jpf jpx tga icb vda vst sgi bw rgb rgba pcx psd qoi ras"""
+SUFFIXES = frozenset(f".{name}" for name in _READ.split())
+"""Of photos, in lower case: pixel formats that Pillow reads."""
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
 

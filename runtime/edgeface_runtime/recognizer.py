@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from edgeface_runtime.images import Source
 
 
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the photo; may reach outside it."""
+
+
 @dataclass(frozen=True)
 class Match:
     """Two photos compared."""
@@ -35,6 +39,10 @@ class Match:
     threshold: float
     far: float | None
     """Share of pairs of strangers that ``threshold`` accepts; None where the caller gave the threshold."""
+    boxes: tuple[Box, Box]
+    """The face of each image that was compared."""
+    faces: tuple[int, int]
+    """How many faces each image shows."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,9 @@ class FaceRecognizer:
             UsageError: the model's contract has no threshold for ``far``.
         """
         limit = self.threshold(far).value if threshold is None else _checked(threshold)
-        score = float(self._central(a) @ self._central(b))
-        return Match(score, score >= limit, limit, far if threshold is None else None)
+        (row_a, box_a, faces_a), (row_b, box_b, faces_b) = self._central(a), self._central(b)
+        score, rate = float(row_a @ row_b), far if threshold is None else None
+        return Match(score, score >= limit, limit, rate, (box_a, box_b), (faces_a, faces_b))
 
     def identify(
         self,
@@ -173,14 +182,15 @@ class FaceRecognizer:
             identities.append(Identity(name, score, (x0, y0, x1, y1), float(face.score), limit, rate))
         return identities
 
-    def _central(self, image: Source) -> NDArray[np.float32]:
-        """(D,) embedding of the largest central face."""
+    def _central(self, image: Source) -> tuple[NDArray[np.float32], Box, int]:
+        """(D,) embedding of the largest central face, its box, and how many faces there are."""
         photo = open_rgb(image)
         faces = find_faces(photo, self.detector)[0]
         if not faces:
             raise ImageError(f"{called(image)}: no face found")
-        row: NDArray[np.float32] = self.embed(photo, [most_central(faces, *photo.shape[:2])])[0]
-        return row
+        face = most_central(faces, *photo.shape[:2])
+        x0, y0, x1, y1 = map(float, face.box)
+        return self.embed(photo, [face])[0], (x0, y0, x1, y1), len(faces)
 
 
 def called(image: Source) -> str:
