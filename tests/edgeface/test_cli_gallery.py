@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,24 @@ def test_verify_in_words(place: Path, capsys: pytest.CaptureFixture[str]):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "same person (score 1.000, threshold 0.998)"
     assert lines[1].startswith("not the same person (score 0.")
+
+
+def test_a_score_and_the_threshold_that_it_misses_are_told_apart(
+    say: Say, place: Path, capsys: pytest.CaptureFixture[str]
+):
+    enrolled(say)
+    score = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", 1)[1]["score"]
+    limit = str(score + 2e-5)
+    assert run(["verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", limit]) == 1
+    shown = re.fullmatch(r"not the same person \(score (\S+), threshold (\S+)\)\n", capsys.readouterr().out)
+    assert shown
+    assert float(shown[1]) < float(shown[2])
+    (face,) = say("identify", "stranger.png", "-g", "g", "-m", "net.onnx", "--threshold", 1)[1]["faces"]
+    limit = str(face["score"] + 2e-5)
+    assert run(["identify", "stranger.png", "-g", "g", "-m", "net.onnx", "--threshold", limit]) == 0
+    who, low, high, _ = (word.strip() for word in capsys.readouterr().out.splitlines()[-1].split("│"))
+    assert who == "unknown"
+    assert float(low) < float(high)
 
 
 def test_refused_photos_are_passed_over_and_said(say: Say, place: Path):
