@@ -331,7 +331,7 @@ class Gallery:
 
     def _enrolling(self) -> FaceRecognizer:
         if self._recognizer is None:
-            raise UsageError(f"{self.path}: opened without a recogniser, so nobody can be enrolled")
+            raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
         return self._recognizer
 
     def _add(self, recognizer: FaceRecognizer, name: str, sample: Sample, force: bool) -> Photo:
