@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, note, print_json
+from edgeface.cli.console import Json, note, print_json
+from edgeface.cli.reporter import TerminalReporter
 from edgeface_runtime.models import find_model
 
 if TYPE_CHECKING:
@@ -77,13 +78,13 @@ def train(
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, console=ERR, names=init_names))
+        note(start_from(net, str(init), settings, faces=some, reporter=TerminalReporter(), names=init_names))
 
     curves = run(
         faces,
         output,
         settings,
-        console=ERR,
+        reporter=TerminalReporter(),
         licence=licence,
         resume=resume,
         init=start if init else None,

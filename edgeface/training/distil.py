@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import nn
 
-from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import replacing
+from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig
 from edgeface_runtime import UsageError
@@ -36,7 +35,7 @@ def run_targets(
     student: nn.Module | None,
     config: TrainConfig,
     cache: Path,
-    console: Console,
+    reporter: Reporter = SILENT,
 ) -> NDArray[np.float32]:
     """What teachers say of a run's faces: those with labels, then the M without.
 
@@ -47,7 +46,7 @@ def run_targets(
         student: the net as it starts, on a CPU; None where it starts from nothing.
         config: of the training.
         cache: folder that holds answers, and the rotation towards the student, between runs.
-        console: for the progress bar.
+        reporter: told how far it is.
 
     Returns:
         (N + M, D) unit rows; zeros for the test photos, which teachers are not asked about.
@@ -58,7 +57,9 @@ def run_targets(
     rows = data.rows("train", "val")
     others = np.empty((0, *data.faces.shape[1:]), np.uint8) if unlabelled is None else unlabelled
     asked = [(data.faces, rows), (others, np.arange(len(others)))]
-    said = teacher_targets([each for each in asked if len(each[1])], teachers, config.embedding, cache, console=console)
+    said = teacher_targets(
+        [each for each in asked if len(each[1])], teachers, config.embedding, cache, reporter=reporter
+    )
     if student is not None:
         some = np.linspace(0, len(rows) - 1, TURN_FACES).astype(np.int64)
         said = turn_to_student(said, student, (said[some], data.faces[rows[some]]), config, cache / "turn.npy")
@@ -73,7 +74,7 @@ def teacher_targets(
     length: int,
     cache: Path,
     *,
-    console: Console,
+    reporter: Reporter = SILENT,
     seed: int = 0,
 ) -> NDArray[np.float32]:
     """(M, length) unit vectors that a student's embeddings should point along.
@@ -88,13 +89,13 @@ def teacher_targets(
         teachers: one or more.
         length: floats in the student's embedding.
         cache: folder that holds each teacher's embeddings between runs.
-        console: for the progress bar.
+        reporter: told how far it is.
         seed: of the projection.
 
     Raises:
         UsageError: the teachers together give fewer floats than the student.
     """
-    words = np.concatenate([_embed_both(faces, teacher, cache, console) for teacher in teachers], axis=1)
+    words = np.concatenate([_embed_both(faces, teacher, cache, reporter) for teacher in teachers], axis=1)
     if words.shape[1] < length:
         raise UsageError(
             f"the teachers give {words.shape[1]} floats, the student {length}: --embedding {words.shape[1]}"
@@ -145,7 +146,7 @@ def turn_to_student(
     return turned
 
 
-def _embed_both(faces: Asked, teacher: Embedder, cache: Path, console: Console) -> NDArray[np.float32]:
+def _embed_both(faces: Asked, teacher: Embedder, cache: Path, reporter: Reporter) -> NDArray[np.float32]:
     """(M, D) unit rows: the mean of each face's embedding and its mirror image's; cached as float16."""
     said = []
     for array, rows in faces:
@@ -156,7 +157,7 @@ def _embed_both(faces: Asked, teacher: Embedder, cache: Path, console: Console) 
         file = cache / f"teacher-{digest.hexdigest()[:24]}.npy"
         if not file.exists():
             title = f"asking {teacher.contract.name}"
-            parts = [teacher.embed(_with_mirror(array[part])) for part in bar(console, parts_of, title)]
+            parts = [teacher.embed(_with_mirror(array[part])) for part in reporter.track(parts_of, title)]
             both = [part.reshape(2, -1, part.shape[1]).mean(axis=0) for part in parts]
             cache.mkdir(parents=True, exist_ok=True)
             with replacing(file) as beside, beside.open("wb") as out:

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor, nn
 
-from edgeface.cli.console import bar
+from edgeface.progress import SILENT, Reporter
 from edgeface.training.ridge import fit_linear
 from edgeface_runtime import ModelError, UsageError
 
@@ -137,7 +136,7 @@ def start_from_dlib(
     faces: Tensor,
     mean: Tensor,
     std: Tensor,
-    console: Console,
+    reporter: Reporter = SILENT,
 ) -> None:
     """Fills the trunk of a net with what fits of dlib's, in place.
 
@@ -147,7 +146,7 @@ def start_from_dlib(
         faces: (N, S, S, 3) uint8 RGB; three thousand or so (4 GB of memory at 112 pixels).
         mean: (3,) what the student takes from a pixel.
         std: (3,) what it divides it by.
-        console: for progress bars.
+        reporter: told how far the fit is.
 
     Raises:
         UsageError: another net.
@@ -174,19 +173,19 @@ def start_from_dlib(
         for part in chunks
     ]
     targets = []
-    for part in bar(console, chunks, "dlib's maps"):
+    for part in reporter.track(chunks, "dlib's maps"):
         maps = dlib_maps(layers, part)
         targets.append({name: read_off(maps[name], *at, size).half() for name, at in places.items()})
-    fit(trunk, inputs, targets, torch.Generator().manual_seed(0), console)
+    fit(trunk, inputs, targets, torch.Generator().manual_seed(0), reporter)
 
 
 def _fit_resnet18(
-    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, reporter: Reporter
 ) -> None:
     stem = ((unfolded(x, 7, 2), target["stem"]) for x, target in zip(inputs, targets, strict=True))
     _fill(trunk.conv1, trunk.bn1, *fit_linear(_some(stem, rng), RIDGE), inputs)
     stream = [trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))) for x in inputs]
-    for name, index, blocks in bar(console, PLAN, "fitting blocks"):
+    for name, index, blocks in reporter.track(PLAN, "fitting blocks"):
         block: Any = getattr(trunk, name)[index]
         stride = block.conv1.stride[0]
         inner = [torch.cat([target[f"inner{each}"] for each in blocks], 1) for target in targets]
@@ -211,11 +210,11 @@ def _fit_resnet18(
 
 
 def _fit_vgg11(
-    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, console: Console
+    trunk: Any, inputs: list[Tensor], targets: list[dict[str, Tensor]], rng: torch.Generator, reporter: Reporter
 ) -> None:
     stream, came = inputs, 0
     ends = [index for index, _ in VGG_PLAN[1:]] + [len(trunk)]
-    for (index, names), end in bar(console, list(zip(VGG_PLAN, ends, strict=True)), "fitting layers"):
+    for (index, names), end in reporter.track(list(zip(VGG_PLAN, ends, strict=True)), "fitting layers"):
         conv, norm = trunk[index], trunk[index + 1]
         if names:
             aims = [torch.cat([target[name] for name in names], 1) for target in targets]

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 
 from edgeface.backbones.layers import Pooled
-from edgeface.cli.console import bar
 from edgeface.data.dataset import batches
+from edgeface.progress import Reporter
 from edgeface.training.augment import normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig
 from edgeface.training.guide import Guide
@@ -75,12 +74,12 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
 
 
 @torch.no_grad()
-def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, console: Console) -> None:
+def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter) -> None:
     """``fit_embedding`` to the guide, or to the teachers' targets, on the faces of ``rows``."""
     guide = learner.guide
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in bar(console, batches(rows, 64), "fitting the embedding"):
+        for part in reporter.track(batches(rows, 64), "fitting the embedding"):
             faces, _, target = pool.batch(part)
             x = normalise(faces, *NORMALISATIONS[config.normalise]).contiguous(memory_format=torch.channels_last)
             if isinstance(guide, Guide):
@@ -91,19 +90,17 @@ def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainCo
     net: Any = learner.net
     cosine = fit_embedding(net, parts(), len(rows))
     few = min(len(rows), KEPT)
-    console.print(
+    reporter.say(
         f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {few} of them",
-        soft_wrap=True,
-        highlight=False,
     )
 
 
 @torch.no_grad()
-def imprint(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, console: Console) -> None:
+def imprint(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter) -> None:
     """Starts the head from what the net says of the faces of ``rows``."""
     learner.net.eval()
     parts = []
-    for part in bar(console, batches(rows, 64), "imprinting the head"):
+    for part in reporter.track(batches(rows, 64), "imprinting the head"):
         faces, labels, _ = pool.batch(part)
         parts.append((learner.net(normalise(faces, *NORMALISATIONS[config.normalise])), labels))
     said, labels = (torch.cat(each) for each in zip(*parts, strict=True))

@@ -15,12 +15,12 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgeface.backbones import BACKBONES, parse_backbone
+from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig
 from edgeface.training.dlib_start import FACES, read_dlib, start_from_dlib
@@ -91,7 +91,7 @@ def start_from(
     config: TrainConfig,
     *,
     faces: NDArray[np.uint8],
-    console: Console,
+    reporter: Reporter = SILENT,
     names: str | None = None,
 ) -> str:
     """Fills a net's weights before training, in place, and says what it took.
@@ -104,14 +104,14 @@ def start_from(
         source: as ``init_backbone`` takes it.
         config: of the training.
         faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
-        console: for progress bars.
+        reporter: told how far the fit is.
         names: as ``init_backbone`` takes it.
 
     Raises:
         UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
     """
     if source.endswith(".dat"):
-        return _from_dlib(net, source, config, faces, console)
+        return _from_dlib(net, source, config, faces, reporter)
     wide = _wider(net, source)
     if wide is None:
         return str(init_backbone(net, source, backbone=config.backbone, names=names))
@@ -124,10 +124,10 @@ def start_from(
     return f"{source}: narrowed to {config.backbone}; mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
 
 
-def _from_dlib(net: nn.Module, source: str, config: TrainConfig, faces: NDArray[np.uint8], console: Console) -> str:
+def _from_dlib(net: nn.Module, source: str, config: TrainConfig, faces: NDArray[np.uint8], reporter: Reporter) -> str:
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
     mean, std = (torch.tensor(values) for values in NORMALISATIONS[config.normalise])
-    start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, console)
+    start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, reporter)
     said = f"{source}: fitted into {config.backbone} on {len(sample)} faces"
     if not config.refit:
         said += "; its embedding is random: --set refit=true, with --guide or --teacher"

@@ -21,17 +21,16 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
-from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
 from edgeface.heads import LearnedArcFace, build_head
+from edgeface.progress import SILENT, Reporter
 from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
@@ -57,7 +56,7 @@ def train(
     folder: Path,
     config: TrainConfig,
     *,
-    console: Console,
+    reporter: Reporter = SILENT,
     licence: str = "unknown",
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
@@ -72,7 +71,7 @@ def train(
         data: labelled faces.
         folder: the run folder.
         config: every setting.
-        console: for progress and the line after each epoch.
+        reporter: told how far it is, and a line after each epoch.
         licence: what the photos allow.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
@@ -126,7 +125,7 @@ def train(
     if teachers:
         student = net if init is not None else None
         with accelerator.main_process_first():
-            targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", console)
+            targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", reporter)
     pool = Pool(data, unlabelled, targets, device)
 
     # ---- optimiser, and where an earlier run stopped
@@ -137,9 +136,9 @@ def train(
     learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (folder / LAST).exists():
         if config.refit:
-            refit(learner, pool, pool_rows, config, console)
+            refit(learner, pool, pool_rows, config, reporter)
         if config.imprint:
-            imprint(learner, pool, train_rows, config, console)
+            imprint(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = None
@@ -173,7 +172,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         title = f"epoch {epoch + 1}/{config.epochs}"
-        for step, rows in enumerate(bar(console, batches(order, config.batch)[:steps], title)):
+        for step, rows in enumerate(reporter.track(batches(order, config.batch)[:steps], title)):
             progress = (epoch * steps + step) / (steps * config.epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimiser.param_groups:
@@ -221,7 +220,7 @@ def train(
             scale = state.lr_scale / 3
             state.restore(folder, config, digest)
             state.lr_scale = scale
-            console.print(
+            reporter.say(
                 f"Epoch {epoch + 1}: the loss is not finite; back to the last good state at a third of the rate"
             )
             continue
@@ -239,7 +238,7 @@ def train(
         state.curves.append(row)
         if is_main:
             state.save(folder, config, digest, contract)
-            _report(row, folder, config, console, tensorboard)
+            _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
 
@@ -327,14 +326,14 @@ def _memory_error(error: RuntimeError, batch: int) -> Exception:
     return error
 
 
-def _report(row: Epoch, folder: Path, config: TrainConfig, console: Console, tensorboard: bool) -> None:
+def _report(row: Epoch, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:
     figures = {
         "Validation Loss": row.val_loss,
         "Accuracy": row.val_accuracy,
         "Cosine to teacher": row.val_cosine if row.val_loss is not None else row.train_cosine,
     }
     held_out = "".join(f", {name}: {value:.4f}" for name, value in figures.items() if value is not None)
-    console.print(f"Epoch {row.epoch}/{config.epochs}, Training Loss: {row.train_loss:.4f}{held_out}", highlight=False)
+    reporter.say(f"Epoch {row.epoch}/{config.epochs}, Training Loss: {row.train_loss:.4f}{held_out}")
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 

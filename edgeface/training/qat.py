@@ -16,11 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from edgeface.cli.console import bar
+from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalise
 from edgeface.training.config import TrainConfig
 from edgeface.training.run import Checkpoint, save_tensors
@@ -49,7 +48,7 @@ class FineTuned:
 
 
 def finetune_checkpoint(
-    checkpoint: Checkpoint, faces: NDArray[np.uint8], *, steps: int, console: Console, seed: int = 0
+    checkpoint: Checkpoint, faces: NDArray[np.uint8], *, steps: int, reporter: Reporter = SILENT, seed: int = 0
 ) -> Checkpoint:
     """Fine-tunes a checkpoint's net and writes ``qat.safetensors``, a checkpoint like any other, beside it.
 
@@ -57,16 +56,14 @@ def finetune_checkpoint(
 
     Args:
         checkpoint: what to start from and to learn from.
-        faces, steps, console, seed: as in ``finetune``.
+        faces, steps, reporter, seed: as in ``finetune``.
 
     Raises:
         UsageError: as in ``finetune``, or the file cannot be written.
     """
-    made = finetune(checkpoint.net, checkpoint.contract.input, faces, steps=steps, console=console, seed=seed)
+    made = finetune(checkpoint.net, checkpoint.contract.input, faces, steps=steps, reporter=reporter, seed=seed)
     figures = {"cosine_before": round(made.before, 5), "cosine_after": round(made.after, 5)}
-    console.print(
-        f"cosine in int8, step by step: {made.before:.5f} at first, {made.after:.5f} at last", highlight=False
-    )
+    reporter.say(f"cosine in int8, step by step: {made.before:.5f} at first, {made.after:.5f} at last")
     found = {"steps": steps, "seed": seed, "photos": len(faces), **figures}
     contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256, accuracy={"finetuning": found})
     path = checkpoint.path.with_name(FILE)
@@ -75,7 +72,7 @@ def finetune_checkpoint(
 
 
 def finetune(
-    net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8], *, steps: int, console: Console, seed: int = 0
+    net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8], *, steps: int, reporter: Reporter = SILENT, seed: int = 0
 ) -> FineTuned:
     """Trains a copy of the net, rounded to int8 as its files are, towards the net's own embeddings: 1 − cosine.
 
@@ -84,7 +81,7 @@ def finetune(
         spec: the contract's input.
         faces: (N, S, S, 3) uint8 RGB.
         steps: of 16 faces each, augmented as in training.
-        console: for the progress bar.
+        reporter: told how far it is.
         seed: of the choice of faces and their augmentation.
 
     Raises:
@@ -104,7 +101,7 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
     slopes = [module.weight for module in student.modules() if isinstance(module, nn.PReLU)]
     config, cosines = TrainConfig(), []
-    for step in bar(console, range(steps), "fine-tuning for int8"):
+    for step in reporter.track(range(steps), "fine-tuning for int8"):
         rng = np.random.default_rng((seed, step))
         rows = np.sort(rng.choice(len(faces), BATCH, replace=len(faces) < BATCH))
         drawn = draw(BATCH, torch.Generator().manual_seed(int(rng.integers(1 << 31))))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rich.console import Console
 
 pytest.importorskip("torch")
 
@@ -19,8 +18,6 @@ from edgeface.training.distil import Asked, run_targets, teacher_targets
 from edgeface.training.loop import train
 from edgeface_runtime import Contract, EmbeddingSpec, UsageError
 from edgeface_runtime.model import unit_rows
-
-QUIET = Console(quiet=True)
 
 
 def teacher(name: str, length: int, calls: list[int] | None = None) -> Embedder:
@@ -48,18 +45,17 @@ def every(*arrays: NDArray[np.uint8]) -> Asked:
 
 def test_one_teacher_is_taken_at_its_word_with_the_mirror_image(faces: NDArray[np.uint8], tmp_path: Path):
     one = teacher("one", 16)
-    targets = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
+    targets = teacher_targets(every(faces), [one], 16, tmp_path)
     slow = np.stack([(one.embed(face[None]) + one.embed(face[None, :, ::-1]))[0] / 2 for face in faces])
     np.testing.assert_allclose(targets, unit_rows(slow), atol=2e-3)
 
 
 def test_an_ensemble_keeps_the_mean_cosine(faces: NDArray[np.uint8], tmp_path: Path):
     both = [teacher("one", 16), teacher("two", 24)]
-    whole = teacher_targets(every(faces), both, 40, tmp_path, console=QUIET)
+    whole = teacher_targets(every(faces), both, 40, tmp_path)
     lengths = [each.contract.embedding.length for each in both]
     words = [
-        teacher_targets(every(faces), [each], length, tmp_path, console=QUIET)
-        for each, length in zip(both, lengths, strict=True)
+        teacher_targets(every(faces), [each], length, tmp_path) for each, length in zip(both, lengths, strict=True)
     ]
     mean = sum(word @ word.T for word in words) / 2
     np.testing.assert_allclose(whole @ whole.T, mean, atol=2e-3)
@@ -67,8 +63,8 @@ def test_an_ensemble_keeps_the_mean_cosine(faces: NDArray[np.uint8], tmp_path: P
 
 def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], tmp_path: Path):
     both = [teacher("one", 16), teacher("two", 24)]
-    whole = teacher_targets(every(faces), both, 40, tmp_path, console=QUIET)
-    short = teacher_targets(every(faces), both, 20, tmp_path, console=QUIET)
+    whole = teacher_targets(every(faces), both, 40, tmp_path)
+    short = teacher_targets(every(faces), both, 20, tmp_path)
     u, s, _ = np.linalg.svd(whole.astype(np.float64), full_matrices=False)
     best = unit_rows((u[:, :20] * s[:20]).astype(np.float32))
     np.testing.assert_allclose(short @ short.T, best @ best.T, atol=2e-2)
@@ -77,18 +73,18 @@ def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], 
 def test_answers_are_asked_once_and_kept(faces: NDArray[np.uint8], tmp_path: Path):
     calls: list[int] = []
     one = teacher("one", 16, calls)
-    first = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path, console=QUIET)
+    first = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path)
     assert sum(calls) == 60
-    again = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path, console=QUIET)
+    again = teacher_targets(every(faces[:20], faces[20:]), [one], 16, tmp_path)
     assert sum(calls) == 60
     np.testing.assert_array_equal(first, again)
-    teacher_targets(every(faces[::-1]), [one], 16, tmp_path, console=QUIET)
+    teacher_targets(every(faces[::-1]), [one], 16, tmp_path)
     assert sum(calls) == 120
 
 
 def test_teachers_shorter_than_the_student_are_refused(faces: NDArray[np.uint8], tmp_path: Path):
     with pytest.raises(UsageError, match="the teachers give 16 floats, the student 32: --embedding 16"):
-        teacher_targets(every(faces), [teacher("one", 16)], 32, tmp_path, console=QUIET)
+        teacher_targets(every(faces), [teacher("one", 16)], 32, tmp_path)
 
 
 def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path: Path):
@@ -96,17 +92,17 @@ def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path:
     split = np.array(["train", "test", "val"] * 8)
     data = FaceData(faces[:24], np.zeros(24, np.int64), ("a",), tuple(map(str, range(24))), split)
     config = load_config(None, ["embedding=16"])
-    targets = run_targets(data, faces[24:], [one], None, config, tmp_path / "one", QUIET)
+    targets = run_targets(data, faces[24:], [one], None, config, tmp_path / "one")
     assert targets.shape == (30, 16)
     unseen = np.flatnonzero(split == "test")
     assert not targets[unseen].any()
     rest = np.delete(np.arange(30), unseen)
-    known = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
+    known = teacher_targets(every(faces), [one], 16, tmp_path)
     np.testing.assert_array_equal(targets[rest], known[rest])
     # Other test photos, other pixels: nothing that is learnt from changes.
     changed = data.faces.copy()
     changed[unseen] = 0
-    again = run_targets(replace(data, faces=changed), faces[24:], [one], None, config, tmp_path / "two", QUIET)
+    again = run_targets(replace(data, faces=changed), faces[24:], [one], None, config, tmp_path / "two")
     np.testing.assert_array_equal(again, targets)
 
 
@@ -117,7 +113,7 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
     few = FaceData(data.faces[named], data.labels[named], data.identities[:2], paths, data.split[named])
     config = load_config(backbone="mobilefacenet-tiny", epochs=3, batch=10, embedding=16, classify=0.0, warmup=0.1)
     ask = [teacher("one", 16)]
-    curves = train(few, tmp_path / "run", config, console=QUIET, teachers=ask, unlabelled=data.faces[~named])
+    curves = train(few, tmp_path / "run", config, teachers=ask, unlabelled=data.faces[~named])
     assert curves[-1].train_accuracy is None
     cosines = [row.train_cosine or 0.0 for row in curves]
     assert cosines[-1] > cosines[0] + 0.2, cosines
@@ -126,7 +122,7 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
 def test_photos_without_names_need_a_teacher(att_people: Path, tmp_path: Path):
     data = load_data(att_people)
     with pytest.raises(UsageError, match="photos without labels need a teacher"):
-        train(data, tmp_path / "run", load_config(), console=QUIET, unlabelled=data.faces)
+        train(data, tmp_path / "run", load_config(), unlabelled=data.faces)
     assert not (tmp_path / "run").exists()
 
 
@@ -153,7 +149,7 @@ def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: 
     from edgeface.training.distil import turn_to_student
 
     one = teacher("one", 16)
-    targets = teacher_targets(every(faces), [one], 16, tmp_path, console=QUIET)
+    targets = teacher_targets(every(faces), [one], 16, tmp_path)
     frame = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
     seen: dict[bytes, NDArray[np.float32]] = {}
 

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
-from rich.console import Console
 
 from edgeface.backbones import build_backbone
 from edgeface.data.dataset import load_data
@@ -34,7 +33,6 @@ SHAPES = [
     (32, 3, 7), *[(32, 32, 3)] * 6, (64, 32, 3), *[(64, 64, 3)] * 7, (128, 64, 3), *[(128, 128, 3)] * 5,
     (256, 128, 3), *[(256, 256, 3)] * 5, *[(256, 256, 3)] * 2,
 ]  # fmt: skip
-QUIET = Console(quiet=True)
 BLACK = np.zeros((2, 112, 112, 3), np.uint8)
 
 
@@ -157,7 +155,7 @@ def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
     faces = torch.from_numpy(load_data(att_people).faces[:100])
     torch.manual_seed(0)
     net = build_backbone(backbone, embedding=16, size=112)
-    start_from_dlib(net, layers, faces, torch.full((3,), 127.5), torch.full((3,), 127.5), QUIET)
+    start_from_dlib(net, layers, faces, torch.full((3,), 127.5), torch.full((3,), 127.5))
     x = faces.permute(0, 3, 1, 2).float()
     with torch.no_grad():
         y = torch.nn.Sequential(*list(net.trunk.children())[:through])((x - 127.5) / 127.5)[:, :channels]
@@ -170,7 +168,7 @@ def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
 def test_another_net_cannot_start_from_it(file: Path, backbone: str):
     net = build_backbone(backbone, embedding=16, size=112)
     with pytest.raises(UsageError, match="only vgg11, and resnet18 with stem=stride2"):
-        start_from(net, str(file), load_config(backbone=backbone), faces=BLACK, console=QUIET)
+        start_from(net, str(file), load_config(backbone=backbone), faces=BLACK)
 
 
 def test_what_would_spoil_the_start_is_said(file: Path):
@@ -178,7 +176,7 @@ def test_what_would_spoil_the_start_is_said(file: Path):
     for settings in (["lr=3e-4", "refit=true"], []):
         net = build_backbone("resnet18", embedding=16, size=112)
         config = load_config(settings=settings, backbone="resnet18")
-        said.append(start_from(net, str(file), config, faces=BLACK, console=QUIET))
+        said.append(start_from(net, str(file), config, faces=BLACK))
     assert said[0].endswith("fitted into resnet18 on 2 faces")
     assert "; its embedding is random: --set refit=true, with --guide or --teacher; " in said[1]
     assert said[1].endswith("a rate of 0.003 soon undoes what was fitted: --set lr=0.0005")

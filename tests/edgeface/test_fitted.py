@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
-from rich.console import Console
 from sklearn.linear_model import Ridge
 from torch.utils.data import TensorDataset
 
@@ -30,6 +29,19 @@ if TYPE_CHECKING:
 
 GUIDE = Path(__file__).parents[2] / "weights" / "mobilefacenet.safetensors"
 LEAST = ["batch=12", "lr=1e-6", "embedding=128", "classify=0"]
+
+
+class Heard:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str, *, heading: bool = False) -> None:
+        self.lines.append(line)
+
+    def track(self, items: Sequence[object], title: str) -> Iterator[object]:
+        return iter(items)
 
 
 @pytest.fixture
@@ -67,7 +79,7 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_done(people: FaceData,
     ):
         config = load_config(settings=["batch=12", "refit=true"], backbone=backbone, epochs=1)
         with pytest.raises(UsageError, match=said):
-            train(people, tmp_path / "run", config, console=Console(quiet=True), guide=guide)
+            train(people, tmp_path / "run", config, guide=guide)
         assert not (tmp_path / "run").exists()
 
 
@@ -75,10 +87,10 @@ def test_a_run_starts_from_the_fit_and_says_how_near_it_is(people: FaceData, tmp
     cosines = {}
     for refit in ("true", "false"):
         config = load_config(settings=[*LEAST, f"refit={refit}"], backbone="resnet18:pool=none", epochs=1)
-        console = Console(file=io.StringIO(), width=200)
-        rows = train(people, tmp_path / refit, config, console=console, guide=load_checkpoint(GUIDE))
+        heard = Heard()
+        rows = train(people, tmp_path / refit, config, reporter=heard, guide=load_checkpoint(GUIDE))
         cosines[refit] = rows[-1].train_cosine
-        said = console.file.getvalue()
+        said = "\n".join(heard.lines)
         assert ("embedding fitted on 24 faces: mean cosine to the teacher" in said) is (refit == "true")
     assert cosines["true"] > cosines["false"] + 0.2
 
@@ -93,7 +105,7 @@ def test_a_net_that_knows_faces_names_people_from_an_imprinted_head(people: Face
     for imprint in ("true", "false"):
         settings = ["batch=12", "lr=1e-6", "normalise=imagenet", "embedding=128", f"imprint={imprint}"]
         config = load_config(settings=settings, backbone=known.contract.backbone, epochs=1)
-        rows = train(people, tmp_path / imprint, config, console=Console(quiet=True), init=fill)
+        rows = train(people, tmp_path / imprint, config, init=fill)
         accuracy[imprint] = rows[-1].val_accuracy
     assert accuracy["true"] == 1
     assert accuracy["false"] < 1

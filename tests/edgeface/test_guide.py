@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rich.console import Console
 from torch import nn
 
 from edgeface.backbones import build_backbone
@@ -29,7 +28,6 @@ from edgeface_runtime import UsageError
 if TYPE_CHECKING:
     from conftest import Trained
 
-QUIET = Console(quiet=True)
 ACT = "mobilefacenet:act=relu,width=0.5"
 
 
@@ -146,14 +144,14 @@ def test_a_student_learns_to_explain_the_guides_maps(trained: Trained):
     assert shares[-1] < 0.5 * shares[0], shares
 
 
-class Interrupted(Console):
+class Interrupted:
     """Ctrl-C as the second epoch is reported."""
 
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
+    def track(self, items: Sequence[object], title: str) -> Iterator[object]:
+        return iter(items)
 
-    def print(self, *words: object, **how: object) -> None:
-        if "Epoch 2/" in str(words):
+    def say(self, line: str, *, heading: bool = False) -> None:
+        if "Epoch 2/" in line:
             raise KeyboardInterrupt
 
 
@@ -177,14 +175,14 @@ def test_a_student_comes_to_say_what_its_guide_says_and_a_resumed_run_too(
         ["small=64", "small_share=0.5"],
         backbone="mobilefacenet-tiny", epochs=4, batch=10, classify=0.0, warmup=0.1, hint=1.0, lr=2e-3,
     )  # fmt: skip
-    rows = train(few, tmp_path / "whole", config, console=QUIET, guide=guide, unlabelled=others)
+    rows = train(few, tmp_path / "whole", config, guide=guide, unlabelled=others)
     cosines = [row.train_cosine or 0.0 for row in rows]
     assert cosines[-1] > cosines[0], cosines
     assert all(row.val_cosine is not None for row in rows)
 
     with pytest.raises(KeyboardInterrupt):
-        train(few, tmp_path / "broken", config, console=Interrupted(), guide=guide, unlabelled=others)
-    train(few, tmp_path / "broken", config, console=QUIET, guide=guide, unlabelled=others, resume=True)
+        train(few, tmp_path / "broken", config, reporter=Interrupted(), guide=guide, unlabelled=others)
+    train(few, tmp_path / "broken", config, guide=guide, unlabelled=others, resume=True)
     (expected, _), (found, _) = (load_tensors(tmp_path / each / "last.safetensors") for each in ("whole", "broken"))
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
@@ -192,7 +190,7 @@ def test_a_student_comes_to_say_what_its_guide_says_and_a_resumed_run_too(
 def test_the_net_that_is_kept_knows_nothing_of_the_guide(two_people: tuple[FaceData, np.ndarray], tmp_path: Path):
     few, _ = two_people
     config = config_of("mobilefacenet-tiny", epochs=1, batch=10)
-    train(few, tmp_path / "run", config, console=QUIET, guide=untrained(tmp_path / "guide.safetensors"))
+    train(few, tmp_path / "run", config, guide=untrained(tmp_path / "guide.safetensors"))
     tensors, _ = load_tensors(tmp_path / "run" / "best.safetensors")
     assert tensors.keys() == build_backbone("mobilefacenet-tiny", embedding=16, size=112).state_dict().keys()
 

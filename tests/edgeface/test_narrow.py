@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -174,7 +173,7 @@ def test_init_narrows_a_wider_checkpoint(checkpoint: Path):
     net = build(0.25, 2, 112, act="relu")
     before = net.layers[0].weight.clone()
     config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32)
-    said = start_from(net, str(checkpoint), config, faces=photos(), console=Console(quiet=True))
+    said = start_from(net, str(checkpoint), config, faces=photos())
     assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine to it " in said
     assert "40 faces" in said
     assert not torch.equal(before, net.layers[0].weight)
@@ -192,20 +191,16 @@ def test_a_run_that_starts_from_a_wider_net_says_so(
 def test_init_copies_a_checkpoint_of_the_same_width(checkpoint: Path):
     net = build(0.5, 2, 112, act="relu")
     config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.5", embedding=32)
-    assert "tensors taken" in start_from(net, str(checkpoint), config, faces=photos(), console=Console(quiet=True))
+    assert "tensors taken" in start_from(net, str(checkpoint), config, faces=photos())
 
 
 def test_init_wants_the_wider_nets_normalisation(checkpoint: Path):
     config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32, normalise="imagenet")
     with pytest.raises(UsageError, match="its own normalise is needed: --set normalise=arcface"):
-        start_from(
-            build(0.25, 2, 112, act="relu"), str(checkpoint), config, faces=photos(), console=Console(quiet=True)
-        )
+        start_from(build(0.25, 2, 112, act="relu"), str(checkpoint), config, faces=photos())
 
 
 def test_init_wants_the_wider_nets_size(checkpoint: Path):
     config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32, size=224)
     with pytest.raises(UsageError, match="its own size is needed: --set size=112"):
-        start_from(
-            build(0.25, 2, 224, act="relu"), str(checkpoint), config, faces=photos(), console=Console(quiet=True)
-        )
+        start_from(build(0.25, 2, 224, act="relu"), str(checkpoint), config, faces=photos())

@@ -40,7 +40,6 @@ RUN = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from rich.console import Console
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.training.config import load_config
@@ -53,7 +52,7 @@ paths = tuple(data.paths[row] for row in rows)
 few = FaceData(data.faces[rows], data.labels[rows], data.identities[:4], paths, data.split[rows])
 config = load_config(epochs=2, batch=12, lr=1e-5, optimiser="sgd", erase=0.3, blur=0.3)
 guide = load_checkpoint(sys.argv[2]) if len(sys.argv) > 2 else None
-train(few, Path(sys.argv[1]), config, console=Console(stderr=True), guide=guide)
+train(few, Path(sys.argv[1]), config, guide=guide)
 """
 
 

@@ -17,7 +17,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rich.console import Console
 
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
@@ -32,7 +31,6 @@ from edgeface_runtime import UsageError
 if TYPE_CHECKING:
     from conftest import Trained
 
-QUIET = Console(quiet=True)
 SMALL = ["batch=12", "embedding=16", "lr=0.001"]
 
 
@@ -76,7 +74,7 @@ def test_slopes_stay_where_the_exact_rewrites_hold(trained: Trained):
 def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
     data = load_data(four_people)
     config = load_config(settings=[*SMALL, "m=0.1", "warmup=0.1"], epochs=6)
-    rows = train(data, tmp_path / "run", config, console=QUIET)
+    rows = train(data, tmp_path / "run", config)
     assert rows[-1].train_loss < 0.5 * rows[0].train_loss
     assert rows[-1].train_accuracy > 0.6
     checkpoint = load_checkpoint(tmp_path / "run")
@@ -100,7 +98,7 @@ def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
     starts: list[dict[str, torch.Tensor]] = []
     config = load_config(settings=[*SMALL, "embed_rate=0"], backbone="resnet18", epochs=1)
     train(
-        load_data(four_people), tmp_path / "run", config, console=QUIET,
+        load_data(four_people), tmp_path / "run", config,
         init=lambda net: starts.append({name: value.clone() for name, value in net.state_dict().items()}),
     )  # fmt: skip
     after = load_checkpoint(tmp_path / "run").net.state_dict()
@@ -110,7 +108,7 @@ def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
 
 def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people: Path, tmp_path: Path):
     config = load_config(None, [*SMALL, "epochs=3", "small=64", "small_share=0.6"])
-    rows = train(load_data(four_people), tmp_path / "run", config, console=QUIET)
+    rows = train(load_data(four_people), tmp_path / "run", config)
     assert [row.side for row in rows] == [64, 64, 112]
     found = load_checkpoint(tmp_path / "run").contract.accuracy["validation"]
     assert found["epoch"] == 3
@@ -169,20 +167,20 @@ def test_a_run_is_not_resumed_with_other_settings_or_photos(trained: Trained, tm
         (run / path.name).write_bytes(path.read_bytes())
     same = load_config(epochs=2, batch=16)
     with pytest.raises(UsageError, match="started with another lr; resume with"):
-        train(trained.data, run, load_config(epochs=2, batch=16, lr=1.0), console=QUIET, resume=True)
+        train(trained.data, run, load_config(epochs=2, batch=16, lr=1.0), resume=True)
     with pytest.raises(UsageError, match="holds a run already; go on with --resume"):
-        train(trained.data, run, same, console=QUIET)
+        train(trained.data, run, same)
     other = load_data(trained.photos, seed=3)
     with pytest.raises(UsageError, match="started on other photos"):
-        train(other, run, same, console=QUIET, resume=True)
-    rows = train(trained.data, run, same, console=QUIET, resume=True)
+        train(other, run, same, resume=True)
+    rows = train(trained.data, run, same, resume=True)
     assert len(rows) == 2
     assert (run / "last.safetensors").read_bytes() == (trained.run / "last.safetensors").read_bytes()
 
 
 def test_too_few_photos_for_the_batch_leave_no_folder(trained: Trained, tmp_path: Path):
     with pytest.raises(UsageError, match=r"batch is 500, .*48 training photos: --set batch=N"):
-        train(trained.data, tmp_path / "run", load_config(batch=500), console=QUIET)
+        train(trained.data, tmp_path / "run", load_config(batch=500))
     assert list(tmp_path.iterdir()) == []
 
 
