@@ -37,6 +37,7 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/api_reference.py --check
+	$(BIN)/python scripts/training_config_reference.py --check
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -47,6 +48,7 @@ build: $(READY)
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/api_reference.py
+	$(BIN)/python scripts/training_config_reference.py
 
 # The browser example's engine, from npm, into an ignored folder.
 web: $(READY)

@@ -39,33 +39,35 @@ PEERS = {
     "foamliu": ("foamliu-mobilefacenet-128d.onnx", "foamliu.toml"),
     "sirius": ("sirius-mobilefacenet-192d.tflite", "sirius.toml"),
 }
-_FACES = "--set batch=48 --set s=24 --set m=0.3 --set scale=0.1 --set erase=0.1"
-_SMALL = f"{_FACES} --set small=64 --set margin_warmup=1.0 --set warmup=0.15"
-_FULL = f"{_FACES} --set margin_warmup=0.5 --set warmup=0.1"
+_FACES = "--set batch_size=48 --set logit_scale=24 --set margin=0.3 --set scale_jitter=0.1 --set erase_prob=0.1"
+_SMALL = f"{_FACES} --set progressive_size=64 --set margin_warmup_ratio=1.0 --set warmup_ratio=0.15"
+_FULL = f"{_FACES} --set margin_warmup_ratio=0.5 --set warmup_ratio=0.1"
 _FOAMLIU, _SIRIUS = (
     f" --teacher {{peers}}/{file} --teacher-contract {{peers}}/{contract}" for file, contract in PEERS.values()
 )
 _TAUGHT = _FOAMLIU + _SIRIUS
 _DLIB = (
     "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
-    "--set refit=true --set classify=0 --set batch=32 --set scale=0.1 --set erase=0.1 --set warmup=0.1 "
-    "--set precision=bf16"
+    "--set fit_embedding=true --set classification_weight=0 --set batch_size=32 --set scale_jitter=0.1 "
+    "--set erase_prob=0.1 --set warmup_ratio=0.1 --set mixed_precision=bf16"
 )
 _TUNED = (
-    f"--set refit=true --set imprint=true --set lr=3e-4 --set embed_rate=0.05 --set precision=bf16 {_FULL}{_FOAMLIU}"
+    "--set fit_embedding=true --set imprint_head=true --set lr=3e-4 --set embedding_lr_scale=0.05 "
+    f"--set mixed_precision=bf16 {_FULL}{_FOAMLIU}"
 )
 TRAINING: Mapping[str, str] = {
-    "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set small_share=0.9 "
+    "mobilefacenet-small": "--backbone mobilefacenet:act=relu --epochs 22 --set lr=3e-3 --set progressive_ratio=0.9 "
     f"{_SMALL}",
     "mobilefacenet": "--backbone mobilefacenet:act=relu --init {runs}/pins-mobilefacenet-small/best.safetensors "
     f"--epochs 4 --set lr=1.5e-3 {_FULL}",
-    "resnet18": f"--backbone resnet18 --epochs 30 --set lr=2e-3 --set small_share=0.8 --set precision=bf16 {_SMALL}",
+    "resnet18": f"--backbone resnet18 --epochs 30 --set lr=2e-3 --set progressive_ratio=0.8 "
+    f"--set mixed_precision=bf16 {_SMALL}",
     "mobilefacenet-taught": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt "
-    f"--init-names foamliu --set normalise=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
+    f"--init-names foamliu --set normalization=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
     "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
     f"--epochs 10 {_TUNED}",
-    "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embed_rate=0.05 --epochs 2",
+    "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embedding_lr_scale=0.05 --epochs 2",
     "vgg11-dlib-taught": "--backbone vgg11:pool=none --init {runs}/pins-vgg11-dlib/best.safetensors "
     f"--epochs 3 {_TUNED}",
 }

@@ -45,13 +45,16 @@ _TEACHERS = (
     "--teacher {peers}/foamliu-mobilefacenet-128d.onnx --teacher-contract {peers}/foamliu.toml "
     "--teacher {peers}/sirius-mobilefacenet-192d.tflite --teacher-contract {peers}/sirius.toml"
 )
-_DISTIL = "--set normalise=imagenet --set classify=0 --set batch=64 --set erase=0.1 --set blur=0.1 --set downscale=0.1"
+_DISTIL = (
+    "--set normalization=imagenet --set classification_weight=0 --set batch_size=64 "
+    "--set erase_prob=0.1 --set blur_prob=0.1 --set downscale_prob=0.1"
+)
 TRAINING = {
     "mobilefacenet": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt --init-names foamliu "
-    f"--epochs 4 {_DISTIL} --set warmup=0.1 --set lr=1e-3 {_TEACHERS}",
+    f"--epochs 4 {_DISTIL} --set warmup_ratio=0.1 --set lr=1e-3 {_TEACHERS}",
     "mobilefacenet-tiny": "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu "
     "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabelled {others} "
-    f"--epochs 2 {_DISTIL} --set hint=1 --set warmup=0.05 --set lr=2e-3",
+    f"--epochs 2 {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3",
 }
 
 # CelebA's identities that are mixed up, are in LFW, or are in Pins; FIW's people who are in Pins, and one (F0335) who

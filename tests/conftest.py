@@ -271,7 +271,7 @@ def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
     folder = tmp_path_factory.mktemp("trained")
     data = load_data(att_people)
-    train(data, folder / "run", load_config(epochs=2, batch=16), licence="test")
+    train(data, folder / "run", load_config(epochs=2, batch_size=16), licence="test")
     # Two epochs make a poor net, so its int8 files may lose more than a good one's.
     options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
     export = export_checkpoint(folder / "run", data, folder / "models", **options)

@@ -30,7 +30,9 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Net, with options.  [default: mobilefacenet]")] = None,
     head: Annotated[str | None, typer.Option(help="Loss head.  [default: arcface]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.  [default: 25]")] = None,
-    embedding: Annotated[int | None, typer.Option(help="Floats in an embedding.  [default: 128]")] = None,
+    embedding_dim: Annotated[
+        int | None, typer.Option("--embedding-dim", "--embedding", help="Length of an embedding.  [default: 128]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, or paper.")] = None,
     setting: Setting = None,
     init: Annotated[
@@ -56,8 +58,8 @@ def train(
     \b
     Examples:
       edgeface train photos/
-      edgeface train prepared/ --backbone resnet18 --epochs 40 --set precision=bf16 -o runs/mine
-      edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classify=0
+      edgeface train prepared/ --backbone resnet18 --epochs 40 --set mixed_precision=bf16 -o runs/mine
+      edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classification_weight=0
       edgeface train prepared/ --backbone resnet18 --guide weights/mobilefacenet.safetensors
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
@@ -70,27 +72,28 @@ def train(
     from edgeface.training.loop import train as run
     from edgeface.training.run import load_checkpoint
 
-    settings = load_config(config, setting or (), backbone=backbone, head=head, epochs=epochs, embedding=embedding)
-    faces = load_data(data, size=settings.size)
+    reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
+    settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
+    faces = load_data(data, size=settings.model.input_size)
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, reporter=TerminalReporter(), names=init_names))
+        note(start_from(net, str(init), settings, faces=some, reporter=reporter, names=init_names))
 
     curves = run(
         faces,
         output,
         settings,
-        reporter=TerminalReporter(),
+        reporter=reporter,
         licence=licence,
         resume=resume,
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
         guide=load_checkpoint(guide) if guide else None,
-        unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
+        unlabelled=load_unlabelled(unlabelled, size=settings.model.input_size) if unlabelled else None,
         tensorboard=tensorboard,
     )
     draw_curves(curves, output / "curves.png")

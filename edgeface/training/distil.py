@@ -15,8 +15,8 @@ from edgeface.data.dataset import FaceData
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import replacing
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.augment import normalize
+from edgeface.training.config import TrainConfig
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -58,12 +58,12 @@ def run_targets(
     others = np.empty((0, *data.faces.shape[1:]), np.uint8) if unlabelled is None else unlabelled
     asked = [(data.faces, rows), (others, np.arange(len(others)))]
     said = teacher_targets(
-        [each for each in asked if len(each[1])], teachers, config.embedding, cache, reporter=reporter
+        [each for each in asked if len(each[1])], teachers, config.model.embedding_dim, cache, reporter=reporter
     )
     if student is not None:
         some = np.linspace(0, len(rows) - 1, TURN_FACES).astype(np.int64)
         said = turn_to_student(said, student, (said[some], data.faces[rows[some]]), config, cache / "turn.npy")
-    targets = np.zeros((len(data.faces) + len(others), config.embedding), np.float32)
+    targets = np.zeros((len(data.faces) + len(others), config.model.embedding_dim), np.float32)
     targets[np.concatenate([rows, len(data.faces) + np.arange(len(others))])] = said
     return targets
 
@@ -98,7 +98,7 @@ def teacher_targets(
     words = np.concatenate([_embed_both(faces, teacher, cache, reporter) for teacher in teachers], axis=1)
     if words.shape[1] < length:
         raise UsageError(
-            f"the teachers give {words.shape[1]} floats, the student {length}: --embedding {words.shape[1]}"
+            f"the teachers give {words.shape[1]} floats, the student {length}: --embedding-dim {words.shape[1]}"
         )
     if words.shape[1] > length:
         from sklearn.decomposition import TruncatedSVD
@@ -135,7 +135,7 @@ def turn_to_student(
         aims, faces = sample
         said = torch.cat(
             [
-                net(normalise(torch.from_numpy(part), *NORMALISATIONS[config.normalise]))
+                net(normalize(torch.from_numpy(part), *config.model.pixel_statistics))
                 for part in (faces[at : at + CHUNK] for at in range(0, len(faces), CHUNK))
             ]
         )

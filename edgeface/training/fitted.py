@@ -14,8 +14,8 @@ from torch import Tensor
 from edgeface.backbones.layers import Pooled
 from edgeface.data.dataset import batches
 from edgeface.progress import Reporter
-from edgeface.training.augment import normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.augment import normalize
+from edgeface.training.config import TrainConfig
 from edgeface.training.guide import Guide
 from edgeface.training.pool import Pool
 from edgeface.training.ridge import fit_linear
@@ -81,7 +81,7 @@ def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainCo
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
         for part in reporter.track(batches(rows, 64), "fitting the embedding"):
             faces, _, target = pool.batch(part)
-            x = normalise(faces, *NORMALISATIONS[config.normalise]).contiguous(memory_format=torch.channels_last)
+            x = normalize(faces, *config.model.pixel_statistics).contiguous(memory_format=torch.channels_last)
             if isinstance(guide, Guide):
                 target = guide.say(x)
             assert target is not None
@@ -102,7 +102,7 @@ def imprint(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: Train
     parts = []
     for part in reporter.track(batches(rows, 64), "imprinting the head"):
         faces, labels, _ = pool.batch(part)
-        parts.append((learner.net(normalise(faces, *NORMALISATIONS[config.normalise])), labels))
+        parts.append((learner.net(normalize(faces, *config.model.pixel_statistics)), labels))
     said, labels = (torch.cat(each) for each in zip(*parts, strict=True))
     head: Any = learner.head
     head.imprint(said, labels)

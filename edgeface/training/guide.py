@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.config import TrainConfig
 from edgeface.training.ridge import fit_linear
 from edgeface.training.run import Checkpoint
 from edgeface_runtime import UsageError
@@ -54,16 +54,20 @@ class Guide(nn.Module):
         super().__init__()
         spec = checkpoint.contract.input
         for what, theirs, ours in (
-            ("faces of {} pixels", spec.size, config.size),
-            ("{} floats", checkpoint.contract.embedding.length, config.embedding),
+            ("faces of {} pixels", spec.size, config.model.input_size),
+            ("{} floats", checkpoint.contract.embedding.length, config.model.embedding_dim),
         ):
             if theirs != ours:
                 raise UsageError(f"{checkpoint.path}: this guide has {what.format(theirs)}, the student {ours}")
-        mine, its = last_maps(net, config.size), last_maps(checkpoint.net, config.size)
-        self.sides = sorted(side for side in mine.keys() & its.keys() if side * COARSE <= config.size and side > 1)
+        mine, its = last_maps(net, config.model.input_size), last_maps(checkpoint.net, config.model.input_size)
+        self.sides = sorted(
+            side for side in mine.keys() & its.keys() if side * COARSE <= config.model.input_size and side > 1
+        )
         if not self.sides:
-            raise UsageError(f"{checkpoint.path}: no map of this guide has the size of one of {config.backbone}'s")
-        self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+            raise UsageError(
+                f"{checkpoint.path}: no map of this guide has the size of one of {config.model.backbone}'s"
+            )
+        self._dtype = torch.bfloat16 if config.system.mixed_precision == "bf16" else torch.float32
         guide = folded(checkpoint.net).to(self._dtype)
         self._guide = (guide,)  # in a tuple, so that it is no part of this module's state
         self._caught: dict[int, Tensor] = {}
@@ -71,7 +75,7 @@ class Guide(nn.Module):
         for side in self.sides:
             _catch(net.get_submodule(mine[side][0]), self._caught, side)
             _catch(guide.get_submodule(its[side][0]), self._shown, side)
-        (mean, std), (its_mean, its_std) = NORMALISATIONS[config.normalise], (spec.mean, spec.std)
+        (mean, std), (its_mean, its_std) = config.model.pixel_statistics, (spec.mean, spec.std)
         self.register_buffer("gain", _column(std) / _column(its_std))
         self.register_buffer("offset", (_column(mean) - _column(its_mean)) / _column(its_std))
         self.say(faces)

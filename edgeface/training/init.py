@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from edgeface.backbones import BACKBONES, parse_backbone
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.augment import normalize
+from edgeface.training.config import NORMALIZATIONS, TrainConfig
 from edgeface.training.dlib_start import FACES, read_dlib, start_from_dlib
 from edgeface.training.narrow import is_wider, narrow
 from edgeface.training.run import Checkpoint, find_checkpoint, load_checkpoint
@@ -114,25 +114,29 @@ def start_from(
         return _from_dlib(net, source, config, faces, reporter)
     wide = _wider(net, source)
     if wide is None:
-        return str(init_backbone(net, source, backbone=config.backbone, names=names))
+        return str(init_backbone(net, source, backbone=config.model.backbone, names=names))
     spec = wide.contract.input
-    for what, theirs, ours in (("size", spec.size, config.size), ("normalise", _normalisation(spec), config.normalise)):
+    for what, theirs, ours in (
+        ("input_size", spec.size, config.model.input_size),
+        ("normalization", _normalization(spec), config.model.normalization),
+    ):
         if theirs != ours:
             raise UsageError(f"{source}: to narrow this net its own {what} is needed: --set {what}={theirs}")
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / NARROW_FACES)])
-    cosine = narrow(net, wide.net, normalise(sample, spec.mean, spec.std))
-    return f"{source}: narrowed to {config.backbone}; mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
+    cosine = narrow(net, wide.net, normalize(sample, spec.mean, spec.std))
+    near = f"mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
+    return f"{source}: narrowed to {config.model.backbone}; {near}"
 
 
 def _from_dlib(net: nn.Module, source: str, config: TrainConfig, faces: NDArray[np.uint8], reporter: Reporter) -> str:
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
-    mean, std = (torch.tensor(values) for values in NORMALISATIONS[config.normalise])
+    mean, std = (torch.tensor(values) for values in config.model.pixel_statistics)
     start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, reporter)
-    said = f"{source}: fitted into {config.backbone} on {len(sample)} faces"
-    if not config.refit:
-        said += "; its embedding is random: --set refit=true, with --guide or --teacher"
-    if config.lr > DLIB_RATE:
-        said += f"; a rate of {config.lr:g} soon undoes what was fitted: --set lr={DLIB_RATE:g}"
+    said = f"{source}: fitted into {config.model.backbone} on {len(sample)} faces"
+    if not config.init.fit_embedding:
+        said += "; its embedding is random: --set fit_embedding=true, with --guide or --teacher"
+    if config.optim.lr > DLIB_RATE:
+        said += f"; a rate of {config.optim.lr:g} soon undoes what was fitted: --set lr={DLIB_RATE:g}"
     return said
 
 
@@ -151,8 +155,8 @@ def _wider(net: nn.Module, source: str) -> Checkpoint | None:
     return None if all(theirs[name].shape == ours[name].shape for name in ours) else checkpoint
 
 
-def _normalisation(spec: InputSpec) -> str:
-    known = [name for name, (mean, std) in NORMALISATIONS.items() if (mean, std) == (spec.mean, spec.std)]
+def _normalization(spec: InputSpec) -> str:
+    known = [name for name, (mean, std) in NORMALIZATIONS.items() if (mean, std) == (spec.mean, spec.std)]
     return known[0] if known else f"mean {spec.mean}, std {spec.std}"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,8 +33,8 @@ from edgeface.files import write_text
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.progress import SILENT, Reporter
 from edgeface.training import run
-from edgeface.training.augment import augment, draw, normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
+from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distil import run_targets
 from edgeface.training.fitted import imprint, refit
 from edgeface.training.guide import Guide
@@ -88,33 +89,36 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    accelerator = Accelerator(mixed_precision=config.precision)
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    accelerator = Accelerator(mixed_precision=config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     is_main = accelerator.is_main_process
 
     # ---- net and head, before a folder is made: their names may be wrong
-    torch.manual_seed(config.seed)
-    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
-    if config.small:
+    torch.manual_seed(config.system.seed)
+    net = build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
+    if config.schedule.progressive_size:
         stretch_small_maps(net)
-    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+    scale, margin = config.head.logit_scale, config.head.margin
+    head = build_head(config.head.loss, config.model.embedding_dim, len(data.identities), s=scale, m=margin)
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
     if unlabelled is not None and not teachers and guide is None:
         raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
-    if config.refit and not teachers and guide is None:
-        raise UsageError("refit=true fits the embedding to what a teacher says: --guide CHECKPOINT or --teacher MODEL")
-    if config.refit and not isinstance(net, Pooled):
-        raise UsageError("refit=true: only resnet18 and vgg have one linear layer as their embedding")
+    if config.init.fit_embedding and not teachers and guide is None:
+        raise UsageError("fit_embedding=true fits to a teacher's embeddings: --guide CHECKPOINT or --teacher MODEL")
+    if config.init.fit_embedding and not isinstance(net, Pooled):
+        raise UsageError("fit_embedding=true: only resnet18 and vgg have one linear layer as their embedding")
     if teachers and guide is not None:
         raise UsageError("--guide is the teacher: name it alone, or --teacher alone")
     extra = 0 if unlabelled is None else len(unlabelled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
-    if len(pool_rows) < config.batch:
-        raise UsageError(f"batch is {config.batch}, more than the {len(pool_rows)} training photos: --set batch=N")
-    if config.batch % world:
-        raise UsageError(f"batch is {config.batch}, not a multiple of the {world} processes: --set batch=N")
+    batch = config.data.batch_size
+    if len(pool_rows) < batch:
+        raise UsageError(f"batch_size is {batch}, more than the {len(pool_rows)} training photos: --set batch_size=N")
+    if batch % world:
+        raise UsageError(f"batch_size is {batch}, not a multiple of the {world} processes: --set batch_size=N")
     if is_main:
         run.new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
@@ -128,26 +132,26 @@ def train(
             targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", reporter)
     pool = Pool(data, unlabelled, targets, device)
 
-    # ---- optimiser, and where an earlier run stopped
+    # ---- optimizer, and where an earlier run stopped
     shower = None
     if guide is not None:
-        some = normalise(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *NORMALISATIONS[config.normalise])
+        some = normalize(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *config.model.pixel_statistics)
         shower = Guide(net, guide, some, config)
     learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (folder / LAST).exists():
-        if config.refit:
+        if config.init.fit_embedding:
             refit(learner, pool, pool_rows, config, reporter)
-        if config.imprint:
+        if config.init.imprint_head:
             imprint(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = None
-    if config.ema:
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
-    state = State(learner, make_optimiser(learner, config), average and average.module, [])
+    if config.optim.ema_decay:
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    state = State(learner, make_optimizer(learner, config.optim), average and average.module, [])
     contract = run.contract_draft(config, data_sha256=digest, licence=licence)
     if (folder / LAST).exists():
-        state.restore(folder, config, digest)
+        state.restore(folder, config, digest, reporter)
     elif is_main:
         document = {
             "config": as_dict(config),
@@ -156,36 +160,36 @@ def train(
         }
         write_text(folder / "run.json", json.dumps({"schema": 1, **document}, indent=2) + "\n")
         state.save(folder, config, digest, contract)
-    if config.compile:
+    if config.system.compile:
         net.compile()
-    model, optimiser = accelerator.prepare(learner, state.optimiser)
+    model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
-    steps = len(pool_rows) // config.batch
-    share = slice(rank * config.batch // world, (rank + 1) * config.batch // world)
+    steps, epochs = len(pool_rows) // batch, config.schedule.epochs
+    share = slice(rank * batch // world, (rank + 1) * batch // world)
     rollbacks = 0
 
-    while len(state.curves) < config.epochs and not stalled(state.curves, config.patience):
+    while len(state.curves) < epochs and not stalled(state.curves, config.schedule.early_stopping_patience):
         # ---- one pass over the training photos, in an order of its own
         epoch = len(state.curves)
         side = side_at(epoch, config)
         order = epoch_order(pool_rows, data.labels, config, epoch)
         model.train()
         seen: list[Tensor] = []
-        title = f"epoch {epoch + 1}/{config.epochs}"
-        for step, rows in enumerate(reporter.track(batches(order, config.batch)[:steps], title)):
-            progress = (epoch * steps + step) / (steps * config.epochs)
+        title = f"epoch {epoch + 1}/{epochs}"
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+            progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = lr * group["share"]
-            generator = torch.Generator().manual_seed(step_seed(config.seed, epoch, step))
-            drawn = draw(config.batch, generator).part(share, device)
+            generator = torch.Generator().manual_seed(step_seed(config.system.seed, epoch, step))
+            drawn = draw(batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
-            x = normalise(faces, *NORMALISATIONS[config.normalise])
+            x = normalize(faces, *config.model.pixel_statistics)
             if shower is None:
-                x = augment(shrink(x, side), drawn, config)
+                x = augment(shrink(x, side), drawn, config.augment)
             else:  # at full size, which the guide wants
-                x = augment(x, drawn, config)
+                x = augment(x, drawn, config.augment)
                 target = shower.say(x)
                 x = shrink(x, side)
             try:
@@ -193,15 +197,15 @@ def train(
                     embeddings, logits, unexplained = model(
                         x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
                     )
-                loss, figures = losses(embeddings, logits, labels, target, labelled, config)
+                loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill)
                 if unexplained is not None:
-                    loss = loss + config.hint * unexplained
-                optimiser.zero_grad()
+                    loss = loss + config.distill.hint_weight * unexplained
+                optimizer.zero_grad()
                 accelerator.backward(loss)
             except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
-                raise _memory_error(error, config.batch) from error
-            accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimiser.step()
+                raise _memory_error(error, batch) from error
+            accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
+            optimizer.step()
             with torch.no_grad():
                 for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
                     slope.clamp_(max=1.0)
@@ -216,7 +220,7 @@ def train(
         if not math.isfinite(means[0]):
             rollbacks += 1
             if rollbacks > ROLLBACKS:
-                raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, s or m")
+                raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, logit_scale or margin")
             scale = state.lr_scale / 3
             state.restore(folder, config, digest)
             state.lr_scale = scale
@@ -244,7 +248,7 @@ def train(
 
 
 def losses(
-    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, config: TrainConfig
+    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, weights: DistillConfig
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch and, for the curves, (loss, accuracy of the head, cosine to the teachers).
 
@@ -252,16 +256,17 @@ def losses(
     processes on average), and 1 − cosine to the target over all faces.
     """
     named = labels >= 0
-    loss = config.classify * F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / labelled
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    loss = weights.classification_weight * loss / labelled
     hits = ((logits.argmax(1) == labels) & named).sum() / labelled
     cosine = torch.zeros((), device=loss.device)
     if target is not None:
         cosine = F.cosine_similarity(embeddings, target).mean()
-        loss = loss + config.distil * (1 - cosine)
+        loss = loss + weights.distill_weight * (1 - cosine)
     return loss, torch.stack([loss.detach(), hits.float(), cosine.detach()])
 
 
-def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed, an embedding layer has a rate of its own."""
     embedding = [p for m in model.modules() if isinstance(m, Pooled) for p in m.embed.parameters() if p.ndim > 1]
     apart = set(map(id, embedding))
@@ -270,10 +275,10 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": others, "weight_decay": 0.0, "share": 1.0},
-        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embed_rate},
+        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embedding_lr_scale},
     ]
     groups = [group for group in groups if group["params"]]
-    if config.optimiser == "sgd":
+    if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)
 
@@ -295,22 +300,22 @@ def validate(
     total = torch.zeros(3, device=pool.device)
     for chunk in batches(rows, 64):
         faces, labels, target = pool.batch(chunk)
-        x = normalise(faces, *NORMALISATIONS[config.normalise])
+        x = normalize(faces, *config.model.pixel_statistics)
         if isinstance(guide := state.learner.guide, Guide):
             target = guide.say(x)
         x = shrink(x, side)
         embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
-        with_margin = state.learner.head(embeddings, labels, config.m)
+        with_margin = state.learner.head(embeddings, labels, config.head.margin)
         plain = state.learner.head(embeddings, labels, 0.0)
-        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config)
+        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config.distill)
         hits = (plain.argmax(1) == labels).float().mean()
         total += len(chunk) * torch.stack([loss, hits, figures[2]])
     loss_mean, accuracy, cosine = (total / len(rows)).tolist()
-    return loss_mean, accuracy if config.classify else None, cosine if target is not None else None
+    return loss_mean, accuracy if config.distill.classification_weight else None, cosine if target is not None else None
 
 
 def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:
-    return means[0] if config.classify else None, means[1] if taught else None
+    return means[0] if config.distill.classification_weight else None, means[1] if taught else None
 
 
 def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[str, object]:
@@ -322,7 +327,7 @@ def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[st
 def _memory_error(error: RuntimeError, batch: int) -> Exception:
     words = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in words:
-        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch={max(2, batch // 2)}")
+        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch_size={max(2, batch // 2)}")
     return error
 
 
@@ -333,7 +338,7 @@ def _report(row: Epoch, folder: Path, config: TrainConfig, reporter: Reporter, t
         "Cosine to teacher": row.val_cosine if row.val_loss is not None else row.train_cosine,
     }
     held_out = "".join(f", {name}: {value:.4f}" for name, value in figures.items() if value is not None)
-    reporter.say(f"Epoch {row.epoch}/{config.epochs}, Training Loss: {row.train_loss:.4f}{held_out}")
+    reporter.say(f"Epoch {row.epoch}/{config.schedule.epochs}, Training Loss: {row.train_loss:.4f}{held_out}")
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 

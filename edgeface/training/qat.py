@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import augment, draw, normalise
-from edgeface.training.config import TrainConfig
+from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.config import AugmentConfig
 from edgeface.training.run import Checkpoint, save_tensors
 from edgeface_runtime import InputSpec, UsageError
 
@@ -96,23 +96,23 @@ def finetune(
     # The net is good already: one rate for tensors of all sizes would undo the small ones before int8 is mended.
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     sizes = [{"params": [parameter], "lr": LR * float(parameter.detach().abs().mean())} for parameter in learned]
-    optimiser = torch.optim.Adam(sizes, betas=(0.9, 0.999))
+    optimizer = torch.optim.Adam(sizes, betas=(0.9, 0.999))
     # From almost nothing and back to it: Adam's first steps are as large as its rate, whatever the gradient.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
     slopes = [module.weight for module in student.modules() if isinstance(module, nn.PReLU)]
-    config, cosines = TrainConfig(), []
+    config, cosines = AugmentConfig(), []
     for step in reporter.track(range(steps), "fine-tuning for int8"):
         rng = np.random.default_rng((seed, step))
         rows = np.sort(rng.choice(len(faces), BATCH, replace=len(faces) < BATCH))
         drawn = draw(BATCH, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
-        x = augment(normalise(torch.from_numpy(faces[rows]), spec.mean, spec.std), drawn, config)
+        x = augment(normalize(torch.from_numpy(faces[rows]), spec.mean, spec.std), drawn, config)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             target = net(x)
         cosine = F.cosine_similarity(rounded(x), target).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (1 - cosine).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         with torch.no_grad():
             for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1

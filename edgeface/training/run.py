@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
 from edgeface.files import replacing
-from edgeface.training.config import NORMALISATIONS, TrainConfig
+from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
 
 KEY = "edgeface"
@@ -118,12 +118,12 @@ class Checkpoint:
 
 def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str) -> Contract:
     """The contract as far as training knows it."""
-    mean, std = NORMALISATIONS[config.normalise]
+    mean, std = config.model.pixel_statistics
     return Contract(
-        name=file_stem(config.backbone),
-        backbone=config.backbone,
-        input=InputSpec(size=config.size, mean=mean, std=std),  # type: ignore[arg-type]
-        embedding=EmbeddingSpec(length=config.embedding),
+        name=file_stem(config.model.backbone),
+        backbone=config.model.backbone,
+        input=InputSpec(size=config.model.input_size, mean=mean, std=std),  # type: ignore[arg-type]
+        embedding=EmbeddingSpec(length=config.model.embedding_dim),
         data_sha256=data_sha256,
         licence=licence,
     )

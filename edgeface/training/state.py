@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.files import replacing
+from edgeface.progress import SILENT, Reporter
 from edgeface.training import run
-from edgeface.training.config import TrainConfig, as_dict
+from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
 from edgeface_runtime import Contract, UsageError
 
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
@@ -64,9 +65,9 @@ class State:
     """Everything that a run needs to go on from here."""
 
     learner: Learner
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     average: nn.Module | None
-    """The averaged net, where ``ema`` asks for one."""
+    """The averaged net, where ``ema_decay`` asks for one."""
     curves: list[Epoch]
     lr_scale: float = 1.0
     """Lowered when the loss stopped being finite."""
@@ -92,7 +93,7 @@ class State:
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
+        for index, values in self.optimizer.state_dict()["state"].items():
             tensors_of = {name: value for name, value in values.items() if value is not None}
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
         document = {
@@ -103,7 +104,7 @@ class State:
         }
         run.save_tensors(folder / LAST, tensors, document)
 
-    def restore(self, folder: Path, config: TrainConfig, data_sha256: str) -> None:
+    def restore(self, folder: Path, config: TrainConfig, data_sha256: str, reporter: Reporter = SILENT) -> None:
         """Goes back to the saved state.
 
         Raises:
@@ -111,7 +112,8 @@ class State:
             ModelError: it is damaged.
         """
         tensors, document = run.load_tensors(folder / LAST)
-        changed = [key for key, value in as_dict(config).items() if document["config"].get(key) != value]
+        saved = by_key(as_dict(config_from(document["config"], str(folder / LAST), reporter)))
+        changed = [key for key, value in by_key(as_dict(config)).items() if saved[key] != value]
         if changed:
             raise UsageError(f"{folder}: started with another {', '.join(changed)}; resume with the same settings")
         if document["data_sha256"] != data_sha256:
@@ -127,8 +129,8 @@ class State:
         for name, tensor in parts["optimiser"].items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.curves = [Epoch(**row) for row in document["curves"]]
         self.lr_scale = document["lr_scale"]
 

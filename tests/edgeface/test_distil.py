@@ -83,7 +83,7 @@ def test_answers_are_asked_once_and_kept(faces: NDArray[np.uint8], tmp_path: Pat
 
 
 def test_teachers_shorter_than_the_student_are_refused(faces: NDArray[np.uint8], tmp_path: Path):
-    with pytest.raises(UsageError, match="the teachers give 16 floats, the student 32: --embedding 16"):
+    with pytest.raises(UsageError, match="the teachers give 16 floats, the student 32: --embedding-dim 16"):
         teacher_targets(every(faces), [teacher("one", 16)], 32, tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path:
     one = teacher("one", 16)
     split = np.array(["train", "test", "val"] * 8)
     data = FaceData(faces[:24], np.zeros(24, np.int64), ("a",), tuple(map(str, range(24))), split)
-    config = load_config(None, ["embedding=16"])
+    config = load_config(None, ["embedding_dim=16"])
     targets = run_targets(data, faces[24:], [one], None, config, tmp_path / "one")
     assert targets.shape == (30, 16)
     unseen = np.flatnonzero(split == "test")
@@ -111,7 +111,14 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
     named = np.isin(data.labels, (0, 1))
     paths = tuple(np.array(data.paths)[named].tolist())
     few = FaceData(data.faces[named], data.labels[named], data.identities[:2], paths, data.split[named])
-    config = load_config(backbone="mobilefacenet-tiny", epochs=3, batch=10, embedding=16, classify=0.0, warmup=0.1)
+    config = load_config(
+        backbone="mobilefacenet-tiny",
+        epochs=3,
+        batch_size=10,
+        embedding_dim=16,
+        classification_weight=0.0,
+        warmup_ratio=0.1,
+    )
     ask = [teacher("one", 16)]
     curves = train(few, tmp_path / "run", config, teachers=ask, unlabelled=data.faces[~named])
     assert curves[-1].train_accuracy is None
@@ -159,7 +166,7 @@ def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(np.stack([seen[face.numpy().tobytes()] for face in x]))
 
-    config = load_config(None, ["embedding=16"])
+    config = load_config(None, ["embedding_dim=16"])
     for row, face in zip(targets, faces, strict=True):
         x = (torch.from_numpy(face).permute(2, 0, 1).float() - 127.5) / 127.5
         seen[x.numpy().tobytes()] = row @ frame

@@ -173,12 +173,12 @@ def test_another_net_cannot_start_from_it(file: Path, backbone: str):
 
 def test_what_would_spoil_the_start_is_said(file: Path):
     said = []
-    for settings in (["lr=3e-4", "refit=true"], []):
+    for settings in (["lr=3e-4", "fit_embedding=true"], []):
         net = build_backbone("resnet18", embedding=16, size=112)
         config = load_config(settings=settings, backbone="resnet18")
         said.append(start_from(net, str(file), config, faces=BLACK))
     assert said[0].endswith("fitted into resnet18 on 2 faces")
-    assert "; its embedding is random: --set refit=true, with --guide or --teacher; " in said[1]
+    assert "; its embedding is random: --set fit_embedding=true, with --guide or --teacher; " in said[1]
     assert said[1].endswith("a rate of 0.003 soon undoes what was fitted: --set lr=0.0005")
 
 

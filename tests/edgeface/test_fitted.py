@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
 
 GUIDE = Path(__file__).parents[2] / "weights" / "mobilefacenet.safetensors"
-LEAST = ["batch=12", "lr=1e-6", "embedding=128", "classify=0"]
+LEAST = ["batch_size=12", "lr=1e-6", "embedding_dim=128", "classification_weight=0"]
 
 
 class Heard:
@@ -77,7 +77,7 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_done(people: FaceData,
         ("resnet18", None, "--guide CHECKPOINT or --teacher MODEL"),
         ("mobilefacenet", load_checkpoint(GUIDE), "only resnet18 and vgg"),
     ):
-        config = load_config(settings=["batch=12", "refit=true"], backbone=backbone, epochs=1)
+        config = load_config(settings=["batch_size=12", "fit_embedding=true"], backbone=backbone, epochs=1)
         with pytest.raises(UsageError, match=said):
             train(people, tmp_path / "run", config, guide=guide)
         assert not (tmp_path / "run").exists()
@@ -86,7 +86,7 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_done(people: FaceData,
 def test_a_run_starts_from_the_fit_and_says_how_near_it_is(people: FaceData, tmp_path: Path):
     cosines = {}
     for refit in ("true", "false"):
-        config = load_config(settings=[*LEAST, f"refit={refit}"], backbone="resnet18:pool=none", epochs=1)
+        config = load_config(settings=[*LEAST, f"fit_embedding={refit}"], backbone="resnet18:pool=none", epochs=1)
         heard = Heard()
         rows = train(people, tmp_path / refit, config, reporter=heard, guide=load_checkpoint(GUIDE))
         cosines[refit] = rows[-1].train_cosine
@@ -103,7 +103,7 @@ def test_a_net_that_knows_faces_names_people_from_an_imprinted_head(people: Face
 
     accuracy = {}
     for imprint in ("true", "false"):
-        settings = ["batch=12", "lr=1e-6", "normalise=imagenet", "embedding=128", f"imprint={imprint}"]
+        settings = ["batch_size=12", "lr=1e-6", "normalization=imagenet", f"imprint_head={imprint}"]
         config = load_config(settings=settings, backbone=known.contract.backbone, epochs=1)
         rows = train(people, tmp_path / imprint, config, init=fill)
         accuracy[imprint] = rows[-1].val_accuracy

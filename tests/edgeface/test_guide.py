@@ -18,8 +18,8 @@ from torch import nn
 from edgeface.backbones import build_backbone
 from edgeface.cli import run
 from edgeface.data.dataset import FaceData, load_data
-from edgeface.training.augment import normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig, load_config
+from edgeface.training.augment import normalize
+from edgeface.training.config import NORMALIZATIONS, TrainConfig, load_config
 from edgeface.training.guide import Guide, folded, last_maps
 from edgeface.training.loop import shrink, train
 from edgeface.training.run import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
@@ -33,9 +33,9 @@ ACT = "mobilefacenet:act=relu,width=0.5"
 
 def untrained(path: Path, text: str = ACT, **settings: object) -> Checkpoint:
     """A checkpoint of random weights, whose batch norms say something."""
-    config = load_config(backbone=text, **{"embedding": 16, **settings})
+    config = load_config(backbone=text, **{"embedding_dim": 16, **settings})
     torch.manual_seed(1)
-    net = build_backbone(text, embedding=config.embedding, size=config.size)
+    net = build_backbone(text, embedding=config.model.embedding_dim, size=config.model.input_size)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
@@ -46,7 +46,7 @@ def untrained(path: Path, text: str = ACT, **settings: object) -> Checkpoint:
 
 
 def config_of(text: str, **settings: object) -> TrainConfig:
-    return load_config(backbone=text, **{"embedding": 16, **settings})
+    return load_config(backbone=text, **{"embedding_dim": 16, **settings})
 
 
 def faces_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -77,10 +77,10 @@ def test_a_folded_net_says_what_the_net_says(tmp_path: Path):
 
 
 def test_a_guide_takes_the_students_faces_in_its_own_normalisation(tmp_path: Path):
-    checkpoint = untrained(tmp_path / "guide.safetensors", normalise="imagenet")
+    checkpoint = untrained(tmp_path / "guide.safetensors", normalization="imagenet")
     student, config = build_backbone("resnet18", embedding=16, size=112), config_of("resnet18")
     faces = faces_of(4)
-    mine, its = (normalise(faces, *NORMALISATIONS[name]) for name in ("arcface", "imagenet"))
+    mine, its = (normalize(faces, *NORMALIZATIONS[name]) for name in ("arcface", "imagenet"))
     guide = Guide(student, checkpoint, mine, config)
     with torch.no_grad():
         torch.testing.assert_close(guide.say(mine), checkpoint.net(its), rtol=1e-3, atol=1e-4)
@@ -90,7 +90,7 @@ def test_a_guide_takes_the_students_faces_in_its_own_normalisation(tmp_path: Pat
 def test_what_is_unexplained_is_the_mean_square_of_standardised_maps(tmp_path: Path, side: int):
     checkpoint = untrained(tmp_path / "guide.safetensors")
     student, config = build_backbone("resnet18", embedding=16, size=112), config_of("resnet18")
-    some, faces = (normalise(faces_of(5, seed), *NORMALISATIONS["arcface"]) for seed in (0, 1))
+    some, faces = (normalize(faces_of(5, seed), *NORMALIZATIONS["arcface"]) for seed in (0, 1))
     guide = Guide(student, checkpoint, some, config)
     guide.say(faces)
     student(shrink(faces, side))
@@ -113,7 +113,7 @@ def test_what_is_unexplained_is_the_mean_square_of_standardised_maps(tmp_path: P
 def test_a_student_that_is_the_guide_leaves_nothing_unexplained(tmp_path: Path):
     checkpoint = untrained(tmp_path / "guide.safetensors")
     student = load_checkpoint(tmp_path / "guide.safetensors").net
-    faces = normalise(faces_of(4), *NORMALISATIONS["arcface"])
+    faces = normalize(faces_of(4), *NORMALIZATIONS["arcface"])
     guide = Guide(student, checkpoint, faces, config_of(ACT))
     for side in guide.sides:
         mean, std = (getattr(guide, f"{what}{side}").flatten() for what in ("mean", "std"))
@@ -128,8 +128,8 @@ def test_a_student_that_is_the_guide_leaves_nothing_unexplained(tmp_path: Path):
 
 def test_a_student_learns_to_explain_the_guides_maps(trained: Trained):
     config = load_config(backbone="mobilefacenet-tiny")
-    student = build_backbone(config.backbone, embedding=128, size=112)
-    faces = normalise(torch.from_numpy(trained.data.faces[:16]), *NORMALISATIONS["arcface"])
+    student = build_backbone(config.model.backbone, embedding=128, size=112)
+    faces = normalize(torch.from_numpy(trained.data.faces[:16]), *NORMALIZATIONS["arcface"])
     guide = Guide(student, load_checkpoint(trained.run), faces, config)
     optimiser = torch.optim.AdamW([*student.parameters(), *guide.parameters()], lr=1e-2)
     shares = []
@@ -172,8 +172,9 @@ def test_a_student_comes_to_say_what_its_guide_says_and_a_resumed_run_too(
     guide = load_checkpoint(trained.run)
     config = load_config(
         None,
-        ["small=64", "small_share=0.5"],
-        backbone="mobilefacenet-tiny", epochs=4, batch=10, classify=0.0, warmup=0.1, hint=1.0, lr=2e-3,
+        ["progressive_size=64", "progressive_ratio=0.5"],
+        backbone="mobilefacenet-tiny", epochs=4, batch_size=10, classification_weight=0.0, warmup_ratio=0.1,
+        hint_weight=1.0, lr=2e-3,
     )  # fmt: skip
     rows = train(few, tmp_path / "whole", config, guide=guide, unlabelled=others)
     cosines = [row.train_cosine or 0.0 for row in rows]
@@ -189,7 +190,7 @@ def test_a_student_comes_to_say_what_its_guide_says_and_a_resumed_run_too(
 
 def test_the_net_that_is_kept_knows_nothing_of_the_guide(two_people: tuple[FaceData, np.ndarray], tmp_path: Path):
     few, _ = two_people
-    config = config_of("mobilefacenet-tiny", epochs=1, batch=10)
+    config = config_of("mobilefacenet-tiny", epochs=1, batch_size=10)
     train(few, tmp_path / "run", config, guide=untrained(tmp_path / "guide.safetensors"))
     tensors, _ = load_tensors(tmp_path / "run" / "best.safetensors")
     assert tensors.keys() == build_backbone("mobilefacenet-tiny", embedding=16, size=112).state_dict().keys()
@@ -198,8 +199,8 @@ def test_the_net_that_is_kept_knows_nothing_of_the_guide(two_people: tuple[FaceD
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"embedding": 24}, "this guide has 24 floats, the student 16"),
-        ({"size": 224}, "this guide has faces of 224 pixels, the student 112"),
+        ({"embedding_dim": 24}, "this guide has 24 floats, the student 16"),
+        ({"input_size": 224}, "this guide has faces of 224 pixels, the student 112"),
     ],
 )
 def test_a_guide_of_another_shape_is_refused(tmp_path: Path, settings: dict[str, int], message: str):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from edgeface.backbones import build_backbone
 from edgeface.training import run
-from edgeface.training.config import TrainConfig
+from edgeface.training.config import load_config
 from edgeface.training.init import init_backbone
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import ModelError, UsageError
@@ -85,7 +85,7 @@ def test_imagenet_damaged_absent_or_not_there(torch_home: Path, monkeypatch: pyt
 
 def checkpoint(folder: Path, text: str) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = build(text, seed=7).state_dict()
-    contract = run.contract_draft(TrainConfig(backbone=text), data_sha256="0" * 64, licence="test")
+    contract = run.contract_draft(load_config(backbone=text), data_sha256="0" * 64, licence="test")
     run.save_tensors(folder / "best.safetensors", weights, {"contract": json.loads(contract.to_json())})
     return weights
 

@@ -15,7 +15,7 @@ import edgeface.training.narrow as narrowing
 from edgeface.backbones import build_backbone
 from edgeface.backbones.mobilefacenet import MobileFaceNet
 from edgeface.cli import run
-from edgeface.training.config import TrainConfig
+from edgeface.training.config import load_config
 from edgeface.training.init import start_from
 from edgeface.training.narrow import narrow
 from edgeface.training.run import contract_draft, save_tensors
@@ -159,7 +159,7 @@ def test_nets_that_differ_in_more_than_width_are_refused(net):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("wide") / "best.safetensors"
-    config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.5", embedding=32)
+    config = load_config(backbone="mobilefacenet:act=relu,width=0.5", embedding_dim=32)
     contract = contract_draft(config, data_sha256="0" * 64, licence="unknown")
     save_tensors(file, build(0.5, 1, 112, act="relu").state_dict(), {"contract": json.loads(contract.to_json())})
     return file
@@ -172,7 +172,7 @@ def photos(count: int = 40) -> np.ndarray:
 def test_init_narrows_a_wider_checkpoint(checkpoint: Path):
     net = build(0.25, 2, 112, act="relu")
     before = net.layers[0].weight.clone()
-    config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32)
+    config = load_config(backbone="mobilefacenet:act=relu,width=0.25", embedding_dim=32)
     said = start_from(net, str(checkpoint), config, faces=photos())
     assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine to it " in said
     assert "40 faces" in said
@@ -183,24 +183,24 @@ def test_a_run_that_starts_from_a_wider_net_says_so(
     att_people: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     words = f"train {att_people} -o {tmp_path / 'run'} --backbone mobilefacenet:act=relu,width=0.25 --embedding 32"
-    words += f" --init {checkpoint} --epochs 1 --set batch=16"
+    words += f" --init {checkpoint} --epochs 1 --set batch_size=16"
     assert run(words.split()) == 0
     assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine" in capfd.readouterr().err
 
 
 def test_init_copies_a_checkpoint_of_the_same_width(checkpoint: Path):
     net = build(0.5, 2, 112, act="relu")
-    config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.5", embedding=32)
+    config = load_config(backbone="mobilefacenet:act=relu,width=0.5", embedding_dim=32)
     assert "tensors taken" in start_from(net, str(checkpoint), config, faces=photos())
 
 
 def test_init_wants_the_wider_nets_normalisation(checkpoint: Path):
-    config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32, normalise="imagenet")
-    with pytest.raises(UsageError, match="its own normalise is needed: --set normalise=arcface"):
+    config = load_config(backbone="mobilefacenet:act=relu,width=0.25", embedding_dim=32, normalization="imagenet")
+    with pytest.raises(UsageError, match="its own normalization is needed: --set normalization=arcface"):
         start_from(build(0.25, 2, 112, act="relu"), str(checkpoint), config, faces=photos())
 
 
 def test_init_wants_the_wider_nets_size(checkpoint: Path):
-    config = TrainConfig(backbone="mobilefacenet:act=relu,width=0.25", embedding=32, size=224)
-    with pytest.raises(UsageError, match="its own size is needed: --set size=112"):
+    config = load_config(backbone="mobilefacenet:act=relu,width=0.25", embedding_dim=32, input_size=224)
+    with pytest.raises(UsageError, match="its own input_size is needed: --set input_size=112"):
         start_from(build(0.25, 2, 224, act="relu"), str(checkpoint), config, faces=photos())

@@ -28,7 +28,7 @@ def test_each_command_is_one_that_train_takes(name: str):
     assert len({setting.split("=")[0] for setting in settings}) == len(settings)
     given = {key: words[words.index(f"--{key}") + 1] for key in ("backbone", "epochs")}
     config = load_config(None, settings, backbone=given["backbone"], epochs=int(given["epochs"]))
-    assert (config.small > 0) == (name in GROWING)
+    assert (config.schedule.progressive_size > 0) == (name in GROWING)
     teachers = 1 if name.endswith("-dlib-taught") else 2 if name.endswith("-taught") else 0
     assert words.count("--teacher") == words.count("--teacher-contract") == teachers
 

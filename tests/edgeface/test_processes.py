@@ -50,7 +50,7 @@ data = load_data(att_folder(), pattern="*.pgm")
 rows = np.flatnonzero(data.labels < 4)
 paths = tuple(data.paths[row] for row in rows)
 few = FaceData(data.faces[rows], data.labels[rows], data.identities[:4], paths, data.split[rows])
-config = load_config(epochs=2, batch=12, lr=1e-5, optimiser="sgd", erase=0.3, blur=0.3)
+config = load_config(epochs=2, batch_size=12, lr=1e-5, optimizer="sgd", erase_prob=0.3, blur_prob=0.3)
 guide = load_checkpoint(sys.argv[2]) if len(sys.argv) > 2 else None
 train(few, Path(sys.argv[1]), config, guide=guide)
 """

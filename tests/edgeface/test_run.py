@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from edgeface.backbones import build_backbone
 from edgeface.training import run
-from edgeface.training.config import TrainConfig
+from edgeface.training.config import load_config
 from edgeface_runtime import ContractError, ModelError, UsageError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
@@ -138,7 +138,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(resume: bool, tmp_path: Path):
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    config = TrainConfig(embedding=16, normalise="imagenet")
+    config = load_config(embedding_dim=16, normalization="imagenet")
     contract = run.contract_draft(config, data_sha256="d", licence="ours")
     torch.manual_seed(0)
     net = build_backbone("mobilefacenet", embedding=16, size=112)
