@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow check bench build docs web clean
+.PHONY: help setup demo test test-slow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow check bench build docs web clean"
+	@echo "setup demo test test-slow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ test: $(READY) check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+reproduce-test: $(READY)
+	$(BIN)/python -m pytest reproduce/tests
 
 check: $(READY)
 	$(BIN)/ruff check .

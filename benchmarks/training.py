@@ -24,7 +24,7 @@ from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.config import load_config
 from edgeface.training.loop import losses, make_optimizer
 from edgeface.training.pool import Pool
-from edgeface.training.state import Learner
+from edgeface.training.training_state import Learner
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.embedder import read_contract_file
 from edgeface.evaluation.verification import all_pairs, tar_at_far
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.run import load_checkpoint
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.build import Export, export
 from edgeface_export.gate import HeldOut, draw_pairs, few_people
 from edgeface_export.one_file import Strangers

@@ -46,7 +46,7 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
     if source.suffix in EXPORTED:
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)
-    from edgeface.training.run import load_checkpoint
+    from edgeface.training.checkpoints import load_checkpoint
     from edgeface_export.build import torch_embeddings
 
     checkpoint = load_checkpoint(source)
@@ -132,8 +132,8 @@ def open_classifier(run: str | Path) -> Classifier:
     """
     from edgeface.backbones import build_backbone
     from edgeface.heads import build_head
+    from edgeface.training.checkpoints import contract_draft, load_tensors
     from edgeface.training.config import config_from
-    from edgeface.training.run import contract_draft, load_tensors
     from edgeface_export.build import torch_embeddings
 
     path = Path(run) / "last.safetensors"

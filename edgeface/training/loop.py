@@ -32,16 +32,16 @@ from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.progress import SILENT, Reporter
-from edgeface.training import run
 from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
-from edgeface.training.distil import run_targets
-from edgeface.training.fitted import imprint, refit
-from edgeface.training.guide import Guide
+from edgeface.training.distill.features import FeatureTeacher
+from edgeface.training.distill.teachers import targets_of_run
+from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.pool import Pool
 from edgeface.training.processes import share_batch_norm
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.state import LAST, Epoch, Learner, State
+from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
 
 ROLLBACKS = 5
@@ -49,7 +49,7 @@ ROLLBACKS = 5
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
 SCALE_FACES = 256
-"""Faces from which the channels of a guide's maps get their scale."""
+"""Faces from which the channels of a feature teacher's maps get their scale."""
 
 
 def train(
@@ -62,8 +62,8 @@ def train(
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
-    guide: run.Checkpoint | None = None,
-    unlabelled: NDArray[np.uint8] | None = None,
+    feature_teacher: Checkpoint | None = None,
+    unlabeled: NDArray[np.uint8] | None = None,
     tensorboard: bool = False,
 ) -> list[Epoch]:
     """Trains on the data's ``train`` rows, watches its ``val`` rows, writes the run folder.
@@ -76,9 +76,10 @@ def train(
         licence: what the photos allow.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
-        teachers: embedders to learn from.
-        guide: a net to learn from in their place: its maps too, of each altered face.
-        unlabelled: (M, S, S, 3) uint8 RGB faces without names, for the teachers or the guide alone.
+        teachers: embedders whose outputs the student learns.
+        feature_teacher: a trained model in their place, whose feature maps the student learns too, on each augmented
+            face (FitNets).
+        unlabeled: (M, S, S, 3) uint8 RGB faces without labels, used in the distillation loss alone.
         tensorboard: write the curves as TensorBoard events too.
 
     Returns:
@@ -104,15 +105,15 @@ def train(
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
-    if unlabelled is not None and not teachers and guide is None:
+    if unlabeled is not None and not teachers and feature_teacher is None:
         raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
-    if config.init.fit_embedding and not teachers and guide is None:
+    if config.init.fit_embedding and not teachers and feature_teacher is None:
         raise UsageError("fit_embedding=true fits to a teacher's embeddings: --guide CHECKPOINT or --teacher MODEL")
     if config.init.fit_embedding and not isinstance(net, Pooled):
         raise UsageError("fit_embedding=true: only resnet18 and vgg have one linear layer as their embedding")
-    if teachers and guide is not None:
-        raise UsageError("--guide is the teacher: name it alone, or --teacher alone")
-    extra = 0 if unlabelled is None else len(unlabelled)
+    if teachers and feature_teacher is not None:
+        raise UsageError("--guide is a teacher itself: give it alone, or --teacher alone")
+    extra = 0 if unlabeled is None else len(unlabeled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
     batch = config.data.batch_size
     if len(pool_rows) < batch:
@@ -120,42 +121,42 @@ def train(
     if batch % world:
         raise UsageError(f"batch_size is {batch}, not a multiple of the {world} processes: --set batch_size=N")
     if is_main:
-        run.new_folder(folder, marker="run.json", resume=resume)
+        new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
     if init is not None and not (folder / LAST).exists():
         init(net)
-    digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
+    digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
         student = net if init is not None else None
         with accelerator.main_process_first():
-            targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", reporter)
-    pool = Pool(data, unlabelled, targets, device)
+            targets = targets_of_run(data, unlabeled, teachers, student, config, folder / "teachers", reporter)
+    pool = Pool(data, unlabeled, targets, device)
 
     # ---- optimizer, and where an earlier run stopped
-    shower = None
-    if guide is not None:
+    hints = None
+    if feature_teacher is not None:
         some = normalize(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *config.model.pixel_statistics)
-        shower = Guide(net, guide, some, config)
-    learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        hints = FeatureTeacher(net, feature_teacher, some, config)
+    learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (folder / LAST).exists():
         if config.init.fit_embedding:
-            refit(learner, pool, pool_rows, config, reporter)
+            fit_to_teachers(learner, pool, pool_rows, config, reporter)
         if config.init.imprint_head:
-            imprint(learner, pool, train_rows, config, reporter)
+            imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = None
     if config.optim.ema_decay:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    state = State(learner, make_optimizer(learner, config.optim), average and average.module, [])
-    contract = run.contract_draft(config, data_sha256=digest, licence=licence)
+    state = TrainingState(learner, make_optimizer(learner, config.optim), average and average.module, [])
+    contract = contract_draft(config, data_sha256=digest, licence=licence)
     if (folder / LAST).exists():
         state.restore(folder, config, digest, reporter)
     elif is_main:
         document = {
             "config": as_dict(config),
-            "environment": run.environment(),
+            "environment": environment(),
             "data": _card(data, digest, licence, extra),
         }
         write_text(folder / "run.json", json.dumps({"schema": 1, **document}, indent=2) + "\n")
@@ -186,20 +187,20 @@ def train(
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
             x = normalize(faces, *config.model.pixel_statistics)
-            if shower is None:
+            if hints is None:
                 x = augment(shrink(x, side), drawn, config.augment)
-            else:  # at full size, which the guide wants
+            else:  # at full size, which the teacher takes
                 x = augment(x, drawn, config.augment)
-                target = shower.say(x)
+                target = hints.embed(x)
                 x = shrink(x, side)
             try:
                 with accelerator.autocast():
-                    embeddings, logits, unexplained = model(
+                    embeddings, logits, hint_loss = model(
                         x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
                     )
                 loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill)
-                if unexplained is not None:
-                    loss = loss + config.distill.hint_weight * unexplained
+                if hint_loss is not None:
+                    loss = loss + config.distill.hint_weight * hint_loss
                 optimizer.zero_grad()
                 accelerator.backward(loss)
             except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
@@ -233,7 +234,7 @@ def train(
         row = Epoch(
             epoch + 1,
             means[0],
-            *_shown(means[1:], config, taught=targets is not None or shower is not None),
+            *_shown(means[1:], config, taught=targets is not None or hints is not None),
             *validate(state, pool, val_rows, side, config),
             lr,
             float(head.margin) if isinstance(head, LearnedArcFace) else margin,
@@ -290,7 +291,7 @@ def shrink(x: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    state: State, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
+    state: TrainingState, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
 ) -> tuple[float | None, float | None, float | None]:
     """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had."""
     if not len(rows):
@@ -301,8 +302,8 @@ def validate(
     for chunk in batches(rows, 64):
         faces, labels, target = pool.batch(chunk)
         x = normalize(faces, *config.model.pixel_statistics)
-        if isinstance(guide := state.learner.guide, Guide):
-            target = guide.say(x)
+        if isinstance(hints := state.learner.feature_teacher, FeatureTeacher):
+            target = hints.embed(x)
         x = shrink(x, side)
         embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
         with_margin = state.learner.head(embeddings, labels, config.head.margin)
@@ -318,10 +319,10 @@ def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[fl
     return means[0] if config.distill.classification_weight else None, means[1] if taught else None
 
 
-def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[str, object]:
+def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str, object]:
     photos = {split: len(data.rows(split)) for split in ("train", "val", "test")}
     names = list(data.identities)
-    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabelled}
+    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
 def _memory_error(error: RuntimeError, batch: int) -> Exception:

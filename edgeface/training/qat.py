@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.checkpoints import Checkpoint, save_tensors
 from edgeface.training.config import AugmentConfig
-from edgeface.training.run import Checkpoint, save_tensors
 from edgeface_runtime import InputSpec, UsageError
 
 FILE = "qat.safetensors"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.training.config import TrainConfig
-from edgeface.training.state import Epoch
+from edgeface.training.training_state import Epoch
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:

@@ -19,6 +19,7 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import PReLU
 from edgeface.cli import run
 from edgeface.data.dataset import load_data
+from edgeface.training.checkpoints import load_checkpoint, save_tensors
 from edgeface.training.qat import (
     MEMORY,
     RoundedActivation,
@@ -27,7 +28,6 @@ from edgeface.training.qat import (
     finetune,
     finetune_checkpoint,
 )
-from edgeface.training.run import load_checkpoint, save_tensors
 from edgeface_export import onnx_file
 from edgeface_export.build import torch_embeddings
 from edgeface_export.int8 import draft

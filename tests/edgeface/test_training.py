@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch")
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
+from edgeface.training.checkpoints import load_checkpoint, load_tensors
 from edgeface.training.config import load_config
 from edgeface.training.loop import make_optimizer, shrink, train
-from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface.training.schedule import learning_rate, side_at
 from edgeface_export.build import torch_embeddings
 from edgeface_runtime import UsageError

@@ -15,9 +15,9 @@ pytest.importorskip("accelerate")
 
 from edgeface.backbones import build_backbone
 from edgeface.data.dataset import FaceData
+from edgeface.training.checkpoints import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
 from edgeface.training.config import KEYS, load_config
 from edgeface.training.loop import train
-from edgeface.training.run import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
 
 # Three steps of twelve faces: enough for a rate, a margin and an average to be somewhere on their way.
 BASE = {"backbone": "mobilefacenet:width=0.25", "embedding_dim": 16, "batch_size": 4, "epochs": 1, "lr": 1e-3}

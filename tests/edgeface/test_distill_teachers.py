@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.embedder import Embedder, open_teachers
 from edgeface.training.config import load_config
-from edgeface.training.distil import Asked, run_targets, teacher_targets
+from edgeface.training.distill.teachers import Embedded, targets_of_run, teacher_targets
 from edgeface.training.loop import train
 from edgeface_runtime import Contract, EmbeddingSpec, UsageError
 from edgeface_runtime.model import unit_rows
@@ -39,7 +39,7 @@ def faces() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (30, 112, 112, 3), dtype=np.uint8)
 
 
-def every(*arrays: NDArray[np.uint8]) -> Asked:
+def every(*arrays: NDArray[np.uint8]) -> Embedded:
     return [(array, np.arange(len(array))) for array in arrays]
 
 
@@ -92,7 +92,7 @@ def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path:
     split = np.array(["train", "test", "val"] * 8)
     data = FaceData(faces[:24], np.zeros(24, np.int64), ("a",), tuple(map(str, range(24))), split)
     config = load_config(None, ["embedding_dim=16"])
-    targets = run_targets(data, faces[24:], [one], None, config, tmp_path / "one")
+    targets = targets_of_run(data, faces[24:], [one], None, config, tmp_path / "one")
     assert targets.shape == (30, 16)
     unseen = np.flatnonzero(split == "test")
     assert not targets[unseen].any()
@@ -102,7 +102,7 @@ def test_no_test_photo_is_shown_to_a_teacher(faces: NDArray[np.uint8], tmp_path:
     # Other test photos, other pixels: nothing that is learnt from changes.
     changed = data.faces.copy()
     changed[unseen] = 0
-    again = run_targets(replace(data, faces=changed), faces[24:], [one], None, config, tmp_path / "two")
+    again = targets_of_run(replace(data, faces=changed), faces[24:], [one], None, config, tmp_path / "two")
     np.testing.assert_array_equal(again, targets)
 
 
@@ -120,7 +120,7 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
         warmup_ratio=0.1,
     )
     ask = [teacher("one", 16)]
-    curves = train(few, tmp_path / "run", config, teachers=ask, unlabelled=data.faces[~named])
+    curves = train(few, tmp_path / "run", config, teachers=ask, unlabeled=data.faces[~named])
     assert curves[-1].train_accuracy is None
     cosines = [row.train_cosine or 0.0 for row in curves]
     assert cosines[-1] > cosines[0] + 0.2, cosines
@@ -129,7 +129,7 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
 def test_photos_without_names_need_a_teacher(att_people: Path, tmp_path: Path):
     data = load_data(att_people)
     with pytest.raises(UsageError, match="photos without labels need a teacher"):
-        train(data, tmp_path / "run", load_config(), unlabelled=data.faces)
+        train(data, tmp_path / "run", load_config(), unlabeled=data.faces)
     assert not (tmp_path / "run").exists()
 
 
@@ -153,7 +153,7 @@ def test_a_foreign_teacher_needs_its_contract(make_onnx, tmp_path: Path):
 
 def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: NDArray[np.uint8], tmp_path: Path):
     torch = pytest.importorskip("torch")
-    from edgeface.training.distil import turn_to_student
+    from edgeface.training.distill.teachers import rotate_to_student
 
     one = teacher("one", 16)
     targets = teacher_targets(every(faces), [one], 16, tmp_path)
@@ -170,10 +170,10 @@ def test_targets_turn_towards_a_student_that_knows_them_in_another_frame(faces: 
     for row, face in zip(targets, faces, strict=True):
         x = (torch.from_numpy(face).permute(2, 0, 1).float() - 127.5) / 127.5
         seen[x.numpy().tobytes()] = row @ frame
-    turned = turn_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
+    turned = rotate_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
     np.testing.assert_allclose(turned, targets @ frame, atol=1e-5)
     np.testing.assert_allclose(turned @ turned.T, targets @ targets.T, atol=1e-5)
     # A resumed run's net says something else by now; the rotation stays.
     seen = {key: -value for key, value in seen.items()}
-    again = turn_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
+    again = rotate_to_student(targets, Student(), (targets, faces), config, tmp_path / "turn.npy")
     np.testing.assert_array_equal(again, turned)

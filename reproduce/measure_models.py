@@ -1,6 +1,6 @@
 """Measures recognisers on strangers: LFW's View 1, and naming Pins' people from ten photos and from one.
 
-    python -m scripts.measure_models FILE... --pins prepared/pins --lfw prepared/lfw --pairs FOLDER [--stamp]
+    python -m reproduce.measure_models FILE... --pins prepared/pins --lfw prepared/lfw --pairs FOLDER [--stamp]
 
 FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT.toml for one that carries no contract.
 The same photos, found and aligned in the same way, for all of them; one Markdown row each. With --stamp the figures
@@ -80,6 +80,7 @@ def stamp(file: Path, accuracy: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Prints one row a model, and stamps its file where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--pins", type=Path, required=True, help="prepared by edgeface data prepare")

@@ -17,11 +17,11 @@ from torch.utils.data import TensorDataset
 
 from edgeface.backbones import build_backbone
 from edgeface.data.dataset import load_data
-from edgeface.training import fitted
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface.training.config import load_config
-from edgeface.training.fitted import fit_embedding
+from edgeface.training.init import fit
+from edgeface.training.init.fit import fit_embedding
 from edgeface.training.loop import train
-from edgeface.training.run import load_checkpoint
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def people(att_people: Path, tmp_path: Path) -> FaceData:
 
 @pytest.mark.parametrize("backbone", ["resnet18:pool=none", "vgg11"])
 def test_the_embedding_is_scikit_learns_ridge(backbone: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fitted, "ROWS", 16)
+    monkeypatch.setattr(fit, "ROWS", 16)
     torch.manual_seed(0)
     net = build_backbone(backbone, embedding=6, size=64)
     x, wanted = torch.randn(40, 3, 64, 64), 3 * torch.randn(40, 6)
@@ -64,7 +64,7 @@ def test_the_embedding_is_scikit_learns_ridge(backbone: str, monkeypatch: pytest
         said = net(x).numpy()
     aim = F.normalize(wanted).numpy()
     centred = rows - rows.mean(0)
-    penalty = fitted.RIDGE * rows.shape[1] / len(rows) * (centred**2).sum(0).mean()
+    penalty = fit.RIDGE * rows.shape[1] / len(rows) * (centred**2).sum(0).mean()
     expected = Ridge(penalty, solver="svd").fit(rows, aim).predict(rows)
     scale = said.std() / expected.std()
     np.testing.assert_allclose(said, scale * expected, atol=0.02 * said.std())
@@ -79,7 +79,7 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_done(people: FaceData,
     ):
         config = load_config(settings=["batch_size=12", "fit_embedding=true"], backbone=backbone, epochs=1)
         with pytest.raises(UsageError, match=said):
-            train(people, tmp_path / "run", config, guide=guide)
+            train(people, tmp_path / "run", config, feature_teacher=guide)
         assert not (tmp_path / "run").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_run_starts_from_the_fit_and_says_how_near_it_is(people: FaceData, tmp
     for refit in ("true", "false"):
         config = load_config(settings=[*LEAST, f"fit_embedding={refit}"], backbone="resnet18:pool=none", epochs=1)
         heard = Heard()
-        rows = train(people, tmp_path / refit, config, reporter=heard, guide=load_checkpoint(GUIDE))
+        rows = train(people, tmp_path / refit, config, reporter=heard, feature_teacher=load_checkpoint(GUIDE))
         cosines[refit] = rows[-1].train_cosine
         said = "\n".join(heard.lines)
         assert ("embedding fitted on 24 faces: mean cosine to the teacher" in said) is (refit == "true")

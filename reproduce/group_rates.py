@@ -1,7 +1,7 @@
 """False matches by age, sex and origin, on photos of strangers whose file names say all three (UTKFace).
 
     edgeface data prepare UTKFACE prepared/utkface --labels names.csv --licence "non-commercial research"
-    python -m scripts.group_rates mobilefacenet.tflite --photos prepared/utkface -o docs/images/groups.png
+    python -m reproduce.group_rates mobilefacenet.tflite --photos prepared/utkface -o docs/images/groups.png
 
 names.csv has the columns path and identity, and each photo's own name as its identity: the set names nobody. The rate
 of a group is the share of pairs inside it that reach the threshold of the model's contract. A pair that scores
@@ -77,6 +77,7 @@ def draw(rows: dict[str, tuple[float, float, float]], far: float) -> Figure:
 
 
 def main() -> None:
+    """Prints the rates, and draws them where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--photos", type=Path, required=True, help="prepared by edgeface data prepare")

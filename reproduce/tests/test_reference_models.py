@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 import typer
 
 from edgeface.cli import app
-from scripts import reference_models
+from reproduce import reference_models
 
 
 def args(name: str, **places: Path) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 
-from edgeface.training.ridge import fit_linear
+from edgeface.training.least_squares import fit_linear
 
 
 def rows(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

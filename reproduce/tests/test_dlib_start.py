@@ -1,4 +1,4 @@
-"""dlib's file read, its maps placed, and a ResNet18 that starts from them."""
+"""dlib's file read, its feature maps placed, and a ResNet18 that starts from them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 
 from edgeface.backbones import build_backbone
+from edgeface.cli import run
 from edgeface.data.dataset import load_data
-from edgeface.training import dlib_start
-from edgeface.training.config import load_config
-from edgeface.training.dlib_start import (
+from edgeface.training.checkpoints import load_checkpoint
+from edgeface.training.least_squares import fit_linear
+from edgeface_runtime import ModelError, UsageError
+from reproduce import dlib_start
+from reproduce.dlib_start import (
     Layers,
     Map,
     dlib_maps,
@@ -25,15 +28,11 @@ from edgeface.training.dlib_start import (
     start_from_dlib,
     unfolded,
 )
-from edgeface.training.init import start_from
-from edgeface.training.ridge import fit_linear
-from edgeface_runtime import ModelError, UsageError
 
 SHAPES = [
     (32, 3, 7), *[(32, 32, 3)] * 6, (64, 32, 3), *[(64, 64, 3)] * 7, (128, 64, 3), *[(128, 128, 3)] * 5,
     (256, 128, 3), *[(256, 256, 3)] * 5, *[(256, 256, 3)] * 2,
 ]  # fmt: skip
-BLACK = np.zeros((2, 112, 112, 3), np.uint8)
 
 
 def number(value: int) -> bytes:
@@ -165,21 +164,30 @@ def test_a_net_starts_nearer_to_dlibs_maps_than_the_mean_is(
 
 
 @pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:stem=stride1", "vgg16"])
-def test_another_net_cannot_start_from_it(file: Path, backbone: str):
+def test_another_net_cannot_start_from_it(layers: Layers, backbone: str):
     net = build_backbone(backbone, embedding=16, size=112)
+    mean = std = torch.ones(3)
     with pytest.raises(UsageError, match="only vgg11, and resnet18 with stem=stride2"):
-        start_from(net, str(file), load_config(backbone=backbone), faces=BLACK)
+        start_from_dlib(net, layers, torch.zeros(2, 112, 112, 3, dtype=torch.uint8), mean, std)
 
 
-def test_what_would_spoil_the_start_is_said(file: Path):
-    said = []
-    for settings in (["lr=3e-4", "fit_embedding=true"], []):
-        net = build_backbone("resnet18", embedding=16, size=112)
-        config = load_config(settings=settings, backbone="resnet18")
-        said.append(start_from(net, str(file), config, faces=BLACK))
-    assert said[0].endswith("fitted into resnet18 on 2 faces")
-    assert "; its embedding is random: --set fit_embedding=true, with --guide or --teacher; " in said[1]
-    assert said[1].endswith("a rate of 0.003 soon undoes what was fitted: --set lr=0.0005")
+def test_a_training_starts_from_the_checkpoint_and_from_the_file_it_is_told_the_way(
+    file: Path, att_people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    start = tmp_path / "start.safetensors"
+    given = ["--photos", str(att_people), "--set", "embedding_dim=16", "--set", "seed=3"]
+    dlib_start.main(["resnet18", str(file), *given, "-o", str(start)])
+    assert "fitted into resnet18 on 48 faces" in capfd.readouterr().out
+    words = ["train", str(att_people), "-o", str(tmp_path / "run"), "--backbone", "resnet18", "--embedding-dim", "16"]
+    words += ["--epochs", "1", "--set", "batch_size=16", "--set", "seed=3", "--set", "lr=1e-9"]
+    assert run([*words, "--init", str(file)]) == 2
+    assert "`python -m reproduce.dlib_start`" in capfd.readouterr().err
+    assert run([*words, "--init", str(start)]) == 0
+    assert "122 tensors taken" in capfd.readouterr().err
+    mine, trained = load_checkpoint(start).net, load_checkpoint(tmp_path / "run").net
+    names = [name for name, _ in mine.named_parameters()]
+    before, after = mine.state_dict(), trained.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in names)
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""A narrow net from a wide one before any training: channels chosen, layers fitted by least squares.
+"""Channel pruning: a narrow MobileFaceNet from a wider one, before any training.
 
-Each layer of the narrow net is fitted to give what the wide net's gives, from what the narrow net has come to so far,
-so that it mends part of what the layers before it lost (Y. He, X. Zhang, J. Sun, "Channel pruning for accelerating
-very deep neural networks", ICCV 2017, 3.1). Before an activation channels can only be chosen. The sums that blocks
-pass on have no activation, so they are turned (S. Ashkboos et al., "SliceGPT", ICLR 2024): to the directions that
-give what the next layers make of them best (A. Izenman, "Reduced-rank regression for the multivariate linear model",
-1975).
+Channels are selected, and each layer of the narrow model is fitted by least squares to the wide one's output, from the
+narrow model's own input to it, so that it mends part of the error of the layers before (Y. He, X. Zhang, J. Sun,
+"Channel pruning for accelerating very deep neural networks", ICCV 2017, 3.1). Before an activation channels can only
+be selected. The residual stream between blocks has no activation, so it is rotated first (S. Ashkboos et al.,
+"SliceGPT", ICLR 2024), to the directions from which the next layers' outputs are predicted best (A. Izenman,
+"Reduced-rank regression for the multivariate linear model", 1975).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeface.backbones.mobilefacenet import Bottleneck, MobileFaceNet
-from edgeface.training.ridge import fit_linear
+from edgeface.training.least_squares import fit_linear
 from edgeface_runtime import UsageError
 
 ROWS = 50_000
-"""Places in maps from which a layer is fitted."""
+"""Positions in feature maps from which a layer is fitted."""
 RIDGE = 0.5
 """For a layer's ``fit_linear``, times the number of its inputs by that of rows."""
 
@@ -41,8 +41,8 @@ def is_wider(wide: nn.Module, net: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def narrow(net: nn.Module, wide: nn.Module, faces: Tensor) -> float:
-    """Fills a MobileFaceNet with what fits of a wider one, in place.
+def prune_into(net: nn.Module, wide: nn.Module, faces: Tensor) -> float:
+    """Fills a MobileFaceNet with the pruned weights of a wider one, in place.
 
     Args:
         net: the same layers and length of embedding, no more channels.
@@ -50,19 +50,19 @@ def narrow(net: nn.Module, wide: nn.Module, faces: Tensor) -> float:
         faces: (N, 3, S, S) float32, normalised for both; a thousand or so (5 GB of memory at 112 pixels).
 
     Returns:
-        Mean cosine between the two nets' embeddings of these faces.
+        Mean cosine between the two models' embeddings of these faces.
 
     Raises:
         UsageError: not two MobileFaceNets that differ in their width alone.
     """
     if not is_wider(wide, net):
-        raise UsageError("only a MobileFaceNet is narrowed, to one with the same layers, activation and embedding")
+        raise UsageError("only a MobileFaceNet is pruned, to one with the same layers, activation and embedding")
     assert isinstance(net, MobileFaceNet)
     assert isinstance(wide, MobileFaceNet)
     for one in (net.eval(), wide.eval()):
         one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     faces = faces.contiguous(memory_format=torch.channels_last)
-    choose, bases = _survey(wide, faces)
+    choose, bases = _importance(wide, faces)
     blocks = [index for index, layer in enumerate(wide.layers) if isinstance(layer, Bottleneck)]
     start, end = blocks[0], blocks[-1] + 1
     fit = Fit(choose)
@@ -86,7 +86,7 @@ class Fit:
     """Goes through both nets side by side and fits each convolution with its batch norm.
 
     Args of the constructor:
-        choose: dense convolution of the wide net → its channels by how much the next layers hear of them.
+        choose: dense convolution of the wide net → its channels, the most important to the next layers first.
     """
 
     def __init__(self, choose: dict[nn.Module, Tensor]) -> None:
@@ -149,12 +149,13 @@ def _level(x: Tensor, target: Tensor, norm: Any) -> Tensor:
     return y
 
 
-def _survey(wide: MobileFaceNet, faces: Tensor) -> tuple[dict[nn.Module, Tensor], dict[int, Tensor]]:
-    """What the layers of the wide net hear of those before them.
+def _importance(wide: MobileFaceNet, faces: Tensor) -> tuple[dict[nn.Module, Tensor], dict[int, Tensor]]:
+    """How much each channel and direction of the wide model matters to the layers after it.
 
     Returns:
-        Dense convolution → its channels, the most heard first; and index of a block → directions of its sums, a
-        column each, the most heard first: those that give what the next layers make of the sums best.
+        Dense convolution → its channels, the most important first; and index of a block → directions of the residual
+        stream after it, a column each, the most important first: those from which the next layers' outputs are
+        predicted best.
     """
     layers: list[Any] = [layer for layer in wide.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
     dense: dict[nn.Module, Tensor] = {
@@ -162,7 +163,7 @@ def _survey(wide: MobileFaceNet, faces: Tensor) -> tuple[dict[nn.Module, Tensor]
         for layer, norm in pairwise(layers)
         if isinstance(layer, nn.Conv2d) and layer.groups == 1
     }
-    inputs: dict[nn.Module, Tensor] = {}  # convolution → covariance of the channels that it hears
+    inputs: dict[nn.Module, Tensor] = {}  # convolution → covariance of its input channels
 
     def note(layer: nn.Module, x: tuple[Tensor]) -> None:
         inputs[layer] = x[0].permute(0, 2, 3, 1).flatten(0, 2).T.cov().double()
@@ -177,17 +178,17 @@ def _survey(wide: MobileFaceNet, faces: Tensor) -> tuple[dict[nn.Module, Tensor]
     }
     blocks = {index: layer for index, layer in enumerate(wide.layers) if isinstance(layer, Bottleneck)}
     firsts = [next(layer.layers.children()) for layer in blocks.values()]
-    hearers = [*firsts[1:], wide.layers[max(blocks) + 1]]
-    stages: list[dict[int, nn.Module]] = []  # blocks whose sums are of one kind, as shortcuts tie them → who hears them
-    for (index, block), hearer in zip(blocks.items(), hearers, strict=True):
+    readers = [*firsts[1:], wide.layers[max(blocks) + 1]]
+    stages: list[dict[int, nn.Module]] = []  # blocks that shortcuts tie to one residual stream → the layer after each
+    for (index, block), reader in zip(blocks.items(), readers, strict=True):
         if not block.shortcut:
             stages.append({})
-        stages[-1][index] = hearer
+        stages[-1][index] = reader
     bases = {}
     for stage in stages:
-        weights = torch.cat([dense[hearer] for hearer in stage.values()]).double()
+        weights = torch.cat([dense[reader] for reader in stage.values()]).double()
         root = _root(weights.T @ weights)
-        spread = torch.stack([inputs[hearer] for hearer in stage.values()]).sum(0)
+        spread = torch.stack([inputs[reader] for reader in stage.values()]).sum(0)
         directions = torch.linalg.eigh(root @ spread @ root).eigenvectors.flip(1)
         bases.update(dict.fromkeys(stage, (root @ directions).float()))
     return choose, bases

@@ -2,9 +2,9 @@ r"""Trains nets on Pins and writes the table that stands beside the paper's (doc
 
     edgeface data prepare PINS prepared/pins --licence research-use
     edgeface data split prepared/pins --protocol paper
-    python -m scripts.pins_table train mobilefacenet --photos prepared/pins --peers peers runs
-    python -m scripts.pins_table measure mobilefacenet --photos prepared/pins --peers peers runs
-    python -m scripts.pins_table write --photos prepared/pins --peers peers runs
+    python -m reproduce.pins_table train mobilefacenet --photos prepared/pins --peers peers runs
+    python -m reproduce.pins_table measure mobilefacenet --photos prepared/pins --peers peers runs
+    python -m reproduce.pins_table write --photos prepared/pins --peers peers runs
 
 ``train`` prints and runs the command of one row, after those of the rows whose nets it starts from, into ``pins-NAME``
 below ``runs``; run again it goes on where it stopped. ``measure`` names the test photos with a row's net, or with a
@@ -19,7 +19,7 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from edgeface.cli import run
 from edgeface.evaluating import Plan, evaluate_model
 from edgeface.evaluation.identification import confusion
 from edgeface.report.evaluation import draw_confusion
+from reproduce import dlib_start
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "results.md"
@@ -47,7 +48,7 @@ _FOAMLIU, _SIRIUS = (
 )
 _TAUGHT = _FOAMLIU + _SIRIUS
 _DLIB = (
-    "--init {peers}/dlib_face_recognition_resnet_model_v1.dat --guide weights/mobilefacenet.safetensors "
+    "--guide weights/mobilefacenet.safetensors "
     "--set fit_embedding=true --set classification_weight=0 --set batch_size=32 --set scale_jitter=0.1 "
     "--set erase_prob=0.1 --set warmup_ratio=0.1 --set mixed_precision=bf16"
 )
@@ -64,14 +65,18 @@ TRAINING: Mapping[str, str] = {
     f"--set mixed_precision=bf16 {_SMALL}",
     "mobilefacenet-taught": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt "
     f"--init-names foamliu --set normalization=imagenet --epochs 1 --set lr=5e-4 {_FULL}{_TAUGHT}",
-    "resnet18-dlib": f"--backbone resnet18:pool=none {_DLIB} --set lr=5e-4 --unlabelled {{others}} --epochs 2",
+    "resnet18-dlib": "--backbone resnet18:pool=none --init {runs}/resnet18-dlib-start.safetensors "
+    f"{_DLIB} --set lr=5e-4 --unlabeled {{others}} --epochs 2",
     "resnet18-dlib-taught": "--backbone resnet18:pool=none --init {runs}/pins-resnet18-dlib/best.safetensors "
     f"--epochs 10 {_TUNED}",
-    "vgg11-dlib": f"--backbone vgg11:pool=none {_DLIB} --set lr=3e-4 --set embedding_lr_scale=0.05 --epochs 2",
+    "vgg11-dlib": "--backbone vgg11:pool=none --init {runs}/vgg11-dlib-start.safetensors "
+    f"{_DLIB} --set lr=3e-4 --set embedding_lr_scale=0.05 --epochs 2",
     "vgg11-dlib-taught": "--backbone vgg11:pool=none --init {runs}/pins-vgg11-dlib/best.safetensors "
     f"--epochs 3 {_TUNED}",
 }
 """Row → words of ``edgeface train``. Rows in -small see faces of 64 pixels; others may start from their nets."""
+DLIB = {"resnet18-dlib": "resnet18:pool=none", "vgg11-dlib": "vgg11:pool=none"}
+"""Rows that start from dlib's net, and the backbone that it is fitted into first."""
 METHODS = {"vgg11-dlib-taught": "svc"}
 """How a row's net names photos, where not by the nearest mean: the paper's VGG route."""
 FIGURES = ("accuracy", "precision", "recall", "f1")
@@ -83,6 +88,19 @@ def command(name: str, photos: Path, peers: Path, runs: Path, others: Path = Pat
     """``edgeface``'s words for the row ``name``."""
     words = ["train", str(photos), *TRAINING[name].format(peers=peers, runs=runs, others=others).split()]
     return [*words, "--licence", "research-use", "-o", str(runs / f"pins-{name}")]
+
+
+def commands(name: str, photos: Path, peers: Path, runs: Path) -> Iterator[str]:
+    """The lines of a shell that train the row ``name``."""
+    if name in DLIB:
+        yield f"python -m reproduce.dlib_start {' '.join(dlib_command(name, photos, peers, runs))}\n"
+    yield f"edgeface {' '.join(command(name, photos, peers, runs))}\n"
+
+
+def dlib_command(name: str, photos: Path, peers: Path, runs: Path) -> list[str]:
+    """``reproduce.dlib_start``'s words for a row of ``DLIB``."""
+    file, start = peers / "dlib_face_recognition_resnet_model_v1.dat", runs / f"{name}-start.safetensors"
+    return [DLIB[name], str(file), "--photos", str(photos), "-o", str(start)]
 
 
 def measure(name: str, photos: Path, peers: Path, runs: Path) -> dict[str, Any]:
@@ -166,6 +184,7 @@ def draw_curves(folders: Mapping[str, Path]) -> Figure:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
 
 
@@ -192,13 +211,14 @@ def write(runs: Path, picture: str) -> None:
     made = [
         table(COLUMNS, [rows[title(name)] for name in shown]),
         f"\n{machine}. The commands:\n\n```\n",
-        *(f"edgeface {' '.join(command(name, Path('PINS'), Path('PEERS'), Path('runs')))}\n" for name in steps),
+        *(line for name in steps for line in commands(name, Path("PINS"), Path("PEERS"), Path("runs"))),
         "```\n",
     ]
     PAGE.write_text(before + MARKS[0] + "".join(made) + MARKS[1] + after, "utf-8")
 
 
 def main(given: Sequence[str] | None = None) -> int:
+    """Trains a row, measures it, or writes the page; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("train", "measure", "write"))
     parser.add_argument("name", choices=(*TRAINING, *PEERS), nargs="?")
@@ -217,6 +237,9 @@ def main(given: Sequence[str] | None = None) -> int:
         print(*(f"{word} {100 * found[word]:.2f}" for word in FIGURES))
     else:
         for name in stages(options.name):
+            if name in DLIB and not (options.runs / f"{name}-start.safetensors").exists():
+                options.runs.mkdir(parents=True, exist_ok=True)
+                dlib_start.main(dlib_command(name, *where))
             words = [*command(name, *where, options.others), "--resume"]
             print("edgeface", " ".join(words))
             if failed := run(words):

@@ -1,19 +1,27 @@
-"""ResNet18 and VGG11 that start from dlib's face net: layers fitted by least squares, before any training.
+r"""Fits dlib's face net into a ResNet18 or VGG11, before any training, as a checkpoint that ``--init`` takes.
+
+    python -m reproduce.dlib_start resnet18:pool=none dlib_face_recognition_resnet_model_v1.dat \
+        --photos prepared/ -o runs/dlib-resnet18.safetensors
+    edgeface train prepared/ --backbone resnet18:pool=none --init runs/dlib-resnet18.safetensors \
+        --guide weights/mobilefacenet.safetensors --set fit_embedding=true --set lr=3e-4
 
 dlib's net (D. King, "High quality face recognition with deep metric learning", 2017; CC0) is a ResNet with the blocks
 of ResNet18, half its channels and up to twice its blocks a stage: 3, 4, 3, 3 and 1, for 2 in each of four. One wide
 block takes the place of two narrow ones side by side, for residual blocks that follow one another do much the same as
 their sum (A. Veit, M. Wilber, S. Belongie, "Residual networks behave like ensembles of relatively shallow networks",
-NIPS 2016). VGG11 has no blocks, but wider layers still: two stand for a whole stage, the first with channels that hand
-on what came, so that the second can add to it. Each convolution is fitted to give dlib's maps, read off where the
-student's pixels lie, from what the student has come to so far, so that it mends part of what the layers before it
-lost. Channels to spare stay random.
+NIPS 2016). VGG11 has no blocks, but wider layers still: two stand for a whole stage, the first with channels that pass
+the input on, so that the second can add to it. Each convolution is fitted to dlib's feature maps, sampled where the
+student's pixels lie, from the student's own input to it, so that it mends part of the error of the layers before.
+Channels to spare stay random.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeface.backbones import build_backbone
+from edgeface.cli.reporter import TerminalReporter
+from edgeface.data.dataset import load_data
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.ridge import fit_linear
+from edgeface.training.checkpoints import contract_draft, save_tensors
+from edgeface.training.config import load_config
+from edgeface.training.least_squares import fit_linear
 from edgeface_runtime import ModelError, UsageError
 
 SIDE = 150
@@ -44,6 +57,8 @@ VGG_PLAN: tuple[tuple[int, tuple[str, ...]], ...] = (
 )  # fmt: skip
 """Convolution of VGG11's trunk, and dlib's maps that it is to give, the inner ones beside what came; the rest has no
 place, and the first layer stays random."""
+RATE = 5e-4
+"""The highest ``lr`` at which what was fitted lasts."""
 FACES = 3000
 """About how many faces the layers are fitted on."""
 CHUNK = 100
@@ -269,3 +284,32 @@ def _fill(conv: Any, norm: Any, weight: Tensor, bias: Tensor, inputs: list[Tenso
     norm.weight[fitted:] = deviation[:fitted].mean() if fitted else 1
     norm.bias.zero_()
     norm.bias[:fitted] = bias + mean[:fitted]
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Writes the checkpoint, and says what its training wants."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", help="vgg11 or resnet18, with options")
+    parser.add_argument("dat", type=Path, help="dlib_face_recognition_resnet_model_v1.dat")
+    parser.add_argument("--photos", type=Path, required=True, help="prepared photos, or folders of <identity>/<photo>")
+    parser.add_argument("--set", action="append", default=[], help="key=value of the training, such as the seed")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write, .safetensors")
+    options = parser.parse_args(given)
+    config = load_config(settings=options.set, backbone=options.backbone)
+    layers = read_dlib(options.dat)
+    data = load_data(options.photos, size=config.model.input_size)
+    faces = data.faces[data.rows("train")]
+    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
+    torch.manual_seed(config.system.seed)  # the random channels, as a training with this seed has them
+    net = build_backbone(options.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
+    mean, std = (torch.tensor(values) for values in config.model.pixel_statistics)
+    start_from_dlib(net, layers, sample, mean, std, TerminalReporter())
+    contract = contract_draft(config, data_sha256=data.sha256, licence="unknown")
+    save_tensors(options.output, net.state_dict(), {"contract": json.loads(contract.to_json())})
+    print(f"{options.output}: dlib's net fitted into {options.backbone} on {len(sample)} faces")
+    print("its embedding is random: train with --set fit_embedding=true, and --guide or --teacher")
+    print(f"a larger rate soon undoes what was fitted: --set lr={RATE:g} or less")
+
+
+if __name__ == "__main__":
+    main()

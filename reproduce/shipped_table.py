@@ -2,7 +2,7 @@ r"""Benches the shipped files beside peers on this machine, and writes the table
 
     edgeface data split prepared/pins --method k -k 1
     edgeface export PEER.onnx --contract PEER.toml --data PHOTOS --precision fp32 -o peers
-    python -m scripts.shipped_table peers/*.fp32.* --data prepared/pins
+    python -m reproduce.shipped_table peers/*.fp32.* --data prepared/pins
 
 All files take turns, one thread each. Accuracy: each photo is named after the nearest of one photo a person.
 """
@@ -21,7 +21,7 @@ from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
 from edgeface_devices.bench import Bench
 from edgeface_runtime.models import shipped
-from scripts.pins_table import DOCS, PAGE, table
+from reproduce.pins_table import DOCS, PAGE, table
 
 MARKS = ("<!-- shipped_table: begin -->\n", "<!-- shipped_table: end -->\n")
 PROBES = 3000
@@ -66,6 +66,7 @@ def fewer(data: FaceData) -> FaceData:
 
 
 def main() -> None:
+    """Benches the files and writes table and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", nargs="*", type=Path, help="files with contracts")
     parser.add_argument("--data", type=Path, required=True, help="prepared photos of strangers, split with -k 1")

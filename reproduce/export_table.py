@@ -1,6 +1,6 @@
 """Exports every file of trained runs and writes the tables of docs/export-results.md.
 
-python scripts/export_table.py RUN [RUN ...] --data PHOTOS [--calibrator auto] [--output docs/export-results.md]
+python -m reproduce.export_table RUN [RUN ...] --data PHOTOS [--calibrator auto] [--output docs/export-results.md]
 
 The tables of other runs, measured on the same photos and machine, stay in the page.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.identification import identify
 from edgeface.exporting import balanced, export_checkpoint
-from edgeface.training.run import load_checkpoint
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface_devices.bench import local_device
 from edgeface_devices.doctor import VNNI, features
 from edgeface_export.build import CALIBRATOR, Export, torch_embeddings
@@ -98,7 +98,8 @@ def named(embeddings: NDArray[np.float32], data: FaceData) -> NDArray[np.float64
         drawn = balanced(data.labels, gallery, GALLERY * len(data.identities), seed=seed)
         given = identify(embeddings[drawn], data.labels[drawn], embeddings[probes], truth, method="centroid")
         right.append(given.named == truth)
-    return np.mean(right, axis=0)
+    shares: NDArray[np.float64] = np.mean(right, axis=0)
+    return shares
 
 
 def page(tables: Sequence[Table], photos: str, before: str = "") -> str:
@@ -106,7 +107,7 @@ def page(tables: Sequence[Table], photos: str, before: str = "") -> str:
     machine = local_device()
     head = f"""# Exported files, measured
 
-Written by `python scripts/export_table.py RUN … --data PHOTOS`.
+Written by `python -m reproduce.export_table RUN … --data PHOTOS`.
 
 Photos: {photos}. Machine: {machine.name}, {machine.system}.
 
@@ -122,6 +123,7 @@ quote them. *Closed set*: each test photo is named after the nearest mean of up 
 
 
 def section(table: Table) -> str:
+    """One run's table, under its title."""
     files = table.export.files
     lines = [
         f"## {table.title}\n",
@@ -156,6 +158,7 @@ def dot_products(has: set[str]) -> str:
 
 
 def row(file: Exported, parent: NDArray[np.float64], found: NDArray[np.float64]) -> str:
+    """One file's cells, beside the source model's answers."""
     drop, lost = file.drop, 100 * (parent - found)
     points, width = lost.mean(), 1.96 * lost.std(ddof=1) / len(lost) ** 0.5
     cells = (
@@ -174,10 +177,12 @@ def row(file: Exported, parent: NDArray[np.float64], found: NDArray[np.float64])
 
 
 def note(line: str) -> None:
+    """A line of progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """Exports the runs, measures the files and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--data", required=True, type=Path)

@@ -1,4 +1,4 @@
-"""``scripts/pins_table.py``: its commands are whole, and it writes between its marks only."""
+"""``reproduce/pins_table.py``: its commands are whole, and it writes between its marks only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeface.training.config import load_config
-from scripts import pins_table
+from reproduce import pins_table
 
 GROWING = ("mobilefacenet-small", "resnet18")
 """Rows that see small faces first and full ones then."""

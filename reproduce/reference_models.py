@@ -1,21 +1,21 @@
 r"""Rebuilds the models that come with edgeface, from photos that anybody can get (docs/models.md).
 
-    python -m scripts.reference_models photos --fiw FIW/train --celeba Celeb --celeba-names identity_CelebA.txt \
+    python -m reproduce.reference_models photos --fiw FIW/train --celeba Celeb --celeba-names identity_CelebA.txt \
         --leave-out fiw_lfw_overlap.csv --quality fiw_persons.csv photos/people
     edgeface data prepare photos/people prepared/people --licence "non-commercial research (CelebA, FIW)"
     edgeface data split prepared/people --method identities --test 0.15
-    python -m scripts.reference_models train mobilefacenet --photos prepared/people --peers peers -o runs/reference
-    python -m scripts.reference_models ship mobilefacenet --photos prepared/people --run runs/reference \
+    python -m reproduce.reference_models train mobilefacenet --photos prepared/people --peers peers -o runs/reference
+    python -m reproduce.reference_models ship mobilefacenet --photos prepared/people --run runs/reference \
         --init peers/foamliu.pt
 
 The small one learns from the other and from faces without names (docs/models.md says which):
 
     edgeface data prepare photos/others prepared/others --licence "non-commercial research"
-    python -m scripts.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
+    python -m reproduce.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
         -o runs/tiny
-    python -m scripts.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
+    python -m reproduce.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
 
-ResNet18 and VGG11 are made from Pins by scripts.pins_table (docs/results.md).
+ResNet18 and VGG11 are made from Pins by reproduce.pins_table (docs/results.md).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import shutil
 from pathlib import Path
 
 from edgeface.cli import run
-from edgeface.training.init import init_backbone
-from edgeface.training.run import load_checkpoint, save_tensors
+from edgeface.training.checkpoints import load_checkpoint, save_tensors
+from edgeface.training.init.weights import init_backbone
 from edgeface_runtime.models import FOLDER, FORMATS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -53,7 +53,7 @@ TRAINING = {
     "mobilefacenet": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt --init-names foamliu "
     f"--epochs 4 {_DISTIL} --set warmup_ratio=0.1 --set lr=1e-3 {_TEACHERS}",
     "mobilefacenet-tiny": "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu "
-    "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabelled {others} "
+    "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabeled {others} "
     f"--epochs 2 {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3",
 }
 
@@ -140,6 +140,7 @@ def ship(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
+    """Runs one of the steps; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     photos = verbs.add_parser("photos")

@@ -11,14 +11,14 @@ pytest.importorskip("accelerate")
 
 import torch.nn.functional as F
 
-import edgeface.training.narrow as narrowing
+import edgeface.training.init.prune as pruning
 from edgeface.backbones import build_backbone
 from edgeface.backbones.mobilefacenet import MobileFaceNet
 from edgeface.cli import run
+from edgeface.training.checkpoints import contract_draft, save_tensors
 from edgeface.training.config import load_config
-from edgeface.training.init import start_from
-from edgeface.training.narrow import narrow
-from edgeface.training.run import contract_draft, save_tensors
+from edgeface.training.init.prune import prune_into
+from edgeface.training.init.start import start_from
 from edgeface_runtime import UsageError
 
 SIZE = 32
@@ -96,26 +96,26 @@ def hide(small: MobileFaceNet, wide: MobileFaceNet) -> None:
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_all_channels_kept_lose_nothing(options: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(narrowing, "RIDGE", 1e-4)
+    monkeypatch.setattr(pruning, "RIDGE", 1e-4)
     wide, net = build(0.25, 1, **options), build(0.25, 2, **options)
     assert abs(cosine(wide, net)) < 0.5
-    narrow(net, wide, some_faces(3))
+    prune_into(net, wide, some_faces(3))
     assert cosine(wide, net) > 0.999
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_a_narrow_net_hidden_in_a_wide_one_is_found(options: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(narrowing, "RIDGE", 1e-4)
+    monkeypatch.setattr(pruning, "RIDGE", 1e-4)
     small, wide, net = build(0.25, 1, **options), build(0.5, 2, **options), build(0.25, 3, **options)
     hide(small, wide)
     assert cosine(wide, small) > 0.999
-    narrow(net, wide, some_faces(3))
+    prune_into(net, wide, some_faces(3))
     assert cosine(wide, net) > 0.999
 
 
 def test_the_figure_is_the_mean_cosine_on_these_faces():
     wide, net, faces = build(0.5, 1, act="relu6"), build(0.25, 2, act="relu6"), some_faces(3)
-    said = narrow(net, wide, faces)
+    said = prune_into(net, wide, faces)
     with torch.no_grad():
         theirs, ours = wide(faces).numpy(), net(faces).numpy()
     lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours, axis=1)
@@ -123,19 +123,19 @@ def test_the_figure_is_the_mean_cosine_on_these_faces():
 
 
 def test_a_layer_is_fitted_as_numpy_fits_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(narrowing, "RIDGE", 0.0)
+    monkeypatch.setattr(pruning, "RIDGE", 0.0)
     rng = np.random.default_rng(0)
     x, y = (rng.normal(1, 2, (40, channels, 5, 5)) for channels in (6, 3))
     rows = [np.moveaxis(maps, 1, -1).reshape(1000, -1) for maps in (x, y)]
     expected = np.linalg.lstsq(np.column_stack([rows[0], np.ones(1000)]), rows[1], rcond=None)[0][:-1].T
-    found = narrowing.Fit({}).least_squares(torch.from_numpy(x).float(), torch.from_numpy(y).float())
+    found = pruning.Fit({}).least_squares(torch.from_numpy(x).float(), torch.from_numpy(y).float())
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_same_faces_give_the_same_net():
     nets = [build(0.25, seed) for seed in (2, 3)]
     for net in nets:
-        narrow(net, build(0.5, 1), some_faces(3))
+        prune_into(net, build(0.5, 1), some_faces(3))
     for name, value in nets[0].state_dict().items():
         assert torch.equal(value, nets[1].state_dict()[name]), name
 
@@ -152,8 +152,8 @@ def test_the_same_faces_give_the_same_net():
     ids=["wider", "activation", "stem", "embedding", "another net"],
 )
 def test_nets_that_differ_in_more_than_width_are_refused(net):
-    with pytest.raises(UsageError, match="only a MobileFaceNet is narrowed"):
-        narrow(net(), build(0.5, 1), some_faces(3))
+    with pytest.raises(UsageError, match="only a MobileFaceNet is pruned"):
+        prune_into(net(), build(0.5, 1), some_faces(3))
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +169,12 @@ def photos(count: int = 40) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, 112, 112, 3), np.uint8)
 
 
-def test_init_narrows_a_wider_checkpoint(checkpoint: Path):
+def test_init_prunes_a_wider_checkpoint(checkpoint: Path):
     net = build(0.25, 2, 112, act="relu")
     before = net.layers[0].weight.clone()
     config = load_config(backbone="mobilefacenet:act=relu,width=0.25", embedding_dim=32)
     said = start_from(net, str(checkpoint), config, faces=photos())
-    assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine to it " in said
+    assert "pruned to mobilefacenet:act=relu,width=0.25; mean cosine to it " in said
     assert "40 faces" in said
     assert not torch.equal(before, net.layers[0].weight)
 
@@ -185,7 +185,7 @@ def test_a_run_that_starts_from_a_wider_net_says_so(
     words = f"train {att_people} -o {tmp_path / 'run'} --backbone mobilefacenet:act=relu,width=0.25 --embedding 32"
     words += f" --init {checkpoint} --epochs 1 --set batch_size=16"
     assert run(words.split()) == 0
-    assert "narrowed to mobilefacenet:act=relu,width=0.25; mean cosine" in capfd.readouterr().err
+    assert "pruned to mobilefacenet:act=relu,width=0.25; mean cosine" in capfd.readouterr().err
 
 
 def test_init_copies_a_checkpoint_of_the_same_width(checkpoint: Path):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,31 +14,17 @@ pytest.importorskip("torch")
 from edgeface.evaluation import evaluate
 from edgeface.exporting import balanced
 from edgeface_runtime import load
+from reproduce import export_table as script
 
 if TYPE_CHECKING:
-    from conftest import Trained
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export_table.py"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("export_table", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "export_table", module)
-    spec.loader.exec_module(module)
-    return module
+    from tests.conftest import Trained
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_page_holds_every_file_of_each_run(
-    script: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_page_holds_every_file_of_each_run(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: dict[str, object] = {}
 
     def export(*_: object, **options: object) -> object:
@@ -75,9 +58,7 @@ def test_the_page_holds_every_file_of_each_run(
     assert first[first.index(title) :] in page.read_text("utf-8")
 
 
-def test_a_precision_that_the_gate_refuses_is_named(
-    script: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_precision_that_the_gate_refuses_is_named(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
     def export(*_: object, precisions: list[str], **__: object) -> object:
@@ -97,7 +78,7 @@ def test_a_precision_that_the_gate_refuses_is_named(
         script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page)])
 
 
-def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, trained: Trained):
+def test_the_gallery_is_bounded_and_no_test_photo_is_lost(trained: Trained):
     script.GALLERY = 2
     known = script.closed(trained.data)
     held_out = trained.data.rows("test")
@@ -106,7 +87,7 @@ def test_the_gallery_is_bounded_and_no_test_photo_is_lost(script: ModuleType, tr
     assert len(known.paths) == len(known.faces) == len(held_out) + 4 * len(known.identities)
 
 
-def test_photos_are_named_after_the_nearest_mean_of_each_draw(script: ModuleType, trained: Trained):
+def test_photos_are_named_after_the_nearest_mean_of_each_draw(trained: Trained):
     script.GALLERY, script.DRAWS = 2, 5
     known = script.closed(trained.data)
     rng = np.random.default_rng(0)
@@ -126,7 +107,7 @@ def test_photos_are_named_after_the_nearest_mean_of_each_draw(script: ModuleType
     assert len(set(found.tolist())) > 2
 
 
-def test_a_refused_run_stops_the_table(script: ModuleType, trained: Trained, monkeypatch: pytest.MonkeyPatch):
+def test_a_refused_run_stops_the_table(trained: Trained, monkeypatch: pytest.MonkeyPatch):
     from dataclasses import replace
 
     monkeypatch.setattr(script, "export_checkpoint", lambda *_, **__: replace(trained.export, reason="loses much"))
@@ -144,5 +125,5 @@ def test_a_refused_run_stops_the_table(script: ModuleType, trained: Trained, mon
         ({"asimd"}, ""),
     ],
 )
-def test_the_kind_of_processor_is_said(flags: set[str], said: str, script: ModuleType):
+def test_the_kind_of_processor_is_said(flags: set[str], said: str):
     assert script.dot_products(flags) == said

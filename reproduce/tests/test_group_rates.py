@@ -1,4 +1,4 @@
-"""``scripts/group_rates.py``: who is in which group, and the share of pairs, counted one by one."""
+"""``reproduce/group_rates.py``: who is in which group, and the share of pairs, counted one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from scripts.group_rates import ONE_PERSON, groups, rate
+from reproduce.group_rates import ONE_PERSON, groups, rate
 
 
 def test_a_name_says_age_sex_and_origin():

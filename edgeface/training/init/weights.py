@@ -1,9 +1,8 @@
-"""Weights to start from: ImageNet's of torchvision, a checkpoint of ours or a wider one, dlib's, any state dict."""
+"""Weights to start from: ImageNet's of torchvision, a checkpoint of ours, any state dict."""
 
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 import tomllib
@@ -12,22 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgeface.backbones import BACKBONES, parse_backbone
-from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import normalize
-from edgeface.training.config import NORMALIZATIONS, TrainConfig
-from edgeface.training.dlib_start import FACES, read_dlib, start_from_dlib
-from edgeface.training.narrow import is_wider, narrow
-from edgeface.training.run import Checkpoint, find_checkpoint, load_checkpoint
+from edgeface.training.checkpoints import find_checkpoint
 from edgeface_export.torchvision_repair import repair
-from edgeface_runtime import ContractError, InputSpec, ModelError, UsageError
+from edgeface_runtime import ModelError, UsageError
 
 # Regular expression → replacement, applied in order to each name of the source.
 Names = Mapping[str, str]
@@ -53,10 +45,6 @@ NAME_MAPS: dict[str, Names] = {
 }  # fmt: skip
 # Torchvision's names of what a Pooled net has as its trunk; fc and classifier have no place in it.
 _TORCHVISION: Names = {r"^features\.": "trunk.", r"^(conv1|bn1|layer\d)\.": r"trunk.\1."}
-NARROW_FACES = 1000
-"""About how many faces a narrow net is fitted on."""
-DLIB_RATE = 5e-4
-"""The highest ``lr`` at which what was fitted of dlib's net lasts."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -83,81 +71,6 @@ class Loaded:
             if names:
                 text += f"; {len(names)} {words} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         return text
-
-
-def start_from(
-    net: nn.Module,
-    source: str,
-    config: TrainConfig,
-    *,
-    faces: NDArray[np.uint8],
-    reporter: Reporter = SILENT,
-    names: str | None = None,
-) -> str:
-    """Fills a net's weights before training, in place, and says what it took.
-
-    A checkpoint of a wider MobileFaceNet is narrowed (``edgeface.training.narrow``), dlib's net is fitted into a
-    ResNet18 or VGG11 (``edgeface.training.dlib_start``); all else goes to ``init_backbone``.
-
-    Args:
-        net: as ``build_backbone`` made it.
-        source: as ``init_backbone`` takes it.
-        config: of the training.
-        faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
-        reporter: told how far the fit is.
-        names: as ``init_backbone`` takes it.
-
-    Raises:
-        UsageError, ModelError: as ``init_backbone``; or a wider net that sees faces of another size or normalisation.
-    """
-    if source.endswith(".dat"):
-        return _from_dlib(net, source, config, faces, reporter)
-    wide = _wider(net, source)
-    if wide is None:
-        return str(init_backbone(net, source, backbone=config.model.backbone, names=names))
-    spec = wide.contract.input
-    for what, theirs, ours in (
-        ("input_size", spec.size, config.model.input_size),
-        ("normalization", _normalization(spec), config.model.normalization),
-    ):
-        if theirs != ours:
-            raise UsageError(f"{source}: to narrow this net its own {what} is needed: --set {what}={theirs}")
-    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / NARROW_FACES)])
-    cosine = narrow(net, wide.net, normalize(sample, spec.mean, spec.std))
-    near = f"mean cosine to it {cosine:.3f} on the {len(sample)} faces it took"
-    return f"{source}: narrowed to {config.model.backbone}; {near}"
-
-
-def _from_dlib(net: nn.Module, source: str, config: TrainConfig, faces: NDArray[np.uint8], reporter: Reporter) -> str:
-    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FACES)])
-    mean, std = (torch.tensor(values) for values in config.model.pixel_statistics)
-    start_from_dlib(net, read_dlib(Path(source)), sample, mean, std, reporter)
-    said = f"{source}: fitted into {config.model.backbone} on {len(sample)} faces"
-    if not config.init.fit_embedding:
-        said += "; its embedding is random: --set fit_embedding=true, with --guide or --teacher"
-    if config.optim.lr > DLIB_RATE:
-        said += f"; a rate of {config.optim.lr:g} soon undoes what was fitted: --set lr={DLIB_RATE:g}"
-    return said
-
-
-def _wider(net: nn.Module, source: str) -> Checkpoint | None:
-    """The checkpoint that is meant where it is one of ours with the net's layers and more channels."""
-    path = None if source == "imagenet" else find_checkpoint(Path(source))
-    if path is None or path.suffix != ".safetensors":
-        return None
-    try:
-        checkpoint = load_checkpoint(path)
-    except (ModelError, ContractError):
-        return None  # init_backbone says what it is
-    if not is_wider(checkpoint.net, net):
-        return None
-    theirs, ours = checkpoint.net.state_dict(), net.state_dict()
-    return None if all(theirs[name].shape == ours[name].shape for name in ours) else checkpoint
-
-
-def _normalization(spec: InputSpec) -> str:
-    known = [name for name, (mean, std) in NORMALIZATIONS.items() if (mean, std) == (spec.mean, spec.std)]
-    return known[0] if known else f"mean {spec.mean}, std {spec.std}"
 
 
 def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | None = None) -> Loaded:

@@ -1,4 +1,4 @@
-"""A guide's maps, and that a student comes to explain them."""
+"""A teacher's feature maps, and that a student learns to predict them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from edgeface.backbones import build_backbone
 from edgeface.cli import run
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.training.augment import normalize
+from edgeface.training.checkpoints import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
 from edgeface.training.config import NORMALIZATIONS, TrainConfig, load_config
-from edgeface.training.guide import Guide, folded, last_maps
+from edgeface.training.distill.features import FeatureTeacher, folded, last_feature_maps
 from edgeface.training.loop import shrink, train
-from edgeface.training.run import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def faces_of(count: int, seed: int = 0) -> torch.Tensor:
     ],
 )
 def test_the_last_map_of_each_side_is_a_whole_blocks(text: str, names: Sequence[str]):
-    found = last_maps(build_backbone(text, embedding=16, size=112), 112)
+    found = last_feature_maps(build_backbone(text, embedding=16, size=112), 112)
     assert [found[side][0] for side in (28, 14, 7)] == names
 
 
 def test_a_folded_net_says_what_the_net_says(tmp_path: Path):
-    net = untrained(tmp_path / "guide.safetensors").net
+    net = untrained(tmp_path / "teacher.safetensors").net
     less = folded(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in less.layers)
     x = torch.randn(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
@@ -76,23 +76,23 @@ def test_a_folded_net_says_what_the_net_says(tmp_path: Path):
         torch.testing.assert_close(less(x), net(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_guide_takes_the_students_faces_in_its_own_normalisation(tmp_path: Path):
-    checkpoint = untrained(tmp_path / "guide.safetensors", normalization="imagenet")
+def test_a_teacher_takes_the_students_faces_in_its_own_normalization(tmp_path: Path):
+    checkpoint = untrained(tmp_path / "teacher.safetensors", normalization="imagenet")
     student, config = build_backbone("resnet18", embedding=16, size=112), config_of("resnet18")
     faces = faces_of(4)
     mine, its = (normalize(faces, *NORMALIZATIONS[name]) for name in ("arcface", "imagenet"))
-    guide = Guide(student, checkpoint, mine, config)
+    teacher = FeatureTeacher(student, checkpoint, mine, config)
     with torch.no_grad():
-        torch.testing.assert_close(guide.say(mine), checkpoint.net(its), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(teacher.embed(mine), checkpoint.net(its), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [112, 64])
-def test_what_is_unexplained_is_the_mean_square_of_standardised_maps(tmp_path: Path, side: int):
-    checkpoint = untrained(tmp_path / "guide.safetensors")
+def test_the_hint_loss_is_the_mean_square_of_standardized_maps(tmp_path: Path, side: int):
+    checkpoint = untrained(tmp_path / "teacher.safetensors")
     student, config = build_backbone("resnet18", embedding=16, size=112), config_of("resnet18")
     some, faces = (normalize(faces_of(5, seed), *NORMALIZATIONS["arcface"]) for seed in (0, 1))
-    guide = Guide(student, checkpoint, some, config)
-    guide.say(faces)
+    teacher = FeatureTeacher(student, checkpoint, some, config)
+    teacher.embed(faces)
     student(shrink(faces, side))
     shares = []
     for size, mine, its in ((28, "layer1", 10), (14, "layer2", 17), (7, "layer3", 23)):
@@ -103,43 +103,43 @@ def test_what_is_unexplained_is_the_mean_square_of_standardised_maps(tmp_path: P
         mean, std = scale.mean((0, 2, 3)), scale.std((0, 2, 3), ddof=1) + 1e-3
         wanted = (shown - mean[:, None, None]) / std[:, None, None]
         wanted = shrink(torch.from_numpy(wanted), y.shape[-1]).numpy()
-        layer = guide.regressors[str(size)]
+        layer = teacher.regressors[str(size)]
         weight, bias = layer.weight.detach().numpy()[:, :, 0, 0], layer.bias.detach().numpy()
         said = np.einsum("oc,nchw->nohw", weight, y.numpy()) + bias[:, None, None]
         shares.append(((said - wanted) ** 2).mean())
-    assert guide().item() == pytest.approx(float(np.mean(shares)), rel=1e-3)
+    assert teacher().item() == pytest.approx(float(np.mean(shares)), rel=1e-3)
 
 
-def test_a_student_that_is_the_guide_leaves_nothing_unexplained(tmp_path: Path):
-    checkpoint = untrained(tmp_path / "guide.safetensors")
-    student = load_checkpoint(tmp_path / "guide.safetensors").net
+def test_a_student_that_is_the_teacher_has_no_hint_loss(tmp_path: Path):
+    checkpoint = untrained(tmp_path / "teacher.safetensors")
+    student = load_checkpoint(tmp_path / "teacher.safetensors").net
     faces = normalize(faces_of(4), *NORMALIZATIONS["arcface"])
-    guide = Guide(student, checkpoint, faces, config_of(ACT))
-    for side in guide.sides:
-        mean, std = (getattr(guide, f"{what}{side}").flatten() for what in ("mean", "std"))
-        layer = guide.regressors[str(side)]
+    teacher = FeatureTeacher(student, checkpoint, faces, config_of(ACT))
+    for side in teacher.sides:
+        mean, std = (getattr(teacher, f"{what}{side}").flatten() for what in ("mean", "std"))
+        layer = teacher.regressors[str(side)]
         with torch.no_grad():
             layer.weight.copy_(torch.diag(1 / std)[:, :, None, None])
             layer.bias.copy_(-mean / std)
-    guide.say(faces)
+    teacher.embed(faces)
     student(faces)
-    assert guide().item() < 1e-6
+    assert teacher().item() < 1e-6
 
 
-def test_a_student_learns_to_explain_the_guides_maps(trained: Trained):
+def test_a_student_learns_to_predict_the_teachers_feature_maps(trained: Trained):
     config = load_config(backbone="mobilefacenet-tiny")
     student = build_backbone(config.model.backbone, embedding=128, size=112)
     faces = normalize(torch.from_numpy(trained.data.faces[:16]), *NORMALIZATIONS["arcface"])
-    guide = Guide(student, load_checkpoint(trained.run), faces, config)
-    optimiser = torch.optim.AdamW([*student.parameters(), *guide.parameters()], lr=1e-2)
+    teacher = FeatureTeacher(student, load_checkpoint(trained.run), faces, config)
+    optimizer = torch.optim.AdamW([*student.parameters(), *teacher.parameters()], lr=1e-2)
     shares = []
     for _ in range(25):
-        guide.say(faces)
+        teacher.embed(faces)
         student(faces)
-        share = guide()
-        optimiser.zero_grad()
+        share = teacher()
+        optimizer.zero_grad()
         share.backward()
-        optimiser.step()
+        optimizer.step()
         shares.append(share.item())
     assert shares[-1] < 0.5 * shares[0], shares
 
@@ -165,33 +165,33 @@ def two_people(att_people: Path) -> tuple[FaceData, np.ndarray]:
     return few, data.faces[~named]
 
 
-def test_a_student_comes_to_say_what_its_guide_says_and_a_resumed_run_too(
+def test_a_student_learns_its_teachers_embedding_and_a_resumed_run_too(
     two_people: tuple[FaceData, np.ndarray], trained: Trained, tmp_path: Path
 ):
     few, others = two_people
-    guide = load_checkpoint(trained.run)
+    teacher = load_checkpoint(trained.run)
     config = load_config(
         None,
         ["progressive_size=64", "progressive_ratio=0.5"],
         backbone="mobilefacenet-tiny", epochs=4, batch_size=10, classification_weight=0.0, warmup_ratio=0.1,
         hint_weight=1.0, lr=2e-3,
     )  # fmt: skip
-    rows = train(few, tmp_path / "whole", config, guide=guide, unlabelled=others)
+    rows = train(few, tmp_path / "whole", config, feature_teacher=teacher, unlabeled=others)
     cosines = [row.train_cosine or 0.0 for row in rows]
     assert cosines[-1] > cosines[0], cosines
     assert all(row.val_cosine is not None for row in rows)
 
     with pytest.raises(KeyboardInterrupt):
-        train(few, tmp_path / "broken", config, reporter=Interrupted(), guide=guide, unlabelled=others)
-    train(few, tmp_path / "broken", config, guide=guide, unlabelled=others, resume=True)
+        train(few, tmp_path / "broken", config, reporter=Interrupted(), feature_teacher=teacher, unlabeled=others)
+    train(few, tmp_path / "broken", config, feature_teacher=teacher, unlabeled=others, resume=True)
     (expected, _), (found, _) = (load_tensors(tmp_path / each / "last.safetensors") for each in ("whole", "broken"))
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
 
-def test_the_net_that_is_kept_knows_nothing_of_the_guide(two_people: tuple[FaceData, np.ndarray], tmp_path: Path):
+def test_the_model_that_is_kept_holds_nothing_of_the_teacher(two_people: tuple[FaceData, np.ndarray], tmp_path: Path):
     few, _ = two_people
     config = config_of("mobilefacenet-tiny", epochs=1, batch_size=10)
-    train(few, tmp_path / "run", config, guide=untrained(tmp_path / "guide.safetensors"))
+    train(few, tmp_path / "run", config, feature_teacher=untrained(tmp_path / "teacher.safetensors"))
     tensors, _ = load_tensors(tmp_path / "run" / "best.safetensors")
     assert tensors.keys() == build_backbone("mobilefacenet-tiny", embedding=16, size=112).state_dict().keys()
 
@@ -199,28 +199,28 @@ def test_the_net_that_is_kept_knows_nothing_of_the_guide(two_people: tuple[FaceD
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"embedding_dim": 24}, "this guide has 24 floats, the student 16"),
-        ({"input_size": 224}, "this guide has faces of 224 pixels, the student 112"),
+        ({"embedding_dim": 24}, "this teacher has 24 floats, the student 16"),
+        ({"input_size": 224}, "this teacher has faces of 224 pixels, the student 112"),
     ],
 )
-def test_a_guide_of_another_shape_is_refused(tmp_path: Path, settings: dict[str, int], message: str):
-    checkpoint = untrained(tmp_path / "guide.safetensors", **settings)
+def test_a_teacher_of_another_shape_is_refused(tmp_path: Path, settings: dict[str, int], message: str):
+    checkpoint = untrained(tmp_path / "teacher.safetensors", **settings)
     student = build_backbone("resnet18", embedding=16, size=112)
     with pytest.raises(UsageError, match=message):
-        Guide(student, checkpoint, torch.zeros(2, 3, 112, 112), config_of("resnet18"))
+        FeatureTeacher(student, checkpoint, torch.zeros(2, 3, 112, 112), config_of("resnet18"))
 
 
-def test_a_guide_without_a_map_in_common_is_refused(tmp_path: Path):
-    checkpoint = untrained(tmp_path / "guide.safetensors")
+def test_a_teacher_without_a_feature_map_in_common_is_refused(tmp_path: Path):
+    checkpoint = untrained(tmp_path / "teacher.safetensors")
     alone = replace(checkpoint, net=nn.Sequential(nn.Conv2d(3, 16, 112), nn.Flatten()))
     student = build_backbone("resnet18", embedding=16, size=112)
-    with pytest.raises(UsageError, match="no map of this guide has the size of one of resnet18's"):
-        Guide(student, alone, torch.zeros(2, 3, 112, 112), config_of("resnet18"))
+    with pytest.raises(UsageError, match="no feature map of this teacher has the size of one of resnet18's"):
+        FeatureTeacher(student, alone, torch.zeros(2, 3, 112, 112), config_of("resnet18"))
 
 
-def test_a_guide_and_a_teacher_at_once_are_refused(att_people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    checkpoint = untrained(tmp_path / "guide.safetensors")
-    words = ["--guide", str(checkpoint.path), "--teacher", str(checkpoint.path), "--embedding", "16"]
+def test_two_kinds_of_teacher_at_once_are_refused(att_people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    checkpoint = untrained(tmp_path / "teacher.safetensors")
+    words = ["--guide", str(checkpoint.path), "--teacher", str(checkpoint.path), "--embedding-dim", "16"]
     assert run(["train", str(att_people), "-o", str(tmp_path / "run"), *words]) == 2
-    assert "--guide is the teacher" in capfd.readouterr().err
+    assert "--guide is a teacher itself" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

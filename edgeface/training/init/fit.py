@@ -1,4 +1,4 @@
-"""Last layers that need no steps where a net knows faces already: the embedding by least squares, the head by means."""
+"""The last layers of a model that knows faces already: the embedding by least squares, the head from class means."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from edgeface.data.dataset import batches
 from edgeface.progress import Reporter
 from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
-from edgeface.training.guide import Guide
+from edgeface.training.distill.features import FeatureTeacher
+from edgeface.training.least_squares import fit_linear
 from edgeface.training.pool import Pool
-from edgeface.training.ridge import fit_linear
-from edgeface.training.state import Learner
+from edgeface.training.training_state import Learner
 
 RIDGE = 0.05
 """For the embedding's ``fit_linear``, times the number of its inputs by that of faces."""
 ROWS = 1000
 """Faces added up at once: each time costs the square of the inputs."""
 KEPT = 2000
-"""Faces that give the batch norm its statistics, and the cosine that is told."""
+"""Faces that give the batch norm its statistics, and the reported cosine."""
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
 
     Args:
         net: ResNet18 or VGG.
-        parts: (n, 3, S, S) faces normalised for it, and (n, D) embeddings of any length.
+        parts: (n, 3, S, S) faces normalised for it, and the (n, D) embeddings wanted, of any length.
         count: how many faces these are together.
 
     Returns:
@@ -47,8 +47,8 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
 
     def rows() -> Iterator[tuple[Tensor, Tensor]]:
         gathered: list[tuple[Tensor, Tensor]] = []
-        for x, said in parts:
-            gathered.append((pool(net.trunk(x)).flatten(1), F.normalize(said)))
+        for x, target in parts:
+            gathered.append((pool(net.trunk(x)).flatten(1), F.normalize(target)))
             if sum(len(y) for y, _ in gathered) >= ROWS:
                 yield joined(gathered)
                 gathered.clear()
@@ -62,7 +62,7 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
         return x, y
 
     weight, bias = fit_linear(rows(), RIDGE * linear.weight[0].numel() / count)
-    x, said = (torch.cat(each) for each in zip(*few, strict=True))
+    x, target = (torch.cat(each) for each in zip(*few, strict=True))
     y = x @ weight.T
     gain = 1 / y.std()  # a deviation near 1, beside which batch norm's eps is nothing
     linear.weight.copy_((gain * weight).view_as(linear.weight))
@@ -70,20 +70,22 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
     norm.running_var.copy_((gain * y).var(0))
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())
     norm.bias.copy_(norm.running_mean + gain * bias)
-    return float(F.cosine_similarity(y + bias, said).mean())
+    return float(F.cosine_similarity(y + bias, target).mean())
 
 
 @torch.no_grad()
-def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter) -> None:
-    """``fit_embedding`` to the guide, or to the teachers' targets, on the faces of ``rows``."""
-    guide = learner.guide
+def fit_to_teachers(
+    learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter
+) -> None:
+    """``fit_embedding`` to the outputs of the feature teacher or of the teachers for the faces of ``rows``."""
+    hints = learner.feature_teacher
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
         for part in reporter.track(batches(rows, 64), "fitting the embedding"):
             faces, _, target = pool.batch(part)
             x = normalize(faces, *config.model.pixel_statistics).contiguous(memory_format=torch.channels_last)
-            if isinstance(guide, Guide):
-                target = guide.say(x)
+            if isinstance(hints, FeatureTeacher):
+                target = hints.embed(x)
             assert target is not None
             yield x, target
 
@@ -96,13 +98,15 @@ def refit(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainCo
 
 
 @torch.no_grad()
-def imprint(learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter) -> None:
-    """Starts the head from what the net says of the faces of ``rows``."""
+def imprint_head(
+    learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter
+) -> None:
+    """Starts the head's class centers at the mean embeddings of the identities of ``rows`` (Qi et al., CVPR 2018)."""
     learner.net.eval()
     parts = []
     for part in reporter.track(batches(rows, 64), "imprinting the head"):
         faces, labels, _ = pool.batch(part)
         parts.append((learner.net(normalize(faces, *config.model.pixel_statistics)), labels))
-    said, labels = (torch.cat(each) for each in zip(*parts, strict=True))
+    embeddings, labels = (torch.cat(each) for each in zip(*parts, strict=True))
     head: Any = learner.head
-    head.imprint(said, labels)
+    head.imprint(embeddings, labels)

@@ -1,6 +1,6 @@
 """How a recogniser bears bad photos: LFW's View 1 with the second photo of each pair made worse.
 
-    python -m scripts.robustness MODEL... --lfw prepared/lfw --pairs FOLDER -o docs/images/robustness.png
+    python -m reproduce.robustness MODEL... --lfw prepared/lfw --pairs FOLDER -o docs/images/robustness.png
 
 The first photo stays as it is, as an enrolled one would. The threshold is chosen on the unaltered training pairs.
 """
@@ -29,12 +29,14 @@ Face = Image.Image
 
 
 def noisy(face: Face, deviation: float) -> Face:
+    """Gaussian noise of this deviation, in pixel units."""
     rng = np.random.default_rng(0)
     pixels = np.asarray(face).astype(float)
     return Image.fromarray(np.clip(pixels + rng.normal(0, deviation, pixels.shape), 0, 255).astype(np.uint8))
 
 
 def compressed(face: Face, quality: float) -> Face:
+    """As JPEG of this quality."""
     buffer = io.BytesIO()
     face.save(buffer, "JPEG", quality=int(quality))
     return Image.open(buffer)
@@ -49,6 +51,7 @@ def masked(face: Face, top: float) -> Face:
 
 
 def small(face: Face, side: float) -> Face:
+    """As it looks at this side in pixels."""
     return face.resize((int(side), int(side)), Image.Resampling.BOX).resize(face.size, Image.Resampling.BILINEAR)
 
 
@@ -74,11 +77,12 @@ def accuracies(model: str, folder: Path, pairs: Path) -> dict[str, list[float]]:
 
     def scores(index: NDArray[np.int64], second: NDArray[np.uint8]) -> NDArray[np.float32]:
         first = embedder.embed(np.asarray(faces[index[:, 0]]))
-        return (first * embedder.embed(second)).sum(axis=1)
+        scored: NDArray[np.float32] = (first * embedder.embed(second)).sum(axis=1)
+        return scored
 
     plain = scores(train, np.asarray(faces[train[:, 1]]))
     threshold = best_threshold(
-        Pairs(plain, np.zeros(len(plain), np.int64), (~np.array(training.same)).astype(np.int64))
+        Pairs(plain.astype(np.float64), np.zeros(len(plain), np.int64), (~np.array(training.same)).astype(np.int64))
     )
     found: dict[str, list[float]] = {}
     for harm, (change, levels) in HARMS.items():
@@ -91,6 +95,7 @@ def accuracies(model: str, folder: Path, pairs: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    """Measures the models and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--lfw", type=Path, required=True, help="prepared by edgeface data prepare")

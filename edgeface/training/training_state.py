@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeface.files import replacing
 from edgeface.progress import SILENT, Reporter
-from edgeface.training import run
+from edgeface.training.checkpoints import load_tensors, save_tensors
 from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
 from edgeface_runtime import Contract, UsageError
 
@@ -29,7 +29,7 @@ class Epoch:
     train_accuracy: float | None
     """Of the head on augmented faces, with the margin; None where nothing is classified."""
     train_cosine: float | None
-    """Mean cosine to the teachers; None without one."""
+    """Mean cosine to the teachers' outputs; None without one."""
     val_loss: float | None
     val_accuracy: float | None
     val_cosine: float | None
@@ -47,21 +47,21 @@ class Epoch:
 
 
 class Learner(nn.Module):
-    """Backbone, head and guide as one module, so that one forward pass serves all processes."""
+    """Backbone, head and feature teacher as one module, so that one forward pass serves all processes."""
 
-    def __init__(self, net: nn.Module, head: nn.Module, guide: nn.Module | None = None) -> None:
+    def __init__(self, net: nn.Module, head: nn.Module, feature_teacher: nn.Module | None = None) -> None:
         super().__init__()
-        self.net, self.head, self.guide = net, head, guide
+        self.net, self.head, self.feature_teacher = net, head, feature_teacher
 
     def forward(self, x: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalised faces and labels → ((N, D) embeddings, (N, classes) logits, what the guide finds unexplained)."""
+        """Normalized faces and labels → ((N, D) embeddings, (N, classes) logits, the hint loss or None)."""
         embeddings = self.net(x).float()
-        unexplained = None if self.guide is None else self.guide()
-        return embeddings, self.head(embeddings, labels, margin), unexplained
+        hint_loss = None if self.feature_teacher is None else self.feature_teacher()
+        return embeddings, self.head(embeddings, labels, margin), hint_loss
 
 
 @dataclass(eq=False)
-class State:
+class TrainingState:
     """Everything that a run needs to go on from here."""
 
     learner: Learner
@@ -89,20 +89,20 @@ class State:
                 last = self.curves[-1]
                 found = {"epoch": last.epoch, "loss": last.val_loss, "accuracy": last.val_accuracy}
                 whole = replace(contract, accuracy={"validation": found} if last.val_loss is not None else {})
-                run.save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(whole.to_json())})
+                save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(whole.to_json())})
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors_of = {name: value for name, value in values.items() if value is not None}
-            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
         document = {
             "config": as_dict(config),
             "data_sha256": data_sha256,
             "curves": [asdict(row) for row in self.curves],
             "lr_scale": self.lr_scale,
         }
-        run.save_tensors(folder / LAST, tensors, document)
+        save_tensors(folder / LAST, tensors, document)
 
     def restore(self, folder: Path, config: TrainConfig, data_sha256: str, reporter: Reporter = SILENT) -> None:
         """Goes back to the saved state.
@@ -111,28 +111,35 @@ class State:
             UsageError: it was saved with other settings or other photos.
             ModelError: it is damaged.
         """
-        tensors, document = run.load_tensors(folder / LAST)
+        tensors, document = load_tensors(folder / LAST)
         saved = by_key(as_dict(config_from(document["config"], str(folder / LAST), reporter)))
         changed = [key for key, value in by_key(as_dict(config)).items() if saved[key] != value]
         if changed:
             raise UsageError(f"{folder}: started with another {', '.join(changed)}; resume with the same settings")
         if document["data_sha256"] != data_sha256:
             raise UsageError(f"{folder}: started on other photos (their digest differs)")
-        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimizer": {}}
         for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
+            part, _, rest = _current(name).partition(".")
             parts[part][rest] = tensor
         self.learner.load_state_dict(parts["learner"])
         if self.average is not None:
             self.average.load_state_dict(parts["average"])
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimiser"].items():
+        for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.curves = [Epoch(**row) for row in document["curves"]]
         self.lr_scale = document["lr_scale"]
+
+
+def _current(name: str) -> str:
+    """The name of a tensor of a saved state, which older runs may have under another."""
+    for old, new in (("optimiser.", "optimizer."), ("learner.guide.", "learner.feature_teacher.")):
+        name = new + name.removeprefix(old) if name.startswith(old) else name
+    return name
 
 
 def write_curves(curves: list[Epoch], path: Path) -> None:
@@ -145,4 +152,4 @@ def write_curves(curves: list[Epoch], path: Path) -> None:
 
 def read_state_document(folder: Path) -> dict[str, Any]:
     """The JSON document of a run's saved state: settings, curves, digest of the photos."""
-    return run.load_tensors(folder / LAST)[1]
+    return load_tensors(folder / LAST)[1]

@@ -15,9 +15,9 @@ pytest.importorskip("accelerate")
 from safetensors.torch import save_file
 
 from edgeface.backbones import build_backbone
-from edgeface.training import run
+from edgeface.training import checkpoints
 from edgeface.training.config import load_config
-from edgeface.training.init import init_backbone
+from edgeface.training.init.weights import init_backbone
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import ModelError, UsageError
 
@@ -85,8 +85,8 @@ def test_imagenet_damaged_absent_or_not_there(torch_home: Path, monkeypatch: pyt
 
 def checkpoint(folder: Path, text: str) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = build(text, seed=7).state_dict()
-    contract = run.contract_draft(load_config(backbone=text), data_sha256="0" * 64, licence="test")
-    run.save_tensors(folder / "best.safetensors", weights, {"contract": json.loads(contract.to_json())})
+    contract = checkpoints.contract_draft(load_config(backbone=text), data_sha256="0" * 64, licence="test")
+    checkpoints.save_tensors(folder / "best.safetensors", weights, {"contract": json.loads(contract.to_json())})
     return weights
 
 
