@@ -149,7 +149,7 @@ def train(
     average = None
     if config.optim.ema_decay:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    state = TrainingState(learner, make_optimizer(learner, config.optim), average and average.module, [])
+    state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
     contract = contract_draft(config, data_sha256=digest, licence=licence)
     if (folder / LAST).exists():
         state.restore(folder, config, digest, reporter)

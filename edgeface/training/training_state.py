@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from edgeface.files import replacing
 from edgeface.progress import SILENT, Reporter
@@ -66,8 +67,8 @@ class TrainingState:
 
     learner: Learner
     optimizer: torch.optim.Optimizer
-    average: nn.Module | None
-    """The averaged net, where ``ema_decay`` asks for one."""
+    average: AveragedModel | None
+    """The running average of the net, where ``ema_decay`` asks for one."""
     curves: list[Epoch]
     lr_scale: float = 1.0
     """Lowered when the loss stopped being finite."""
@@ -75,7 +76,7 @@ class TrainingState:
     @property
     def kept(self) -> nn.Module:
         """The net that is validated and saved as the best."""
-        return self.learner.net if self.average is None else self.average
+        return self.learner.net if self.average is None else self.average.module
 
     def save(self, folder: Path, config: TrainConfig, data_sha256: str, contract: Contract) -> None:
         """Writes curves, the best net when this epoch is the best, and the state, in that order.
@@ -92,7 +93,7 @@ class TrainingState:
                 save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(whole.to_json())})
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
-            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors_of = {name: value for name, value in values.items() if value is not None}
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
@@ -124,7 +125,8 @@ class TrainingState:
             parts[part][rest] = tensor
         self.learner.load_state_dict(parts["learner"])
         if self.average is not None:
-            self.average.load_state_dict(parts["average"])
+            self.average.module.load_state_dict(parts["average"])
+            self.average.n_averaged.fill_(len(document["curves"]))  # at 0 its next update would copy, not average
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition(".")
