@@ -18,6 +18,7 @@ from edgeface.data.dataset import FaceData
 from edgeface.training.checkpoints import Checkpoint, contract_draft, load_checkpoint, load_tensors, save_tensors
 from edgeface.training.config import KEYS, load_config
 from edgeface.training.loop import train
+from edgeface_runtime import UsageError
 
 # Three steps of twelve faces: enough for a rate, a margin and an average to be somewhere on their way.
 BASE = {"backbone": "mobilefacenet:width=0.25", "embedding_dim": 16, "batch_size": 4, "epochs": 1, "lr": 1e-3}
@@ -137,3 +138,59 @@ def test_compile_compiles_the_backbone_alone(tmp_path: Path, monkeypatch: pytest
         train(faces(112), tmp_path / name, load_config(**BASE, compile=on), init=kept.append)
     assert len(compiled) == 1
     assert compiled[0] is kept[1]
+
+
+OLD_TENSORS = (("optimizer.", "optimiser."), ("learner.feature_teacher.", "learner.guide."))
+OLD_KEYS = {
+    "embedding_dim": "embedding", "input_size": "size", "normalization": "normalise", "loss": "head",
+    "logit_scale": "s", "margin": "m", "margin_warmup_ratio": "margin_warmup", "batch_size": "batch",
+    "balanced_sampling": "balanced", "optimizer": "optimiser", "embedding_lr_scale": "embed_rate",
+    "grad_clip_norm": "clip", "ema_decay": "ema", "warmup_ratio": "warmup", "early_stopping_patience": "patience",
+    "progressive_size": "small", "progressive_ratio": "small_share", "full_size_lr_scale": "full_rate",
+    "fit_embedding": "refit", "imprint_head": "imprint", "classification_weight": "classify",
+    "distill_weight": "distil", "hint_weight": "hint", "flip_prob": "flip", "rotation_degrees": "rotate",
+    "scale_jitter": "scale", "translate_ratio": "shift", "color_jitter": "colour", "blur_prob": "blur",
+    "downscale_prob": "downscale", "erase_prob": "erase", "mixed_precision": "precision",
+}  # fmt: skip
+
+
+class Interrupted:
+    """Ctrl-C after the first epoch, or what is said where there is none."""
+
+    def __init__(self, at: str) -> None:
+        self.at, self.lines = at, []
+
+    def say(self, line: str, *, heading: bool = False) -> None:
+        self.lines.append(line)
+        if self.at and self.at in line:
+            raise KeyboardInterrupt
+
+    def track(self, items, title: str):
+        return iter(items)
+
+
+def test_a_run_saved_under_the_old_names_resumes_to_the_same_weights(guide: Checkpoint, tmp_path: Path):
+    config = load_config(**BASE | {"epochs": 2, "ema_decay": 0.9})
+    train(faces(112), tmp_path / "whole", config, feature_teacher=guide)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        train(faces(112), broken, config, feature_teacher=guide, reporter=Interrupted("Epoch 1/2"))
+    last = broken / "last.safetensors"
+    tensors, document = load_tensors(last)
+    flat = {key: value for group in document["config"].values() for key, value in group.items()}
+    document["config"] = {OLD_KEYS.get(key, key): value for key, value in flat.items()}
+    for new, old in OLD_TENSORS:
+        assert any(name.startswith(new) for name in tensors)
+        tensors = {old + name.removeprefix(new) if name.startswith(new) else name: x for name, x in tensors.items()}
+    save_tensors(last, tensors, document)
+
+    heard = Interrupted("")
+    other = load_config(**BASE | {"epochs": 2, "ema_decay": 0.8})
+    with pytest.raises(UsageError, match="started with another ema_decay; resume with the same settings"):
+        train(faces(112), broken, other, feature_teacher=guide, resume=True)
+    train(faces(112), broken, config, feature_teacher=guide, resume=True, reporter=heard)
+    assert heard.lines[0].startswith(f"{last}: embedding is called embedding_dim, ")
+    for name in ("best.safetensors", "last.safetensors"):
+        (expected, _), (found, _) = load_tensors(tmp_path / "whole" / name), load_tensors(broken / name)
+        assert found.keys() == expected.keys()
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
