@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
@@ -270,7 +270,7 @@ NAMED = 3
 
 
 def load_config(
-    file: Path | None = None, settings: Iterable[str] = (), *, reporter: Reporter = SILENT, **options: Any
+    file: Path | None = None, settings: Iterable[str] = (), *, reporter: Reporter = SILENT, **options: object
 ) -> TrainConfig:
     """Defaults, then a TOML file, then ``key=value`` settings, then options that are not None.
 
@@ -284,7 +284,7 @@ def load_config(
     Raises:
         UsageError: unreadable file, unknown key (the nearest is named) or a value of the wrong type.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if file is not None:
         named = RECIPES / f"{file}.toml"
         file = named if file.parent == Path() and named.exists() and not file.exists() else file
@@ -301,13 +301,10 @@ def load_config(
         given[key.strip()] = _parse(value.strip())
     values |= by_key(given, "--set", reporter)
     values |= by_key({key: value for key, value in options.items() if value is not None}, "options", reporter)
-    grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    for key, value in values.items():
-        grouped[KEYS[key][0]][key] = _checked(key, value)
-    return TrainConfig(**{group: GROUPS[group](**given) for group, given in grouped.items()})  # type: ignore[arg-type]
+    return _built(values)
 
 
-def config_from(document: Mapping[str, Any], place: str = "", reporter: Reporter = SILENT) -> TrainConfig:
+def config_from(document: Mapping[str, object], place: str = "", reporter: Reporter = SILENT) -> TrainConfig:
     """The configuration that ``as_dict`` made, also one that was saved under the old names.
 
     Args:
@@ -318,21 +315,21 @@ def config_from(document: Mapping[str, Any], place: str = "", reporter: Reporter
     Raises:
         UsageError: as ``load_config``.
     """
-    return load_config(**by_key(document, place, reporter))
+    return _built(by_key(document, place, reporter))
 
 
-def as_dict(config: TrainConfig) -> dict[str, dict[str, Any]]:
+def as_dict(config: TrainConfig) -> dict[str, dict[str, object]]:
     """The configuration as plain JSON values: group → key → value."""
     return dataclasses.asdict(config)
 
 
-def by_key(given: Mapping[str, Any], place: str = "", reporter: Reporter = SILENT) -> dict[str, Any]:
+def by_key(given: Mapping[str, object], place: str = "", reporter: Reporter = SILENT) -> dict[str, object]:
     """Values by key, whether they were given by key, in groups, or by old names.
 
     Raises:
         UsageError: no such key; the nearest is named.
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in given.items():
         if name in GROUPS and isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
@@ -346,6 +343,13 @@ def by_key(given: Mapping[str, Any], place: str = "", reporter: Reporter = SILEN
     return {_key(name): value for name, value in flat.items()}
 
 
+def _built(values: Mapping[str, object]) -> TrainConfig:
+    grouped: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
+    for key, value in values.items():
+        grouped[KEYS[key][0]][key] = _checked(key, value)
+    return TrainConfig(**{group: GROUPS[group](**given) for group, given in grouped.items()})  # type: ignore[arg-type]
+
+
 def _key(name: str) -> str:
     if name in OLD_NAMES:
         return OLD_NAMES[name]
@@ -357,14 +361,14 @@ def _key(name: str) -> str:
     raise UsageError(f"no setting {name!r}; the nearest is {nearest!r} (all: {', '.join(KEYS)})")
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def _checked(key: str, value: Any) -> Any:
+def _checked(key: str, value: object) -> object:
     kind = KEYS[key][1]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

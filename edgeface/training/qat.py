@@ -10,7 +10,6 @@ import copy
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,12 +130,12 @@ class _Round(torch.autograd.Function):
     """Rounds to a grid; the gradient passes straight through."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def forward(ctx: object, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
         # A quarter of the time of torch.fake_quantize_per_tensor_affine, which also keeps a mask.
         return x.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         return gradients[0], None, None, None
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +149,3 @@ def write_curves(curves: list[Epoch], path: Path) -> None:
         table = csv.DictWriter(file, fieldnames=[item.name for item in fields(Epoch)])
         table.writeheader()
         table.writerows(asdict(row) for row in curves)
-
-
-def read_state_document(folder: Path) -> dict[str, Any]:
-    """The JSON document of a run's saved state: settings, curves, digest of the photos."""
-    return load_tensors(folder / LAST)[1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +98,9 @@ class FeatureTeacher(nn.Module):
             target = (self._teacher_maps[side].float() - getattr(self, f"mean{side}")) / getattr(self, f"std{side}")
             x, y = (maps.permute(0, 2, 3, 1).flatten(0, 2).double() for maps in (self._student_maps[side], target))
             weight, bias = fit_linear([(x, y)], RIDGE)
-            regressor: Any = self.regressors[str(side)]
+            regressor = self.regressors[str(side)]
+            assert isinstance(regressor, nn.Conv2d)
+            assert regressor.bias is not None
             regressor.weight.copy_(weight[:, :, None, None])
             regressor.bias.copy_(bias)
 
@@ -143,7 +144,7 @@ def last_feature_maps(net: nn.Module, size: int) -> dict[int, tuple[str, int]]:
     for name, module in copied.named_modules():
         if name.count(".") == 1:  # trunk.layer2, layers.13: not what is inside a block
 
-            def note(_: nn.Module, __: Any, y: Tensor, name: str = name) -> None:
+            def note(_: nn.Module, __: object, y: Tensor, name: str = name) -> None:
                 if y.ndim == 4:
                     found[y.shape[-1]] = name, y.shape[1]
 
@@ -153,7 +154,7 @@ def last_feature_maps(net: nn.Module, size: int) -> dict[int, tuple[str, int]]:
 
 
 def _record(module: nn.Module, kept: dict[int, Tensor], side: int) -> None:
-    def keep(_: nn.Module, __: Any, y: Tensor) -> None:
+    def keep(_: nn.Module, __: object, y: Tensor) -> None:
         kept[side] = y
 
     module.register_forward_hook(keep)

@@ -89,8 +89,8 @@ def fit_to_teachers(
             assert target is not None
             yield x, target
 
-    net: Any = learner.net
-    cosine = fit_embedding(net, parts(), len(rows))
+    assert isinstance(learner.net, Pooled)
+    cosine = fit_embedding(learner.net, parts(), len(rows))
     few = min(len(rows), KEPT)
     reporter.say(
         f"embedding fitted on {len(rows)} faces: mean cosine to the teacher {cosine:.3f} on {few} of them",
