@@ -97,7 +97,7 @@ def ended(guide: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     def run(settings: dict[str, object]) -> str:
         name = json.dumps(settings, sort_keys=True)
         if name not in known:
-            taught = {"guide": guide} if settings.get("guide") else {}
+            taught = {"feature_teacher": guide} if settings.get("guide") else {}
             config = load_config(**{key: value for key, value in settings.items() if key != "guide"})
             folder = tmp_path_factory.mktemp("run") / "run"
             curves = train(faces(config.model.input_size), folder, config, **taught)
