@@ -94,3 +94,29 @@ def test_the_command_that_its_first_lines_name_trains_a_row_after_those_that_it_
     assert asked == [[*pins_table.command(row, Path("prepared"), Path("peers"), tmp_path), "--resume"] for row in rows]
     assert pins_table.main(words) == 3
     assert len(asked) == 3
+
+
+def test_a_row_of_dlibs_net_fits_it_once_and_trains_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fitted: list[list[str]] = []
+    asked: list[list[str]] = []
+
+    def fit(words: list[str]) -> None:
+        fitted.append(words)
+        Path(words[-1]).touch()
+
+    monkeypatch.setattr(pins_table.dlib_start, "main", fit)
+    monkeypatch.setattr(pins_table, "run", lambda words: asked.append(words) or 0)
+    words = ["train", "vgg11-dlib-taught", "--photos", "prepared", "--peers", "peers", str(tmp_path / "runs")]
+    for _ in range(2):
+        assert pins_table.main(words) == 0
+    (given,) = fitted
+    assert given[:2] == ["vgg11:pool=none", str(Path("peers") / "dlib_face_recognition_resnet_model_v1.dat")]
+    assert asked[0][asked[0].index("--init") + 1] == given[-1]
+
+
+def test_the_page_has_the_commands_of_its_rows():
+    lines = pins_table.PAGE.read_text("utf-8").splitlines(keepends=True)
+    places = (Path("PINS"), Path("PEERS"), Path("runs"))
+    assert [
+        line for name in pins_table.TRAINING for line in pins_table.commands(name, *places) if line not in lines
+    ] == []
