@@ -17,7 +17,7 @@ from edgeface_devices.bench import FORMAT_NAMES, Bench, Ratio, Row
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface.training.state import Epoch
+    from edgeface.training.training_state import Epoch
     from edgeface_export.one_file import Exported
 
 
