@@ -12,8 +12,8 @@ from rich.console import Console
 from edgeface.cli.console import bar
 from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
+from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.exporting import export_checkpoint
 from edgeface.files import write_text
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import Photos, write_report
@@ -53,7 +53,8 @@ def run_demo(folder: Path, *, epochs: int, console: Console) -> dict[str, Any]:
     draw_curves(curves, folder / "run" / "curves.png")
 
     step("2/4 exporting fp32 and int8 as ONNX and TFLite")
-    exported = export_checkpoint(folder / "run", photos, folder / "models", progress=lambda line: console.print(line))
+    faces = ExportPhotos(data=photos)
+    exported = export_model(folder / "run", faces, folder / "models", progress=lambda line: console.print(line))
     if not exported.passed:
         return {"schema": 1, "report": None, "models": [], "reason": f"the export gate failed: {exported.reason}"}
 

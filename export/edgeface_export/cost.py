@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ def cost_table(
     """
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
 
-    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d, nn.Dropout, nn.Flatten, nn.Identity)):
             return
         weights = sum(parameter.numel() for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""The table of recipes: how each of the files of one net is made."""
+"""The table of recipes: how each of the files of one model is made."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Recipe:
     name: str
     """Decodes: ``static_wi8_au8`` is static, int8 weights, uint8 activations; ``wf16`` are float16 weights."""
     prelu: str
-    """The PReLU form that this engine runs fastest at this precision."""
+    """The PReLU form that this engine runs fastest at this precision; empty where the graph is taken as it is."""
     min_golden: float
     """The least cosine that another processor's arithmetic may give on the golden probes."""
     min_cosine: float = 0.0
-    """The least cosine to the parent that 99 % of the held-out faces must reach."""
+    """The least cosine to the source model that 99 % of the evaluation faces must reach."""
     min_int8: float = 0.0
     """The least share of int8 among the operators that compute."""
 
@@ -51,4 +51,6 @@ RECIPES = (
     Recipe("tflite", "int8", "static_wi8_ai8", "maximum", 0.99, min_int8=0.9),
     Recipe("tflite", "int8-dynamic", "dynamic_wi8_af32", "maximum", 0.98),
     Recipe("tflite", "int8-weights", "weight_only_wi8_af32", "maximum", 0.9999),
+    Recipe("ncnn", "fp32", "float", "", 0.999, min_cosine=0.9999),
+    Recipe("ncnn", "fp16", "float_wf16_af16", "", 0.99, min_cosine=0.999),
 )

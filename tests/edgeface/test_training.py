@@ -26,7 +26,7 @@ from edgeface.training.config import TrainConfig, load_config
 from edgeface.training.loop import make_optimiser, shrink, train
 from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface.training.schedule import learning_rate, side_at
-from edgeface_export.build import torch_embeddings
+from edgeface_export.source_model import torch_embeddings
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
