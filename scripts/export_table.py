@@ -24,8 +24,7 @@ from edgeface.evaluation.identification import identify
 from edgeface.training.run import load_checkpoint
 from edgeface_devices.bench import local_device
 from edgeface_devices.doctor import VNNI, features
-from edgeface_export.options import ExportOptions
-from edgeface_export.recipes import RECIPES
+from edgeface_export.options import RECIPES, ExportOptions
 from edgeface_export.result import ExportedFile, ExportResult
 from edgeface_export.source_model import torch_embeddings
 from edgeface_runtime import load

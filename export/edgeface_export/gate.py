@@ -5,13 +5,117 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from edgeface_export.accuracy import Parity
-from edgeface_export.recipes import Recipe
-from edgeface_runtime import InputSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_export.faces import EvaluationSet
+from edgeface_export.options import Recipe
+from edgeface_runtime import InputSpec, UsageError
+
+FMR = 0.01
+"""The false match rate at which the share of accepted genuine pairs is compared."""
+_MIN_FALSE_MATCHES = 10
 
 Operators = Mapping[str, Counter[str]]
 """``int8``, ``float``, ``other`` → operators of a file by name."""
+
+
+@dataclass(frozen=True)
+class AccuracyDrop:
+    """Verification accuracy that a file loses against its source model, in percentage points, counted pair by pair."""
+
+    points: float
+    """The source model's accuracy minus the file's."""
+    low: float
+    high: float
+    lost: int
+    """Pairs that only the source model decides correctly."""
+    won: int
+    """Pairs that only the file decides correctly."""
+    pairs: int
+    threshold_shift: float
+    """The file's best threshold minus the source model's."""
+    accuracy: float
+    """The file's own, as a share of the pairs, at the threshold that is best on them."""
+    tar: float | None
+    """Genuine pairs that the source model accepts at ``FMR`` minus those that the file accepts, in percentage points,
+    each at its own threshold; None where fewer than 10 false matches are expected."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A file's embeddings and decisions on the evaluation set, beside those of its source model."""
+
+    cosine_mean: float
+    cosine_p1: float
+    """The cosine that 1 % of the faces fall below."""
+    drop: AccuracyDrop
+
+    def meets(self, *, min_cosine: float, max_drop: float) -> bool:
+        """True when the mean cosine is at least, and the drop in percentage points at most, as given."""
+        return self.drop.points <= max_drop and self.cosine_mean >= min_cosine
+
+    def as_contract(self) -> dict[str, float]:
+        """The contract's ``accuracy["verification"]``."""
+        low, high = wilson(self.drop.accuracy, self.drop.pairs)
+        figures = {"value": self.drop.accuracy, "low": low, "high": high}
+        figures |= {"cosine_mean": self.cosine_mean, "cosine_p1": self.cosine_p1}
+        figures |= {"drop_points": self.drop.points, "drop_low": self.drop.low, "drop_high": self.drop.high}
+        # Rounded, so that the last bit of a float does not make two exports of one model differ.
+        return {"pairs": self.drop.pairs} | {key: round(value, 5) for key, value in figures.items()}
+
+
+def parity(source: NDArray[np.float32], found: NDArray[np.float32], evaluation: EvaluationSet) -> Parity:
+    """Compares (N, D) unit rows of the evaluation faces, the source model's and a file's.
+
+    Raises:
+        UsageError: as ``accuracy_drop``.
+    """
+    cosines = (found * source).sum(axis=1)
+    drop = accuracy_drop(source, found, evaluation.pairs, evaluation.same)
+    return Parity(float(cosines.mean()), float(np.percentile(cosines, 1)), drop)
+
+
+def accuracy_drop(
+    source: NDArray[np.float32], found: NDArray[np.float32], pairs: NDArray[np.int64], same: NDArray[np.bool_]
+) -> AccuracyDrop:
+    """Compares two sets of embeddings of the same faces, each at its own best threshold.
+
+    The interval is the 95 % Wald interval of a difference of paired proportions (A. Agresti,
+    Categorical Data Analysis, section on matched pairs): with b lost, c won and n pairs,
+    (b − c)/n ± 1.96·√(b + c − (b − c)²/n)/n. Half a pair is added to b + c, so that no discordant
+    pair does not read as certainty.
+
+    Args:
+        source: (N, D) float32 unit rows.
+        found: (N, D) float32 unit rows of the same faces.
+        pairs: (P, 2) rows.
+        same: (P,) True for genuine pairs.
+
+    Raises:
+        UsageError: no pairs, or pairs of one kind only.
+    """
+    if same.all() or not same.any():
+        raise UsageError(f"{len(same)} pairs measure no accuracy: genuine and impostor pairs are needed")
+    before, after = ((rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(axis=1) for rows in (source, found))
+    (right, limit), (found_right, found_limit) = _decisions(before, same), _decisions(after, same)
+    tar, found_tar = _accepted(before, same), _accepted(after, same)
+    lost, won, count = int((right & ~found_right).sum()), int((~right & found_right).sum()), len(same)
+    half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
+    points = (lost - won) / count
+    return AccuracyDrop(
+        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(found_limit - limit),
+        float(found_right.mean()), None if tar is None or found_tar is None else 100 * (tar - found_tar),
+    )  # fmt: skip
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share of ``count`` trials (E. B. Wilson, JASA 22, 1927)."""
+    z = 1.96
+    middle, width = 1 + z * z / count, z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return (share + z * z / (2 * count) - width) / middle, (share + z * z / (2 * count) + width) / middle
 
 
 def is_int8(operators: Operators, recipe: Recipe, spec: InputSpec) -> bool:
@@ -36,8 +140,6 @@ def refusal(
         spec: of its input.
         mixed: True where layers were excluded from quantization on purpose.
     """
-    if not math.isfinite(parity.cosine_p1):
-        return f"{name}: gives embeddings that are no numbers"
     if parity.cosine_p1 < recipe.min_cosine:
         least = f"at least {recipe.min_cosine} is needed"
         return f"{name}: cosine to the source model {parity.cosine_p1:.6f}, {least}"
@@ -49,3 +151,20 @@ def refusal(
         lost = f"loses {parity.drop.points:.3f} points on {parity.drop.pairs} pairs"
         return f"{name}: {lost}, at most {max_drop} are allowed"
     return None
+
+
+def _accepted(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> float | None:
+    """Share of genuine pairs above all impostor pairs but ``FMR`` of them; None with too few impostors."""
+    impostors = np.sort(scores[~same])[::-1]
+    allowed = int(FMR * len(impostors))
+    return float((scores[same] > impostors[allowed]).mean()) if allowed >= _MIN_FALSE_MATCHES else None
+
+
+def _decisions(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
+    """(whether each pair is decided correctly, the threshold): at the threshold with the highest accuracy."""
+    order = np.argsort(-scores, kind="stable")
+    right: NDArray[np.int64] = np.cumsum(same[order]) - np.cumsum(~same[order])
+    # Only the last of equal scores is a threshold that can be set.
+    settable = np.append(scores[order][:-1] != scores[order][1:], True)
+    threshold = float(scores[order][np.where(settable, right, -len(same)).argmax()])
+    return (scores >= threshold) == same, threshold

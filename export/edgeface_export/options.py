@@ -1,18 +1,68 @@
-"""What an export can be asked for, checked before any work; the one place of each default."""
+"""What an export can be asked for: the table of recipes, and the options with the one place of each default."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeface_export.recipes import RECIPES
 from edgeface_runtime.errors import UsageError
 
 SEARCH = "auto"
 """The calibrator that tries all of ``quantize.ranges.METHODS``."""
 CONVERTERS = ("litert", "keras")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one file is made."""
+
+    format: str
+    precision: str
+    name: str
+    """Decodes: ``static_wi8_au8`` is static, int8 weights, uint8 activations; ``wf16`` are float16 weights."""
+    prelu: str
+    """The PReLU form that this engine runs fastest at this precision; empty where the graph is taken as it is."""
+    min_golden: float
+    """The least cosine that another processor's arithmetic may give on the golden probes."""
+    min_cosine: float = 0.0
+    """The least cosine to the source model that 99 % of the evaluation faces must reach."""
+    min_int8: float = 0.0
+    """The least share of int8 among the operators that compute."""
+
+    @property
+    def suffix(self) -> str:
+        """``fp32.onnx`` and the like."""
+        return f"{self.precision}.{self.format}"
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True when activation ranges are taken from faces."""
+        return self.name.startswith("static")
+
+    @property
+    def bytes_each(self) -> tuple[int, int]:
+        """(bytes of one weight, bytes of one activation), read out of the name."""
+        found = re.fullmatch(r"\w+_w[fi](\d+)_a[fiu](\d+)", self.name)
+        return (int(found[1]) // 8, int(found[2]) // 8) if found else (4, 4)
+
+
+RECIPES = (
+    Recipe("onnx", "fp32", "float", "affine", 0.9999, min_cosine=0.9999),
+    Recipe("onnx", "fp16", "float_wf16_af16", "affine", 0.999, min_cosine=0.999),
+    Recipe("onnx", "int8", "static_wi8_au8", "depthwise", 0.99, min_int8=0.9),
+    Recipe("onnx", "int8-dynamic", "dynamic_wi8_af32", "affine", 0.98),
+    Recipe("onnx", "int8-weights", "weight_only_wi8_af32", "affine", 0.9999),
+    Recipe("tflite", "fp32", "float", "maximum", 0.9999, min_cosine=0.9999),
+    Recipe("tflite", "fp16", "weight_only_wf16_af32", "maximum", 0.9999, min_cosine=0.999),
+    Recipe("tflite", "int8", "static_wi8_ai8", "maximum", 0.99, min_int8=0.9),
+    Recipe("tflite", "int8-dynamic", "dynamic_wi8_af32", "maximum", 0.98),
+    Recipe("tflite", "int8-weights", "weight_only_wi8_af32", "maximum", 0.9999),
+    Recipe("ncnn", "fp32", "float", "", 0.999, min_cosine=0.9999),
+    Recipe("ncnn", "fp16", "float_wf16_af16", "", 0.99, min_cosine=0.999),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +77,7 @@ class ExportOptions:
     """Of ``onnx`` and ``tflite``, or ``ncnn`` alone. None: ONNX and TFLite of a trained model, else the format of the
     third-party file."""
     precisions: Sequence[str] | None = None
-    """Of the recipes' precisions (recipes.py). None: fp32 and int8; int8 alone with ``qat``; fp32 alone of a
+    """Of those in ``RECIPES``. None: fp32 and int8; int8 alone with ``qat``; fp32 alone of a
     third-party TFLite file; fp16 as ncnn."""
     calibrator: str = "mse"
     """How int8 activation ranges are taken: a key of ``quantize.ranges.METHODS``, or ``auto``: all of them, measured on

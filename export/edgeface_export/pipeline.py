@@ -17,17 +17,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.accuracy import Parity, parity
-from edgeface_export.card import model_card
 from edgeface_export.faces import ExportFaces
 from edgeface_export.formats import FORMATS, STATIC_FORMATS
-from edgeface_export.gate import Operators, is_int8, refusal
+from edgeface_export.gate import Operators, Parity, is_int8, parity, refusal
 from edgeface_export.latency import compare
-from edgeface_export.options import SEARCH, ExportOptions
+from edgeface_export.options import RECIPES, SEARCH, ExportOptions, Recipe
 from edgeface_export.quantize.sensitivity import ExcludedLayer, exclude_layers, sensitivities
 from edgeface_export.quantize.static import Calibrated, Trial, calibrate, try_methods
-from edgeface_export.recipes import RECIPES, Recipe
-from edgeface_export.result import ExportedFile, ExportResult, fastest
+from edgeface_export.result import ExportedFile, ExportResult, fastest, model_card
 from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, EdgefaceError, Model, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, read_contract, seal
@@ -58,7 +55,8 @@ def export(
     Raises:
         UsageError: what the source cannot be written as or in, faces that do not fit, no genuine or no impostor pairs,
             a source that would be written over, or a folder that cannot be written to.
-        ModelError: a converter failed, or its file does not open or does not fit its contract.
+        ModelError: a source that answers with numbers that are not finite, a converter that failed, or a file that does
+            not open or does not fit its contract.
     """
     options, recipes = _recipes(source, options)
     _keep_source(source, folder, recipes)
@@ -66,6 +64,8 @@ def export(
         raise UsageError("no photos are left to choose a calibrator on; give more, or name a calibrator")
     faces.check(source.contract.input.size, progress, calibrated=any(recipe.is_calibrated for recipe in recipes))
     expected = source.embed(faces.evaluation.faces)
+    if not np.isfinite(expected).all():
+        raise ModelError(f"{source.name}: gives embeddings that are not finite numbers")
     with _workspace(folder) as workspace:
         job = _Job(source, faces, expected, options, workspace, progress)
         files = [_make(job, recipe) for recipe in recipes]
@@ -254,12 +254,11 @@ def _recipes(source: SourceModel, options: ExportOptions) -> tuple[ExportOptions
     """The options with the formats and precisions to make, and their recipes."""
     formats = tuple(options.formats or source.formats)
     precisions = tuple(options.precisions or (("int8",) if options.qat else source.default_precisions))
-    name = source.path or source.contract.name
     why = f" ({source.limits})" if source.limits else ""
     for what, asked, possible in (("format", formats, source.formats), ("precision", precisions, source.precisions)):
         others = [item for item in asked if item not in possible]
         if others:
-            raise UsageError(f"{name}: {what} {', '.join(others)}: it goes to {', '.join(possible)} alone{why}")
+            raise UsageError(f"{source.name}: {what} {', '.join(others)}: it goes to {', '.join(possible)} alone{why}")
     recipes = [recipe for recipe in RECIPES if recipe.format in formats and recipe.precision in precisions]
     return replace(options, formats=formats, precisions=precisions), recipes
 

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeface_export.formats import onnx_file, tflite_file
-from edgeface_export.recipes import Recipe
+from edgeface_export.options import Recipe
 from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ModelError, UsageError, load
 from edgeface_runtime.metadata import file_format

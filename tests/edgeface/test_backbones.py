@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeface.backbones import BACKBONES, build_backbone, file_stem, format_backbone, parse_backbone
 from edgeface.backbones.layers import Leaky, ZeroPaddedMaxPool
-from edgeface_export.cost import cost_table
+from edgeface_export.source_model import cost_table
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import InputSpec, UsageError
 

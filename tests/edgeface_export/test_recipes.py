@@ -17,8 +17,7 @@ onnx = pytest.importorskip("onnx")
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface_export import pipeline
 from edgeface_export.formats import FORMATS, onnx_file
-from edgeface_export.options import ExportOptions
-from edgeface_export.recipes import RECIPES, Recipe
+from edgeface_export.options import RECIPES, ExportOptions, Recipe
 from edgeface_export.result import ExportResult
 from edgeface_runtime import load
 from edgeface_runtime.inspection import inspect_file

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.accuracy import AccuracyDrop, accuracy_drop
 from edgeface_export.faces import EvaluationSet
 from edgeface_export.formats.protocols import Inputs, StaticFormat
+from edgeface_export.gate import AccuracyDrop, accuracy_drop
 from edgeface_export.quantize.ranges import METHODS, Spread, observe, ranges
 from edgeface_runtime import Contract, load
 

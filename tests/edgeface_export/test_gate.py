@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from edgeface_export.accuracy import FMR, AccuracyDrop, accuracy_drop, wilson
 from edgeface_export.faces import MAX_PHOTOS, draw_pairs, few_people
+from edgeface_export.gate import FMR, AccuracyDrop, accuracy_drop, wilson
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
