@@ -21,7 +21,7 @@ from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces, dr
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
-from edgeface_export.source_model import SourceModel, exported_onnx, torch_model
+from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
 from edgeface_runtime import UsageError
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -148,14 +148,14 @@ def _trained(
     checkpoint = load_checkpoint(source)
     if not options.qat:
         contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
-        return torch_model(checkpoint.net, contract, converter=options.converter), photos
+        return torch_source(checkpoint.net, contract, converter=options.converter), photos
     from edgeface.training.qat import finetune_checkpoint
 
     data = photos.data
     faces = data if isinstance(data, FaceData) else load_data(data, size=checkpoint.contract.input.size)
     train = faces.faces[faces.rows("train")]
     tuned = finetune_checkpoint(checkpoint, train, steps=options.qat_steps, console=console, seed=options.seed)
-    model = torch_model(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
+    model = torch_source(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
     return model, replace(photos, data=faces)
 
 

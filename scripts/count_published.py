@@ -26,7 +26,7 @@ from edgeface_devices.published import FOLDER
 from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
-from edgeface_export.source_model import torch_model
+from edgeface_export.source_model import torch_source
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import Contract, InputSpec, read_contract
 from edgeface_runtime.contract import EmbeddingSpec
@@ -72,7 +72,7 @@ def write(name: str, build: Callable[[], nn.Module], precisions: tuple[str, ...]
     contract = Contract(name=name, backbone=name, input=InputSpec(size=SIZE), embedding=EmbeddingSpec(length=CLASSES))
     evaluation = EvaluationSet(faces[3:], np.array([[0, 0], [0, 1]]), np.array([True, False]))
     options = ExportOptions(formats=["tflite"], precisions=precisions, max_drop=100.0, min_cosine=-1.0)
-    model = torch_model(build().eval(), contract)
+    model = torch_source(build().eval(), contract)
     result = export(model, ExportFaces(calibration=faces[:3], evaluation=evaluation), folder, options)
     assert result.passed, result.reason
     return [file.path for file in result.files]

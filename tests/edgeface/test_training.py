@@ -26,7 +26,7 @@ from edgeface.training.config import TrainConfig, load_config
 from edgeface.training.loop import make_optimiser, shrink, train
 from edgeface.training.run import load_checkpoint, load_tensors
 from edgeface.training.schedule import learning_rate, side_at
-from edgeface_export.source_model import torch_embeddings
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -144,10 +144,10 @@ def test_a_killed_run_resumes_to_the_same_weights(four_people: Path, tmp_path: P
     subprocess.run(train_command(four_people, whole), check=True, env=environment, capture_output=True)
     child = subprocess.Popen(train_command(four_people, broken), env=environment, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(1200):
+        for _ in range(120_000):
             if (broken / "curves.csv").exists() or child.poll() is not None:
                 break
-            time.sleep(0.05)
+            time.sleep(0.005)
         assert child.poll() is None
     finally:
         child.send_signal(signal.SIGKILL)

@@ -26,14 +26,14 @@ def export_net() -> ExportNet:
     from edgeface_export.faces import ExportFaces
     from edgeface_export.options import ExportOptions
     from edgeface_export.pipeline import export
-    from edgeface_export.source_model import torch_model
+    from edgeface_export.source_model import torch_source
 
     def run(
         net: nn.Module, contract: Contract, folder: Path, progress: Callable[[str], None] = print, **others: Any
     ) -> ExportResult:
         faces = ExportFaces(**{name: others.pop(name) for name in FACES if name in others})
         options = ExportOptions(**others)
-        model = torch_model(net, contract, converter=options.converter)
+        model = torch_source(net, contract, converter=options.converter)
         return export(model, faces, folder, options, progress=progress)
 
     return run

@@ -20,7 +20,8 @@ from edgeface.backbones import build_backbone
 from edgeface_export.faces import EvaluationSet, draw_pairs
 from edgeface_export.formats import keras_twin, tflite_file
 from edgeface_export.rewrite import Preprocess, embedder
-from edgeface_export.source_model import torch_embeddings, torch_model
+from edgeface_export.source_model import torch_source
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, MissingExtraError, ModelError, load
 
 with_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs the extra tensorflow")
@@ -124,7 +125,7 @@ def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keras_twin.importlib.util, "find_spec", lambda name: None)
     contract = Contract(name="x", backbone="x", embedding=EmbeddingSpec(length=1))
     with pytest.raises(MissingExtraError, match=r"edgeface\[tensorflow\]"):
-        torch_model(nn.Identity(), contract, converter="keras")
+        torch_source(nn.Identity(), contract, converter="keras")
 
 
 @with_tensorflow

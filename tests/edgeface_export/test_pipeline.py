@@ -21,7 +21,7 @@ from edgeface_export import pipeline
 from edgeface_export.faces import EvaluationSet, draw_pairs
 from edgeface_export.formats import STATIC_FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions
-from edgeface_export.source_model import torch_embeddings
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact
 from edgeface_runtime.inspection import inspect_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,23 @@ from edgeface_export.formats import FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions, Recipe
 from edgeface_export.result import ExportResult
 from edgeface_runtime import load
+from edgeface_runtime.gallery_file import Binding
 from edgeface_runtime.inspection import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained
 
 OTHERS = [recipe for recipe in RECIPES if recipe.format != "ncnn" and recipe.precision not in ("fp32", "int8")]
+
+
+def test_files_of_one_net_and_precision_share_a_gallery_whatever_their_format():
+    made = [(recipe.precision, recipe.name) for recipe in RECIPES]
+    bindings = [
+        Binding(name="net", file_sha256=str(i), parent_sha256="p", precision=precision, recipe=name, length=128)
+        for i, (precision, name) in enumerate(made)
+    ]
+    for one, other in product(bindings, bindings):
+        assert one.fits(other) == (one.precision == other.precision)
 
 
 @pytest.fixture(scope="module")
