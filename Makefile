@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow reproduce-test check bench build docs web clean
+.PHONY: help setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow reproduce-test check bench build docs web clean"
+	@echo "setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -29,6 +29,11 @@ test: $(READY) check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# --converter keras: TensorFlow is 1.5 GB, so nothing else installs it.
+test-tensorflow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]' $(PIP_ARGS)
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/edgeface_export/test_keras_twin.py
 
 reproduce-test: $(READY)
 	$(BIN)/python -m pytest reproduce/tests
