@@ -1,0 +1,73 @@
+"""What needs an extra says which, in one line; and with that extra, installed as it says, it works."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+GALLERY = "--gallery people.gallery"
+
+
+def hint(done: Any) -> str:
+    """The command that a refusal of one line ends with."""
+    assert done.stderr.count("\n") == 1, done.stderr
+    before, said, command = done.stderr.strip().rpartition("; it comes with: ")
+    assert said
+    assert before.startswith("edgeface: ")
+    return str(command)
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (f"edgeface run --camera 0 {GALLERY}", "camera"),
+        (f"edgeface run --video door.mp4 {GALLERY}", "camera"),
+        ("edgeface profile mobilefacenet --report page.html", "report"),
+        ("edgeface bench mobilefacenet --report page.html", "report"),
+        ("edgeface data prepare family/ prepared/", "train"),
+        ("edgeface train family/", "train"),
+        ("edgeface eval mobilefacenet --data family/", "train"),
+        ("edgeface bench mobilefacenet --data family/", "train"),
+        ("edgeface export run/ --data family/", "export"),
+        ("edgeface inspect --compare mobilefacenet.tflite mobilefacenet.onnx", "export"),
+        ("edgeface demo", "demo"),
+        ("edgeface data fetch att photos/", "demo"),
+    ],
+)
+def test_the_smallest_extra_that_helps_is_named(bare: Any, command: str, extra: str):
+    bare.run(f"edgeface enroll ada.jpg --name Ada {GALLERY}")
+    assert hint(bare.run(command, code=2)) == f"pip install 'edgeface[{extra}]'"
+
+
+def test_a_video_runs_after_its_hint_was_followed(bare: Any):
+    bare.run(f"edgeface enroll family/ {GALLERY}")
+    command = f"edgeface run --video door.mp4 {GALLERY} --output named.mp4 --json"
+    bare.run(hint(bare.run(command, code=2)))
+    events = json.loads(bare.run(command).stdout)["events"]
+    told = [(event["event"], event["name"]) for event in events]
+    assert told == [("appeared", None), ("named", "Ada"), ("left", "Ada"), ("appeared", None)]
+    assert (bare.here / "named.mp4").stat().st_size > 10_000
+    assert "camera 0" in bare.run(f"edgeface run --camera 0 {GALLERY}", code=2).stderr
+
+
+def test_reports_are_written_after_their_hint_was_followed(device: Any):
+    assert not device.has("jinja2")
+    command = "edgeface profile mobilefacenet --report page.html"
+    device.run(hint(device.run(command, code=2)))
+    device.run(command)
+    device.run("edgeface bench mobilefacenet.tflite mobilefacenet.onnx --calls 10 --report bench.html")
+    for page in ("page.html", "bench.html"):
+        assert "mobilefacenet" in (device.here / page).read_text()
+
+
+def test_a_large_gallery_is_searched_after_its_hint_was_followed(device: Any):
+    program = "from edgeface_runtime import FaceRecognizer, Gallery, MissingExtraError\n"
+    program += "try:\n    Gallery.open('people.gallery', FaceRecognizer(), index=True)\n"
+    program += "except MissingExtraError as error:\n    print(error)\n"
+    (device.here / "search.py").write_text(program)
+    said = device.run("python search.py").stdout
+    assert said.endswith("pip install 'edgeface[index]'\n")
+    device.run(said.split(": ")[1])
+    assert device.run("python search.py").stdout == ""
