@@ -17,8 +17,18 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from edgeface_runtime import EdgefaceError, FaceRecognizer, Frame, Gallery, ImageError, Moment, Pace, open_source, watch
-from edgeface_runtime.images import open_rgb
+from edgeface import (
+    EdgefaceError,
+    FaceRecognizer,
+    Frame,
+    Gallery,
+    ImageError,
+    Moment,
+    Pace,
+    open_rgb,
+    open_source,
+    watch,
+)
 
 
 def arriving(folder: Path, once: bool) -> Iterator[Frame]:
@@ -74,7 +84,7 @@ def main() -> None:
             frames, pace = arriving(arguments.folder, arguments.once), Pace.photos()
         else:
             frames, pace = open_source(arguments.camera).frames, Pace()
-        with Gallery.open(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
+        with Gallery(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
             attend(watch(frames, recognizer, gallery, pace=pace), pace, arguments.log)
     except EdgefaceError as error:
         parser.exit(2, f"{error}\n")

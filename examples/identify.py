@@ -6,15 +6,15 @@ python identify.py PEOPLE PHOTO [MODEL]
 import sys
 from pathlib import Path
 
-from edgeface_runtime import EnrolmentError, FaceRecognizer, Gallery, ImageError
+from edgeface import EnrollmentError, FaceRecognizer, Gallery, ImageError
 
 people, photo, *model = sys.argv[1:]
 recognizer = FaceRecognizer(*model)
-with Gallery.open("people.gallery", recognizer) as gallery:
+with Gallery("people.gallery", recognizer) as gallery:
     for file in sorted(Path(people).glob("*/*.*")):
         try:
             gallery.enroll(file.parent.name, file)
-        except (EnrolmentError, ImageError) as error:  # several faces, blurred, no photo at all …
+        except (EnrollmentError, ImageError) as error:  # several faces, blurred, no photo at all …
             print(error, file=sys.stderr)
     for face in recognizer.identify(photo, gallery):
         print(face.name or "unknown", face.score)

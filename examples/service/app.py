@@ -20,7 +20,7 @@ from typing import Annotated
 
 from edgeface_runtime import (
     EdgefaceError,
-    EnrolmentError,
+    EnrollmentError,
     FaceRecognizer,
     Gallery,
     Identity,
@@ -58,7 +58,7 @@ MAX_CONNECTIONS = 16
 """Requests taken at a time; beyond it the answer is 503. Times MAX_BODY, the most memory that uploads hold."""
 
 # The first that fits. What is left (a full disk, a model that breaks its contract) is the service's fault.
-STATUS = ((EnrolmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
+STATUS = ((EnrollmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
 
 HANG_UP = {"connection": "close"}
 TOO_LARGE = f"a request is at most {MAX_BODY / 1e6:.0f} MB"
@@ -194,7 +194,7 @@ def main() -> None:
         parser.exit(2, "set EDGEFACE_KEY to a secret of at least 16 characters, such as: openssl rand -hex 16\n")
     try:
         recognizer = FaceRecognizer(arguments.model)
-        with Gallery.open(arguments.gallery, recognizer) as gallery:
+        with Gallery(arguments.gallery, recognizer) as gallery:
             app = create_app(recognizer, gallery, key, far=arguments.far, threshold=arguments.threshold)
             uvicorn.run(app, host=arguments.host, port=arguments.port, limit_concurrency=MAX_CONNECTIONS)
     except EdgefaceError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeface_runtime.checks import path_of
 from edgeface_runtime.contract import Contract, read_contract
 from edgeface_runtime.engines import is_installed
 from edgeface_runtime.errors import ModelError
@@ -73,8 +74,9 @@ def find_model(model: str | Path | None = None) -> Path:
 
     Raises:
         ModelError: neither a file nor a name.
+        UsageError: ``model`` is no path.
     """
-    path = Path(DEFAULT if model is None else model)
+    path = path_of("model", DEFAULT if model is None else model)
     # A file of the user's own goes before a name, a folder does not: runs are often called like their net.
     if path.is_file() or path.parent != Path():
         return path

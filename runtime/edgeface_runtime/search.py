@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Precision = Literal["float32", "int8"]
+"""How a gallery stores embeddings."""
 ITEMS: dict[Precision, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
 _BLOCK = 1024  # rows that stay in the cache while they are widened and compared
 _FEW = 4  # below, a product of vectors beats OpenBLAS's product of matrices

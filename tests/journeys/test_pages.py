@@ -25,7 +25,7 @@ BLOCKS = {
     "docs/models.md": {"": 1},
     "docs/pi.md": {"board": 4, "": 7, "camera": 1},
     "docs/privacy.md": {"": 2},
-    "docs/streams.md": {"": 3, "board": 1, "camera": 1, "picamera": 1},
+    "docs/streams.md": {"": 3, "board": 1, "camera": 2, "picamera": 1},
     "examples/service/README.md": {"": 2},  # test_examples follows it
 }
 FOLLOWED = [page for page, needs in BLOCKS.items() if "" in needs and not page.startswith("examples")]
@@ -50,7 +50,7 @@ class Picamera2:
     def __exit__(self, *_):
         self.running = False
 
-    def create_video_configuration(self, main, queue=True):
+    def create_video_configuration(self, main, queue):
         return main
 
     def configure(self, main):
@@ -106,4 +106,4 @@ def test_a_program_takes_the_frames_of_the_camera_module(device: Any):
     device.run("edgeface enroll family/ --gallery people.gallery")
     (device.here / "picamera2.py").write_text(PICAMERA)
     done = device.run("python follow.py docs/streams.md --needs picamera", code=130)
-    assert done.stdout.splitlines() == ["appeared None", "named Ada"]
+    assert done.stdout.splitlines() == ["appeared unknown", "named Ada"]
