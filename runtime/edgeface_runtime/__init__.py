@@ -1,6 +1,7 @@
 """What a device runs: a photo in, a name out. Needs numpy, Pillow and one engine, nothing else."""
 
 import importlib
+import os
 import typing
 
 from edgeface_runtime.errors import (
@@ -79,6 +80,9 @@ __all__ = [
     "read_contract",
     "watch",
 ]
+
+# onnxruntime reads it once, when it is imported; without it some versions write files and call the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Read only when they are asked for: numpy takes most of the time, and a model alone opens without Pillow and sqlite3.
 _LATER = {

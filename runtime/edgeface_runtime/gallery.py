@@ -168,9 +168,10 @@ class Gallery:
         """Raises GalleryError unless the gallery's embeddings can be compared with the model's."""
         wanted = binding_of(model)
         if not self.binding.fits(wanted):
+            mine, its = self.binding.told_from(wanted)
             raise GalleryError(
-                f"{self.path}: made with {self.binding.called}, not with {wanted.called}, and their embeddings cannot "
-                "be compared: re-enrol the photos in a new gallery"
+                f"{self.path}: made with {mine}, not with {its}, and their embeddings cannot be compared: re-enrol the "
+                "photos in a new gallery"
             )
 
     def enroll(self, name: str, photo: ImageLike, *, force: bool = False, color: Color = "rgb") -> Photo:
