@@ -17,9 +17,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
-FENCE = re.compile(r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<kind>sh|python)\n(?P<code>.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?: *<!-- needs: (?P<needs>\w+) -->\n)? *```(?P<kind>sh|python)\n(?P<code>.*?)^ *```$", re.M | re.S
+)
 
 
 def blocks(page: Path) -> list[dict[str, str | int]]:
@@ -27,7 +30,7 @@ def blocks(page: Path) -> list[dict[str, str | int]]:
     text = page.read_text(encoding="utf-8")
     return [
         {"line": text.count("\n", 0, found.start("code")) + 1, "kind": found["kind"], "needs": found["needs"] or ""}
-        | {"code": found["code"]}
+        | {"code": textwrap.dedent(found["code"])}
         for found in FENCE.finditer(text)
     ]
 

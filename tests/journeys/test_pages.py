@@ -24,7 +24,7 @@ BLOCKS = {
     "docs/gallery.md": {"": 3},
     "docs/models.md": {"": 1},
     "docs/pi.md": {"board": 4, "": 7, "camera": 1},
-    "docs/privacy.md": {"": 2},
+    "docs/privacy.md": {"": 3},
     "docs/streams.md": {"": 3, "board": 1, "camera": 2, "picamera": 1},
     "examples/service/README.md": {"": 2},  # test_examples follows it
 }
