@@ -13,6 +13,8 @@
         └── ContractError         its contract is absent, broken or too new
 """
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 
@@ -32,6 +34,9 @@ class MissingExtraError(UsageError):
         super().__init__(f"{package} is not installed; it comes with: pip install 'edgeface[{extra}]'")
         self.package = package
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
 
 
 class ImageError(EdgefaceError):

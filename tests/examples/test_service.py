@@ -53,7 +53,7 @@ class Service:
         """Status and answer; a part is a text field, or an image, or bytes of a given type."""
         body, kind = form(parts) if parts else (None, None)
         sent = {"content-type": kind, "x-api-key": key}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             connection.request(method, path, body, {name: value for name, value in sent.items() if value is not None})
             reply = connection.getresponse()
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused_in_a_line(
 def test_another_content_type_is_refused_unread(service: Service):
     body = photo(1)
     for kind in ("image/png", "application/json", "text/plain"):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
         connection.request("POST", "/identify", body, {"content-type": kind, "x-api-key": KEY})
         reply = connection.getresponse()
         assert reply.status == 415
@@ -194,7 +194,7 @@ def test_a_gigabyte_is_refused_early_and_memory_stays_flat(service: Service, tol
     opening = form((("photo", b""),))[0].removesuffix(b"\r\n--edge--\r\n")
     opening = opening if told else b"%x\r\n" % len(opening) + opening + b"\r\n"
     sent, reply = 0, b""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=600) as client:
         client.sendall(start + opening)
         with contextlib.suppress(ConnectionError):  # the service hangs up while we still send
             while sent < total and not select.select([client], [], [], 0)[0]:
