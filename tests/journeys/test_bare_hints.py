@@ -16,14 +16,13 @@ GALLERY = "--gallery people.gallery"
         (f"edgeface run --video door.mp4 {GALLERY}", "camera"),
         ("edgeface profile mobilefacenet --report page.html", "report"),
         ("edgeface bench mobilefacenet --report page.html", "report"),
-        ("edgeface data prepare family/ prepared/", "train"),
+        ("edgeface data prepare family/ prepared/", "data"),
+        ("edgeface data fetch att new/", "data"),
+        ("edgeface eval mobilefacenet --data family/", "data"),
         ("edgeface train family/", "train"),
-        ("edgeface eval mobilefacenet --data family/", "train"),
-        ("edgeface bench mobilefacenet --data family/", "train"),
         ("edgeface export run/ --data family/", "export"),
         ("edgeface inspect --compare mobilefacenet.tflite mobilefacenet.onnx", "export"),
         ("edgeface demo", "demo"),
-        ("edgeface data fetch att photos/", "demo"),
     ],
 )
 def test_the_smallest_extra_that_helps_is_named(bare: Any, command: str, extra: str):

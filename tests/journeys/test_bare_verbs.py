@@ -38,6 +38,8 @@ def test_bench_measures_here(bare: Any):
     assert json.loads((bare.here / "here.json").read_text())["rows"] == rows
     assert "p50" in bare.run(f"{command} --fail-if 'p50>10000'").stdout
     assert "failed" in bare.run(f"{command} --fail-if 'p50>0.001'", code=1).stderr
+    (row,) = document(bare.run("edgeface bench mobilefacenet --calls 10 --data family/ --json"))["rows"]
+    assert row["top1"] > 0.9
 
 
 def test_bench_estimates_for_a_board(bare: Any):
@@ -85,9 +87,7 @@ def test_run_looks_at_a_folder(bare: Any):
     named = {event["photo"]: event["name"] for event in found["events"] if event["event"] == "named"}
     known = {path.name for path in (bare.here / "photos").glob("[!s]*.jpg")}
     assert named == {name: name.split("-")[0] for name in known}
-    assert {path.stem for path in (bare.here / "drawn").iterdir()} == {
-        path.stem for path in (bare.here / "photos").iterdir()
-    }
+    assert len(list((bare.here / "drawn").glob("*.jpg"))) == 30
 
 
 def test_a_gallery_is_renamed_and_exported(bare: Any):

@@ -63,8 +63,8 @@ def test_the_service_names_its_extra_and_answers_its_page_s_requests(bare: Any):
 
 
 def documents(text: str) -> list[Any]:
-    """JSON documents that stand one behind the other."""
-    found, at = [], 0
+    """JSON documents that stand one behind the other, after what pip said."""
+    found, at = [], text.index("{")
     while at < len(text):
         document, at = json.JSONDecoder().raw_decode(text, at)
         found.append(document)

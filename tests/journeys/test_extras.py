@@ -39,6 +39,15 @@ def test_reports_are_written_after_their_hint_was_followed(device: Any):
         assert "mobilefacenet" in (device.here / page).read_text()
 
 
+def test_photos_are_prepared_and_a_model_is_judged_after_the_hint_was_followed(device: Any):
+    assert not device.has("sklearn")
+    device.run(hint(device.run("edgeface data prepare family/ prepared/", code=2)))
+    device.run("edgeface data prepare family/ prepared/")
+    device.run("edgeface data split prepared/")
+    judged = json.loads(device.run("edgeface eval mobilefacenet --data prepared/ --json").stdout)
+    assert judged["identification"]["accuracy"] > 0.9
+
+
 def test_a_large_gallery_is_searched_after_its_hint_was_followed(device: Any):
     program = "from edgeface_runtime import FaceRecognizer, Gallery, MissingExtraError\n"
     program += "try:\n    Gallery.open('people.gallery', FaceRecognizer(), index=True)\n"
