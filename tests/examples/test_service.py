@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
+import inspect
 import io
 import json
 import re
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime import Gallery
+from edgeface_runtime import FaceRecognizer, Gallery
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 pytest.importorskip("fastapi_offline")
@@ -131,7 +133,25 @@ def test_two_photos_are_compared(service: Service):
     for other, same in ((1, True), (2, False)):
         status, match = service.ask("POST", "/verify", ("a", photo(1)), ("b", photo(other, take=1)))
         assert (status, match["same"]) == (200, same)
-        assert match["far"] == 0.01
+        assert match["far"] == default_far("verify")
+
+
+def test_a_name_is_given_at_the_rate_of_the_command_and_of_python(service: Service):
+    service.ask("POST", "/people", ("name", "Ada"), ("photo", photo(1)))
+    status, (face,) = service.ask("POST", "/identify", ("photo", photo(1, take=1)))
+    assert (status, face["name"], face["far"]) == (200, "Ada", default_far("identify"))
+    assert service.ask("DELETE", "/people/Ada")[0] == 200
+
+
+def default_far(verb: str) -> float:
+    """Of the Python method and of the command, which are the same."""
+    module = importlib.import_module(f"edgeface.cli.{verb}")
+    method, command = (
+        inspect.signature(function).parameters["far"].default
+        for function in (getattr(FaceRecognizer, verb), getattr(module, verb))
+    )
+    assert method == command
+    return method
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_service_names_its_extra_and_answers_its_page_s_requests(bare: Any):
     enrolled, found, match, people, removed = documents((bare.here / "out").read_text())
     assert enrolled["name"] == "Ada"
     assert [(face["name"], face["far"]) for face in found] == [("Ada", 0.01)]
-    assert match["same"]
+    assert (match["same"], match["far"]) == (True, 0.001)
     assert [photo["name"] for photo in people] == ["Ada"]
     assert removed == {"removed": 1}
 
