@@ -47,6 +47,7 @@ from edgeface_runtime.search import (
     pack,
     people_of,
     read_rows,
+    require_rows,
     scores,
     widened,
 )
@@ -113,12 +114,9 @@ class Gallery:
         path = path_of("the gallery", path)
         if precision is not None and precision not in ITEMS:
             raise UsageError(f"no precision {precision!r}; choose {' or '.join(ITEMS)}")
-        if not (recognizer is None or isinstance(recognizer, FaceRecognizer)):
+        if recognizer is not None and not isinstance(recognizer, FaceRecognizer):
             raise UsageError(f"the recognizer is {described(recognizer)}; make one with FaceRecognizer()")
-        self.path = path
-        self._recognizer = recognizer
-        self._unsaved = 0
-        self._lock = threading.RLock()
+        self.path, self._recognizer, self._unsaved, self._lock = path, recognizer, 0, threading.RLock()
         self._cache: People | None = None
         self._db = connect(path, binding_of(recognizer.model) if recognizer else None, precision or "float32")
         try:
@@ -280,13 +278,7 @@ class Gallery:
             UsageError: the embeddings have another length, or ``k`` is below 1.
             GalleryError: the file cannot be read.
         """
-        if not isinstance(embeddings, np.ndarray):
-            raise UsageError(f"embeddings is {described(embeddings)}; it must be an array (N, {self.binding.length})")
-        if embeddings.dtype.kind != "f" or embeddings.ndim != 2 or embeddings.shape[1] != self.binding.length:
-            raise UsageError(
-                f"embeddings are {embeddings.dtype} {embeddings.shape}, those of {self.path} float32 "
-                f"(N, {self.binding.length})"
-            )
+        require_rows(embeddings, self.binding.length)
         k = whole("k", k)
         people = self._snapshot()
         if not people.names:
