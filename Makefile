@@ -1,5 +1,6 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+# `make build`, `make demo` and `make test` need Python 3.11 or newer and nothing else.
 PYTHON ?= python3.11
+DIST ?= dist
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -50,8 +51,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-build: $(READY)
-	$(BIN)/python -m build --no-isolation --wheel --outdir dist
+# The wheel alone: a device needs no workstation.
+build:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
 
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
@@ -59,8 +61,8 @@ docs: $(READY)
 	$(BIN)/python scripts/training_config_reference.py
 
 # The browser example's engine, from npm, into an ignored folder.
-web: $(READY)
-	$(BIN)/python scripts/fetch_web.py
+web:
+	$(PYTHON) scripts/fetch_web.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .coverage*
