@@ -15,6 +15,7 @@ const NEAR = {
 const MARGIN = 0.6; // border, in parts of the longer side, with which a photo without a face is looked at again
 const SURE = 0.97; // score of the best face below which the photo's quarter turns are looked at
 const TURNED = 0.9; // least score of the best face of a turned photo
+const DOUBT = 2; // so many times nearer to 1 than upright must that score be
 const COARSE = 640; // pixels of the longer side that are enough for a second look
 const MIN_FACE = 40;
 const REACH = 16; // a tile's side, in smallest faces
@@ -71,11 +72,14 @@ export async function openDetector(folder) {
       const block = Math.ceil(Math.max(photo.width, photo.height) / COARSE);
       const small = reduced(photo, block);
       if (!faces.length) faces = (await large(small, MARGIN)).map((face) => enlarged(face, block));
-      for (let turns = 1, sure = faces[0]?.score >= SURE; turns < 4 && !sure; turns++) {
+      const sure = faces[0]?.score >= SURE;
+      let least = Math.max(TURNED, faces.length ? 1 - (1 - faces[0].score) / DOUBT : 0);
+      for (let turns = 1; turns < 4 && !sure; turns++) {
         const view = turned(small, turns);
         const found = await (block > 1 ? detect(view) : large(view, 0));
-        if (found[0]?.score > Math.max(TURNED, faces[0]?.score ?? 0))
-          faces = found.map((face) => enlarged(turnedBack(face, turns, small), block));
+        if (!(found[0]?.score > least)) continue;
+        least = found[0].score;
+        faces = found.map((face) => enlarged(turnedBack(face, turns, small), block));
       }
     }
     const onGrid = (point) => point.map((value) => Math.floor(value * GRID + 0.5) / GRID);

@@ -16,6 +16,9 @@ MARGINS = (0.3, 0.6)
 TURNED = 0.9
 """Least score of the best face of a photo that is taken to lie on its side or head."""
 
+DOUBT = 2
+"""So many times nearer to 1 than upright must that score be: a tilted head gives a little more the wrong way up."""
+
 GRID = 16
 """Landmarks lie on multiples of 1/GRID pixel.
 
@@ -63,7 +66,7 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
                 faces, margin = [_enlarged(face, block) for face in framed], border
                 break
     if not (faces and _is_sure(faces, detector)):
-        least = max(TURNED, faces[0].score if faces else 0.0)
+        least = max(TURNED, 1 - (1 - faces[0].score) / DOUBT if faces else 0.0)
         for turns in (1, 2, 3):
             view = _turned(small, turns)
             # A photo that had to be shrunk took long enough for the thorough look not to count.
