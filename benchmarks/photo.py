@@ -43,19 +43,20 @@ def ours(model: str, folder: Path) -> Pipeline:
 
 
 def facenet(peer: str) -> Pipeline:
-    import onnxruntime
     import torch
 
     from edgeface_export.torchvision_repair import repair
+    from edgeface_runtime.engines import onnxruntime
 
     repair()
     from facenet_pytorch import MTCNN
 
     torch.set_num_threads(1)
     mtcnn = MTCNN(keep_all=True)
-    options = onnxruntime.SessionOptions()
+    ort = onnxruntime()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(peer, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(peer, options, providers=["CPUExecutionProvider"])
     name, people = session.get_inputs()[0].name, directions(PEOPLE, session.get_outputs()[0].shape[1])
     mean, deviation = IMAGENET
 

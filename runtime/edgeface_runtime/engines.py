@@ -9,17 +9,23 @@ import importlib.util
 import json
 import os
 import platform
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import path_of, whole
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, tar_members
 
+_USEARCH = (2, 26, 2)
+"""From here on it must not be loaded before onnxruntime."""
 _MUTING = threading.RLock()
 _OVERFLOW = Path(__file__).parent / "overflow.onnx"
 """A convolution and a product of rows, each with 16 channels of the largest int8 weight (scripts/overflow_probe.py)."""
@@ -40,6 +46,23 @@ class Engine(Protocol):
         ...
 
 
+def onnxruntime(module: str = "") -> Any:
+    """The package onnxruntime, or a module in it by its name; edgeface imports it nowhere else.
+
+    Its telemetry is off: importing ``edgeface_runtime`` has set ``ORT_DISABLE_TELEMETRY`` (docs/privacy.md).
+
+    Raises:
+        UsageError: it is not installed, or usearch was imported before it.
+    """
+    usearch = sys.modules.get("usearch")
+    if usearch and "onnxruntime" not in sys.modules and _numbers(usearch) >= _USEARCH:
+        raise UsageError(
+            "usearch was imported before onnxruntime, and the two work in the other order only: "
+            "import edgeface_runtime and onnxruntime before usearch"
+        )
+    return _import(f"onnxruntime.{module}".rstrip("."), "onnxruntime")
+
+
 def onnx_options(threads: int) -> Any:
     """onnxruntime's options of a session on the CPU, as all sessions here have them."""
     options = _plain_options(threads)
@@ -49,7 +72,7 @@ def onnx_options(threads: int) -> Any:
 
 
 def _plain_options(threads: int) -> Any:
-    options = _import("onnxruntime", "onnxruntime").SessionOptions()
+    options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
@@ -65,7 +88,7 @@ def int8_overflows() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    ort = _import("onnxruntime", "onnxruntime")
+    ort = onnxruntime()
     session = ort.InferenceSession(_OVERFLOW.read_bytes(), _plain_options(1), providers=["CPUExecutionProvider"])
     full = {item.name: np.full(item.shape, 255, np.uint8) for item in session.get_inputs()}
     convolved, multiplied = session.run(None, full)
@@ -78,7 +101,7 @@ class OnnxEngine:
     name = "onnxruntime"
 
     def __init__(self, data: bytes, threads: int) -> None:
-        ort = _import("onnxruntime", "onnxruntime")
+        ort = onnxruntime()
         self.version: str = ort.__version__
         self._session = ort.InferenceSession(data, onnx_options(threads), providers=["CPUExecutionProvider"])
         inputs = self._session.get_inputs()
@@ -172,9 +195,7 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
         UsageError: ``threads`` is below 1, or the engine is not installed.
         ModelError: the engine does not take the file.
     """
-    if threads < 1:
-        raise UsageError(f"threads is {threads}; it must be at least 1")
-    path = Path(path)
+    threads, path = whole("threads", threads), path_of("the model file", path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -228,6 +249,12 @@ def _import(module: str, distribution: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{module} cannot be imported ({error}); pip install {distribution}") from error
+
+
+def _numbers(module: ModuleType) -> tuple[int, ...]:
+    """Of its version; above all others where it states none."""
+    found = re.findall(r"\d+", getattr(module, "__version__", ""))
+    return tuple(map(int, found)) or (sys.maxsize,)
 
 
 def _tflite_interpreter() -> tuple[Any, str]:

