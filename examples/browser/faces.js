@@ -21,7 +21,7 @@ const MIN_FACE = 40;
 const REACH = 16; // a tile's side, in smallest faces
 const SEEN = 2; // smallest faces that neighbouring tiles share
 const PROPOSAL = 0.2;
-const LARGE = 0.5; // proposals of a second look, for large faces alone
+const PROPOSAL_NEAR = 0.5; // of the short-range net, which gives every upright face more
 const THRESHOLD = 0.7;
 const HOPELESS = 0.1;
 const AROUND = 0.85; // half the square in which a face is looked at, in sides of its proposal
@@ -57,13 +57,13 @@ export async function openDetector(folder) {
     const proposals = [];
     for (const tile of covering) proposals.push(...(await look(wide, WIDE, photo, tile)));
     const faces = covering.length === 1 ? await confirmed(photo, proposals) : [];
-    return faces.length ? faces : confirmed(photo, [...proposals, ...(await look(near, NEAR, photo, covering[0]))]);
+    return faces.length ? faces : confirmed(photo, [...proposals, ...(await look(near, NEAR, photo, covering[0], PROPOSAL_NEAR))]);
   };
 
   const large = async (photo, margin) => {
     const border = Math.round(margin * Math.max(photo.width, photo.height));
     const framed = [-border, -border, Math.max(photo.width, photo.height) + 2 * border];
-    return confirmed(photo, await look(near, NEAR, photo, framed, LARGE));
+    return confirmed(photo, await look(near, NEAR, photo, framed, PROPOSAL_NEAR));
   };
 
   return async (photo) => {

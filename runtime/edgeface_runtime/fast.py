@@ -29,7 +29,7 @@ _REACH = 16  # a tile's side, in smallest faces: 192 / 16 = 12 pixels a face, wh
 _SEEN = 2  # neighbouring tiles share this many smallest faces, so that none is cut by both
 _AROUND = 0.85  # half the square in which a face is looked at, in sides of its proposal
 _DETAIL = 64  # a face is looked at in this many to twice as many pixels a side: O-Net sees 48
-_LARGE = 0.5  # the short-range net gives every upright face more; what has less seldom is one, and costs time
+_NEAR = 0.5  # the short-range net gives every upright face more; what has less seldom is one, and costs time
 _HOPELESS = 0.1  # O-Net's first look below this: no face
 _GREY = 128
 # BlazeFace's boxes against those that O-Net learnt from: part of the side to grow, and to move up.
@@ -51,7 +51,7 @@ class Fast:
     min_face: float = 40.0
     """Smallest face to look for, in pixels of the photo; decides how many tiles a large photo is cut into."""
     proposal: float = 0.2
-    """Confidence from which a proposal of BlazeFace is looked at, 0 to 1."""
+    """Confidence from which a proposal of BlazeFace is looked at, 0 to 1; of the short-range net, at least 0.5."""
     threshold: float = 0.7
     """Least confidence of O-Net that it is a face, 0 to 1."""
     sure: float = 0.97
@@ -76,7 +76,7 @@ class Fast:
         refused: set[bytes] = set()
         if len(tiles) == 1 and (faces := self._confirmed(image, found, refused)):
             return faces  # the common case, kept short: the second net costs a third of the first
-        found.append(_look(self.near, _NEAR_GRID, image, tiles[0], self.proposal))
+        found.append(_look(self.near, _NEAR_GRID, image, tiles[0], max(_NEAR, self.proposal)))
         return self._confirmed(image, found, refused)
 
     def detect_large(self, image: NDArray[np.uint8], margin: float = 0.0) -> list[Face]:
@@ -92,7 +92,7 @@ class Fast:
         require_rgb(image)
         border = round(margin * max(image.shape[:2]))
         framed = (-border, -border, max(image.shape[:2]) + 2 * border)
-        return self._confirmed(image, [_look(self.near, _NEAR_GRID, image, framed, max(_LARGE, self.proposal))], set())
+        return self._confirmed(image, [_look(self.near, _NEAR_GRID, image, framed, max(_NEAR, self.proposal))], set())
 
     def _confirmed(self, photo: NDArray[np.uint8], found: list[NDArray[np.float32]], refused: set[bytes]) -> list[Face]:
         """The proposals that O-Net takes for faces, each once, the most confident first; others go to ``refused``."""
