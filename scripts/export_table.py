@@ -22,7 +22,7 @@ from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.identification import identify
 from edgeface.exporting import balanced, export_checkpoint
 from edgeface.training.run import load_checkpoint
-from edgeface_devices.bench import local_device
+from edgeface_devices.bench.interleaved import local_device
 from edgeface_devices.doctor import VNNI, features
 from edgeface_export.build import CALIBRATOR, Export, torch_embeddings
 from edgeface_export.one_file import Exported

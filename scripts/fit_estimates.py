@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeface_devices import counted
-from edgeface_devices.estimate import anchors, estimate, interval_factor, transfer
-from edgeface_devices.fit import by_family, errors, is_fitted_on, is_scored, predict
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Net, ncnn_times, nets, rows
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import counted
+from edgeface_devices.estimate.fit import by_family, errors, is_fitted_on, is_scored, predict
+from edgeface_devices.estimate.latency import anchors, estimate, interval_factor, transfer
+from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "estimates.md"
 CHOSEN_ON = ("rpi-zero-2w", "rpi-4b-1500")
@@ -42,7 +42,7 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return "\n".join(head + ["| " + " | ".join(map(str, line)) + " |" for line in lines])
 
 
-def fitted_times(board: Profile, kind: str, threads: int) -> tuple[str, dict[str, float]]:
+def fitted_times(board: BoardProfile, kind: str, threads: int) -> tuple[str, dict[str, float]]:
     version, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
     return version, {name: ms for name, ms in times.items() if is_fitted_on(name)}
 
@@ -118,7 +118,7 @@ def other_engines() -> str:
     return table(["board", "engine", "precision", "time ÷ ncnn float's, 4 threads", "used", "spread ×/÷"], lines)
 
 
-def ratio_left_out(board: Profile, kind: str) -> dict[str, tuple[float, float]]:
+def ratio_left_out(board: BoardProfile, kind: str) -> dict[str, tuple[float, float]]:
     """Net of XNNPACK's table → log(predicted ÷ published) by the mean ratio of the others to ncnn.
 
     First from the net's own row of ncnn; second from ncnn's estimate without the net's family, as for a new net.
@@ -133,7 +133,7 @@ def ratio_left_out(board: Profile, kind: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _counted_boards() -> Iterable[tuple[Profile, str]]:
+def _counted_boards() -> Iterable[tuple[BoardProfile, str]]:
     cells = [(board, kind) for board in profiles().values() for kind in ("float", "int8")]
     return [(board, kind) for board, kind in cells if counted.rates(board, kind, 4)]
 

@@ -19,7 +19,7 @@ import numpy as np
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
-from edgeface_devices.bench import Bench
+from edgeface_devices.bench.interleaved import Bench
 from edgeface_runtime.models import shipped
 from scripts.pins_table import DOCS, PAGE, table
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.bench import FORMAT_NAMES
-from edgeface_devices.process import Worker
-from edgeface_devices.timing import Source
+from edgeface_devices.bench.interleaved import FORMAT_NAMES
+from edgeface_devices.bench.process import Worker
+from edgeface_devices.bench.timing import Source
 from edgeface_runtime import read_contract
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.metadata import file_format

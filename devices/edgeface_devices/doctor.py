@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import edgeface_runtime
+from edgeface_devices.bench.process import death
+from edgeface_devices.boards.health import BoardState, read_state, throttling
+from edgeface_devices.boards.profiles import profile_of
 from edgeface_devices.instructions import ElfError, at_load, contains, loaded_on_import, read_library
-from edgeface_devices.process import death
-from edgeface_devices.profiles import profile_of
-from edgeface_devices.state import State, read_state, throttling
 
 Level = Literal["ok", "note", "wrong"]
 
@@ -238,10 +238,10 @@ def _power() -> Iterator[Finding]:
     yield from power(read_state())
 
 
-def power(state: State) -> Iterator[Finding]:
+def power(state: BoardState) -> Iterator[Finding]:
     """What a reading of clock, temperature and supply means."""
     if state.throttled is not None:
-        now, past = throttling([state]), throttling([State(**state.__dict__ | {"throttled": 0}), state])
+        now, past = throttling([state]), throttling([BoardState(**state.__dict__ | {"throttled": 0}), state])
         if now:
             remedy = "cool the board, or give it a better power supply and cable"
             yield Finding(level="wrong", topic="power", text=f"held back now: {', '.join(now)}", remedy=remedy)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeface_devices.bench import FORMAT_NAMES
-from edgeface_devices.timing import Figure, Source
+from edgeface_devices.bench.interleaved import FORMAT_NAMES
+from edgeface_devices.bench.timing import Figure, Source
 from edgeface_runtime import ModelError, UsageError, read_contract
 
 Document = dict[str, Any]

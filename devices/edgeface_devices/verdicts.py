@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgeface_devices.bench.timing import DISTURBED, Figure
 from edgeface_devices.overview import FIGURES, Document, Entry, by_board, entries, merge, told
-from edgeface_devices.timing import DISTURBED, Figure
 from edgeface_runtime import UsageError
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {

@@ -17,9 +17,9 @@ from edgeface_runtime.models import find_model
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
     from edgeface_devices.away import Away
-    from edgeface_devices.bench import Bench
-    from edgeface_devices.estimate import Outlook
-    from edgeface_devices.limits import Limits
+    from edgeface_devices.bench.interleaved import Bench
+    from edgeface_devices.bench.limits import Limits
+    from edgeface_devices.estimate.latency import Outlook
     from edgeface_devices.verdicts import Verdict
 
 HERE = "here"
@@ -85,7 +85,7 @@ def bench(
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
     from edgeface.files import check_target, write_text
-    from edgeface_devices.limits import Limits
+    from edgeface_devices.bench.limits import Limits
     from edgeface_devices.overview import merge, read_document
     from edgeface_devices.verdicts import judge, parse_limit
 
@@ -150,7 +150,7 @@ def _faces(files: list[Path], data: Path) -> FaceData:
 
 def _measure(files: list[Path], faces: FaceData | None, threads: int, limits: Limits, calls: int) -> Bench:
     from edgeface.evaluation.benchmark import measure
-    from edgeface_devices.limits import DoesNotFitError
+    from edgeface_devices.bench.limits import DoesNotFitError
 
     def progress(turns: Sequence[list[int]]) -> Iterable[list[int]]:
         return bar(ERR, turns, "timing")
@@ -166,9 +166,9 @@ def _measure(files: list[Path], faces: FaceData | None, threads: int, limits: Li
 
 
 def _estimate(files: list[Path], device: str, threads: int | None) -> Outlook:
-    from edgeface_devices.anchors import load_anchors
-    from edgeface_devices.estimate import outlook
-    from edgeface_devices.profiles import find_profile
+    from edgeface_devices.boards.profiles import find_profile
+    from edgeface_devices.estimate.anchors import load_anchors
+    from edgeface_devices.estimate.latency import outlook
 
     board = find_profile(device)
     return outlook(files, board, threads=board.threads if threads is None else threads, measured=load_anchors())
@@ -197,7 +197,7 @@ def _print(results: Sequence[Bench | Outlook | Away], verdict: Verdict) -> None:
     """One board's own table, or all boards in one; then what else was asked for."""
     from edgeface_devices import overview
     from edgeface_devices.away import Away
-    from edgeface_devices.bench import Bench
+    from edgeface_devices.bench.interleaved import Bench
     from edgeface_devices.verdicts import change_table
 
     if len(results) != 1:

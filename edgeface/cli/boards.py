@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def emulated(files: Sequence[Path], faces: FaceData | None, device: str) -> Away:
     """The files on the emulated core of a board."""
     from edgeface.evaluation.benchmark import score
-    from edgeface_devices.anchors import load_anchors
-    from edgeface_devices.emulated import emulate
-    from edgeface_devices.profiles import find_profile
+    from edgeface_devices.boards.profiles import find_profile
+    from edgeface_devices.emulate.core import emulate
+    from edgeface_devices.estimate.anchors import load_anchors
 
     result = emulate(
         files,
@@ -45,10 +45,10 @@ def over_ssh(
 ) -> Away:
     """The files on a machine over ssh; what a known board measured is kept for later estimates."""
     from edgeface.evaluation.benchmark import score
-    from edgeface_devices.anchors import anchor_file, keep
-    from edgeface_devices.estimate import net_of
-    from edgeface_devices.profiles import find_profile
-    from edgeface_devices.remote import measure
+    from edgeface_devices.boards.profiles import find_profile
+    from edgeface_devices.estimate.anchors import anchor_file, keep
+    from edgeface_devices.estimate.latency import net_of
+    from edgeface_devices.remote.measure import measure
     from edgeface_runtime import read_contract
 
     with ERR.status(host) as status:

@@ -35,8 +35,8 @@ def devices(
       edgeface devices --json
       edgeface devices emulator
     """
-    from edgeface_devices import emulator
-    from edgeface_devices.profiles import profiles
+    from edgeface_devices.boards.profiles import profiles
+    from edgeface_devices.emulate import userland as emulator
 
     if build is not None:
         root = emulator.build(note)

@@ -30,7 +30,7 @@ def doctor(
       edgeface doctor --json
     """
     from edgeface_devices.doctor import examine
-    from edgeface_devices.remote_doctor import examine_host
+    from edgeface_devices.remote.examine import examine_host
 
     findings = examine() if host is None else examine_host(host, options=ssh_option or (), python=host_python)
     if json:

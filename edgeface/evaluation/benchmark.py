@@ -13,8 +13,8 @@ from edgeface.data.dataset import FaceData
 from edgeface.evaluation.identification import nearest_centroid
 from edgeface.evaluation.verification import all_pairs, area_under_curve, pair_photos
 from edgeface_devices.away import Away
-from edgeface_devices.bench import Bench, Row, bench
-from edgeface_devices.limits import NO_LIMITS, Limits
+from edgeface_devices.bench.interleaved import Bench, Row, bench
+from edgeface_devices.bench.limits import NO_LIMITS, Limits
 from edgeface_runtime import UsageError
 
 

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from edgeface.files import write_text
 from edgeface.report.pictures import INK, STYLE, as_svg
 from edgeface.report.templates import environment
-from edgeface_devices.profiler import Profile
+from edgeface_devices.bench.operators import OperatorProfile
 
 COLOUR = "#2f7ed8"
 _LONGEST = 34
 
 
-def write_profile(path: Path, profile: Profile) -> None:
+def write_profile(path: Path, profile: OperatorProfile) -> None:
     """Writes the page, whole or not at all.
 
     Raises:

@@ -13,7 +13,7 @@ from edgeface.files import write_text
 from edgeface.report import curves as training
 from edgeface.report import pictures
 from edgeface.report.templates import environment
-from edgeface_devices.bench import FORMAT_NAMES, Bench, Ratio, Row
+from edgeface_devices.bench.interleaved import FORMAT_NAMES, Bench, Ratio, Row
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData

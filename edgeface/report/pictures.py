@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from edgeface_devices.bench import Bench
+from edgeface_devices.bench.interleaved import Bench
 
 INK = "#010203"
 """Becomes ``currentColor``; matplotlib knows no such colour."""

@@ -16,9 +16,9 @@ from PIL import Image
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import Photos, points, speed, write_report
 from edgeface.report.pictures import Marker, draw_accuracy_against_latency, place_labels
-from edgeface_devices.bench import Bench, Device, Row
-from edgeface_devices.timing import Figure as Number
-from edgeface_devices.timing import Latency
+from edgeface_devices.bench.interleaved import Bench, Device, Row
+from edgeface_devices.bench.timing import Figure as Number
+from edgeface_devices.bench.timing import Latency
 from edgeface_runtime import Contract, EmbeddingSpec, UsageError
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface_devices import anchors
-from edgeface_devices.anchors import Anchor, keep, load_anchors
 from edgeface_devices.away import Away, AwayRow
-from edgeface_devices.estimate import MEASURED_FACTOR, SAME_FACTOR, estimate, interval_factor
-from edgeface_devices.fit import by_family, is_fitted_on, is_scored, predict
-from edgeface_devices.profiles import find_profile, profiles
-from edgeface_devices.published import families, ncnn_times, nets, rows
+from edgeface_devices.boards.profiles import find_profile, profiles
+from edgeface_devices.estimate import anchors
+from edgeface_devices.estimate.anchors import Anchor, keep, load_anchors
+from edgeface_devices.estimate.fit import by_family, is_fitted_on, is_scored, predict
+from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate, interval_factor
+from edgeface_devices.estimate.published import families, ncnn_times, nets, rows
 from edgeface_runtime import UsageError
 
 NETS = nets()

@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeface_devices import bench as module
-from edgeface_devices.bench import bench
-from edgeface_devices.limits import Limits
+from edgeface_devices.bench import interleaved as module
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.bench.limits import Limits
 from edgeface_runtime import ModelError, UsageError, load
 
 # fmt: off
@@ -74,7 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 def workers() -> list[psutil.Process]:
     """Our worker processes that are alive, the newest last; other tests leave helpers of their own behind."""
     children = psutil.Process().children()
-    return [child for child in children if "edgeface_devices.worker" in child.cmdline()]
+    return [child for child in children if "edgeface_devices.bench.worker" in child.cmdline()]
 
 
 def test_each_round_asks_every_file_once_in_changing_order(four: list[Path], fake: type[FakeWorker]):

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_devices import counted, emulated
-from edgeface_devices.anchors import Anchor
-from edgeface_devices.estimate import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import FOLDER, Net, counts
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.emulate import core as emulated
+from edgeface_devices.estimate import counted
+from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.latency import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
+from edgeface_devices.estimate.published import FOLDER, Net, counts
 from edgeface_runtime.contract import OperatorCost
 
 ROOT = Path(__file__).parents[2]
@@ -37,19 +38,19 @@ shares = st.floats(0, 1)
 
 
 def told(
-    board: Profile, kind: str, instructions: int | None, version: str | None = None, **changes: object
+    board: BoardProfile, kind: str, instructions: int | None, version: str | None = None, **changes: object
 ) -> Estimate:
     options = {"engine": "litert", "precision": PRECISIONS[kind], "threads": 4} | changes
     return estimate(FACE, board, version=version, instructions=instructions, **options)  # type: ignore[arg-type]
 
 
-def within(board: Profile, kind: str, share: float) -> int:
+def within(board: BoardProfile, kind: str, share: float) -> int:
     """A count in reach: 0 the least, 1 the largest."""
     known = [row.total for row in counts() if (row.core, row.precision) == (board.core, kind)]
     return round(min(known) / 1.99 * (max(known) * 1.99 / (min(known) / 1.99)) ** share)
 
 
-def slow(board: Profile, kind: str) -> dict[str, float]:
+def slow(board: BoardProfile, kind: str) -> dict[str, float]:
     """Net → instructions a published millisecond, read from the files row by row."""
     return _slow(board.board, board.core, kind)
 
@@ -74,7 +75,7 @@ def test_counts_are_used_where_they_err_less_than_the_ratio():
 
 
 @pytest.mark.parametrize(("board", "kind"), CELLS)
-def test_an_estimate_is_the_slow_form(board: Profile, kind: str):
+def test_an_estimate_is_the_slow_form(board: BoardProfile, kind: str):
     rates = slow(board, kind)
     assert len(rates) == {"float": 4, "int8": 2}[kind]
     product, worst = 1.0, 1.0
@@ -98,7 +99,7 @@ def test_an_estimate_is_the_slow_form(board: Profile, kind: str):
 @settings(deadline=None, max_examples=30)
 @given(cell=cells, share=shares, version=st.sampled_from([None, "2022-02", "2030-01"]))
 def test_an_interval_is_never_narrower_than_what_leaving_out_shows(
-    cell: tuple[Profile, str], share: float, version: str | None
+    cell: tuple[BoardProfile, str], share: float, version: str | None
 ):
     ms = told(*cell, within(*cell, share), version).ms
     assert ms is not None
@@ -113,7 +114,7 @@ def test_an_interval_is_never_narrower_than_what_leaving_out_shows(
 
 @settings(deadline=None, max_examples=30)
 @given(cell=cells, share=shares, factor=st.floats(0.5, 2))
-def test_twice_the_instructions_take_twice_the_time(cell: tuple[Profile, str], share: float, factor: float):
+def test_twice_the_instructions_take_twice_the_time(cell: tuple[BoardProfile, str], share: float, factor: float):
     first, second = within(*cell, share), round(within(*cell, share) * factor)
     one, other = told(*cell, first), told(*cell, second)
     assert one.ms is not None
@@ -123,7 +124,7 @@ def test_twice_the_instructions_take_twice_the_time(cell: tuple[Profile, str], s
 
 
 @pytest.mark.parametrize(("board", "kind"), CELLS)
-def test_the_note_says_what_it_rests_on(board: Profile, kind: str):
+def test_the_note_says_what_it_rests_on(board: BoardProfile, kind: str):
     instructions = within(board, kind, 0.4)
     note = told(board, kind, instructions).note
     of = {"float": 4, "int8": 2}[kind]

@@ -7,10 +7,10 @@ import pytest
 
 from edgeface.cli import run
 from edgeface_devices import doctor
+from edgeface_devices.boards.health import BoardState
 from edgeface_devices.doctor import Finding, examine, features, int8_arithmetic, numpy_trap, power, try_out
-from edgeface_devices.state import State
 
-CALM = State(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
+CALM = BoardState(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
 
 
 def test_this_machine_is_fit_and_every_finding_is_a_line(capsys: pytest.CaptureFixture[str]):
@@ -26,7 +26,7 @@ def test_this_machine_is_fit_and_every_finding_is_a_line(capsys: pytest.CaptureF
 def test_something_wrong_is_exit_code_1_with_its_remedy(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(doctor, "_CHECKS", (lambda: power(State(**CALM.__dict__ | {"throttled": 0x50001})),))
+    monkeypatch.setattr(doctor, "_CHECKS", (lambda: power(BoardState(**CALM.__dict__ | {"throttled": 0x50001})),))
     assert run(["doctor"]) == 1
     out = capsys.readouterr().out
     assert out.startswith(
@@ -45,13 +45,13 @@ def test_something_wrong_is_exit_code_1_with_its_remedy(
     ],
 )
 def test_power_heat_and_clock(change: dict[str, object], level: str, text: str):
-    findings = list(power(State(**CALM.__dict__ | change)))
+    findings = list(power(BoardState(**CALM.__dict__ | change)))
     assert [finding.level for finding in findings if text in finding.text] == [level]
     assert {finding.level for finding in findings if text not in finding.text} <= {"ok"}
 
 
 def test_a_machine_that_says_nothing_of_power_gets_no_finding():
-    assert list(power(State(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None))) == []
+    assert list(power(BoardState(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None))) == []
 
 
 def test_tflite_runtime_under_numpy_2_is_a_trap():

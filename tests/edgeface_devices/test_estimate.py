@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_devices import estimate as module
-from edgeface_devices.bench import bench
-from edgeface_devices.estimate import VERSION_FACTOR, anchors, estimate, net_of, outlook, transfer
-from edgeface_devices.fit import errors, half_width, nnls
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Net, families, ncnn_times, nets, rows
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import latency as module
+from edgeface_devices.estimate.fit import errors, half_width, nnls
+from edgeface_devices.estimate.latency import VERSION_FACTOR, anchors, estimate, net_of, outlook, transfer
+from edgeface_devices.estimate.published import Net, families, ncnn_times, nets, rows
 from edgeface_runtime.contract import Contract, EmbeddingSpec, OperatorCost
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def script() -> ModuleType:
     return loaded
 
 
-def middle(net: Net, board: Profile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
+def middle(net: Net, board: BoardProfile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
     ms = estimate(net, board, engine=engine, precision=precision, threads=threads).ms
     assert ms is not None
     return ms.value
@@ -70,7 +70,7 @@ def test_nnls_is_scipys(seed: int):
 
 @settings(deadline=None)
 @given(net=faces, board=boards, precision=st.sampled_from(["fp32", "int8"]), threads=st.sampled_from([1, 4]))
-def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: Profile, precision: str, threads: int):
+def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: BoardProfile, precision: str, threads: int):
     ms = estimate(net, board, engine="ncnn", precision=precision, threads=threads).ms
     assert ms is not None
     assert ms.source == "estimated"
@@ -84,7 +84,7 @@ def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: Profi
 
 @settings(deadline=None)
 @given(net=faces, board=boards, grown=classes, factor=st.floats(1, 1.1), precision=st.sampled_from(["fp32", "int8"]))
-def test_more_work_never_takes_less_time(net: Net, board: Profile, grown: str, factor: float, precision: str):
+def test_more_work_never_takes_less_time(net: Net, board: BoardProfile, grown: str, factor: float, precision: str):
     larger = replace(net, **{grown: getattr(net, grown) * factor})
     assert middle(larger, board, precision=precision) >= middle(net, board, precision=precision) * (1 - 1e-9)
 
@@ -175,7 +175,9 @@ def test_without_evidence_there_is_no_number(change: dict[str, float], options: 
     ("engine", "precision", "board"),
     [("litert", "fp32", PI4), ("litert", "int8", PI4), ("onnxruntime", "fp32", PI4), ("onnxruntime", "fp32", PI5)],
 )
-def test_other_engines_are_a_ratio_to_ncnn_with_a_factor_of_two_or_more(engine: str, precision: str, board: Profile):
+def test_other_engines_are_a_ratio_to_ncnn_with_a_factor_of_two_or_more(
+    engine: str, precision: str, board: BoardProfile
+):
     ms = estimate(FACE, board, engine=engine, precision=precision, threads=4).ms
     assert ms is not None
     assert ms.interval is not None

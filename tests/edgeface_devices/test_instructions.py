@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgeface_devices import doctor
 from edgeface_devices.doctor import examine, scan
-from edgeface_devices.emulator import CORES
+from edgeface_devices.emulate.userland import CORES
 from edgeface_devices.instructions import (
     ENCODINGS,
     ElfError,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices.bench import bench
-from edgeface_devices.limits import DoesNotFitError, Limits
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.bench.limits import DoesNotFitError, Limits
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import ModelError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices import remote, ssh
-from edgeface_devices.profiles import find_profile
-from edgeface_devices.remote import measure
-from edgeface_devices.ssh import ConnectionLostError, connect, persistently
+from edgeface_devices.boards.profiles import find_profile
+from edgeface_devices.remote import measure as remote
+from edgeface_devices.remote import ssh
+from edgeface_devices.remote.measure import measure
+from edgeface_devices.remote.ssh import ConnectionLostError, connect, persistently
 from edgeface_runtime import ModelError, UsageError, load
 
 _SSH = """#!/bin/sh

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface_devices.timing import Figure, sample, spread, summarise
+from edgeface_devices.bench.timing import Figure, sample, spread, summarise
 
 
 class FakeClock:

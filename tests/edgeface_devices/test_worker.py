@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import ModelError, load
 
 SIZE = 32

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("ncnn")
 
 from edgeface.cli import run
-from edgeface_devices.bench import bench
+from edgeface_devices.bench.interleaved import bench
 from edgeface_export import ncnn_file
 from edgeface_export.gate import HeldOut
 from edgeface_export.ncnn_file import export_ncnn

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Published, counts, rows
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate.published import Published, counts, rows
 
 USED = frozenset({("Raspberry Pi 3B+", "int8"), ("Raspberry Pi 4B", "float"), ("Raspberry Pi 4B", "int8")})
 """Board and precision where counts erred less than the ratio to ncnn; elsewhere that serves."""
@@ -24,7 +24,7 @@ SYSTEM_FACTOR = 1.21
 """Between a 32-bit and a 64-bit system a net's time on one 4B differs by up to this much (XNNPACK's table has both)."""
 
 
-def table(board: Profile, kind: str, threads: int) -> list[Published]:
+def table(board: BoardProfile, kind: str, threads: int) -> list[Published]:
     """XNNPACK's rows of the counted nets on a board.
 
     Args:
@@ -38,7 +38,7 @@ def table(board: Profile, kind: str, threads: int) -> list[Published]:
     return [row for row in here if row.net in nets and row.clock_mhz in (None, board.clock_mhz)]
 
 
-def rates(board: Profile, kind: str, threads: int) -> dict[str, float]:
+def rates(board: BoardProfile, kind: str, threads: int) -> dict[str, float]:
     """Published net → instructions, counted with one thread, a published millisecond; arguments as ``table``."""
     nets = _counted(board, kind)
     return {row.net: nets[row.net] / row.ms for row in table(board, kind, threads)}
@@ -50,7 +50,7 @@ def left_out(found: Mapping[str, float]) -> dict[str, float]:
     return {net: log - float(np.mean([logs[other] for other in logs if other != net])) for net, log in logs.items()}
 
 
-def carries(board: Profile, kind: str, threads: int, instructions: int) -> bool:
+def carries(board: BoardProfile, kind: str, threads: int, instructions: int) -> bool:
     """Whether counts are used there, and so many instructions lie near enough to those of two or more counted nets."""
     nets = _counted(board, kind)
     known = [nets[row.net] for row in table(board, kind, threads)]
@@ -58,7 +58,7 @@ def carries(board: Profile, kind: str, threads: int, instructions: int) -> bool:
     return is_used and min(known) / REACH <= instructions <= max(known) * REACH
 
 
-def interval_factor(board: Profile, kind: str, threads: int) -> float:
+def interval_factor(board: BoardProfile, kind: str, threads: int) -> float:
     """Half width at the table's own version: the largest error left out, times what the rows do not state.
 
     The clock, where boards of that name have several; the system, where it was a 32-bit one and the count is not.
@@ -71,5 +71,5 @@ def interval_factor(board: Profile, kind: str, threads: int) -> float:
     return math.exp(max(map(abs, errors))) * clock * system
 
 
-def _counted(board: Profile, kind: str) -> dict[str, int]:
+def _counted(board: BoardProfile, kind: str) -> dict[str, int]:
     return {row.net: row.total for row in counts() if (row.core, row.precision) == (board.core, kind)}

@@ -1,6 +1,6 @@
 """The board's end of ``edgeface bench --host``: one folder with a job in it, results written beside.
 
-Run there as ``python -m edgeface_devices.board FOLDER``, on its own, so that it goes on when the connection is
+Run there as ``python -m edgeface_devices.remote.job FOLDER``, on its own, so that it goes on when the connection is
 lost. Reads ``job.json`` and the files that it names; writes a line at a time to ``progress``, then
 ``embeddings-<n>.npy`` and last of all ``result.json``.
 """
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from edgeface_devices.away import embed_here, emulated_facts, faces_for
-from edgeface_devices.bench import bench, local_device
-from edgeface_devices.emulator import MARKER
-from edgeface_devices.state import State, read_state, throttling
+from edgeface_devices.bench.interleaved import bench, local_device
+from edgeface_devices.boards.health import BoardState, read_state, throttling
+from edgeface_devices.emulate.userland import MARKER
 from edgeface_runtime import EdgefaceError, read_contract
 
 
@@ -64,7 +64,9 @@ def perform(folder: Path, job: Job) -> dict[str, Any]:
     return document | {"device": device, "state": state} | ({"sustained": sustained} if sustained else {})
 
 
-def _measure(folder: Path, paths: Sequence[Path], job: Job) -> tuple[dict[str, Any], list[State], list[dict[str, Any]]]:
+def _measure(
+    folder: Path, paths: Sequence[Path], job: Job
+) -> tuple[dict[str, Any], list[BoardState], list[dict[str, Any]]]:
     """The last repetition's document, the states read at every round, and of each repetition what shows drift."""
     states, document, sustained = [read_state()], dict[str, Any](), list[dict[str, Any]]()
     started = time.monotonic()

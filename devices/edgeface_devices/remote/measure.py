@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from edgeface_devices.away import Away, AwayRow, Embeddings, Faces, embed_here, faces_for
-from edgeface_devices.board import Job
-from edgeface_devices.process import death
-from edgeface_devices.profiles import Profile, profile_of
-from edgeface_devices.ssh import Connection, ConnectionLostError, connect, persistently
+from edgeface_devices.bench.process import death
+from edgeface_devices.boards.profiles import BoardProfile, profile_of
+from edgeface_devices.remote.job import Job
+from edgeface_devices.remote.ssh import Connection, ConnectionLostError, connect, persistently
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
 from edgeface_runtime.metadata import file_format
@@ -56,7 +56,7 @@ def measure(
     paths: Sequence[Path],
     *,
     say: Say,
-    board: Profile | None = None,
+    board: BoardProfile | None = None,
     threads: int = 1,
     calls: int = 200,
     faces: Faces | None = None,
@@ -117,7 +117,7 @@ def measure(
     return Away(device=_device(document["device"], found), rows=tuple(rows), extra=known)
 
 
-def look(connection: Connection, python: str, name: str, engines: Sequence[str], board: Profile | None) -> Host:
+def look(connection: Connection, python: str, name: str, engines: Sequence[str], board: BoardProfile | None) -> Host:
     """Looks at the machine and makes sure that Python, and engines to run with it, are there.
 
     Raises:
@@ -255,7 +255,7 @@ def _device(device: dict[str, Any], host: Host) -> dict[str, Any]:
     return device | {"host": host.connection.host, "model": host.facts["model"]} | named
 
 
-def _profile(facts: dict[str, str]) -> Profile | None:
+def _profile(facts: dict[str, str]) -> BoardProfile | None:
     return profile_of(facts["model"], int(facts["mhz"]) // 1000 if facts["mhz"] else None)
 
 
@@ -298,7 +298,7 @@ tar -x -f -
 {python} -m zipfile -e edgeface.whl lib
 touch progress
 export PYTHONPATH="$folder/lib"
-setsid sh -c '"$0" -P -m edgeface_devices.board "$1" >> log 2>&1; echo $? > exit' {python} "$folder" \
+setsid sh -c '"$0" -P -m edgeface_devices.remote.job "$1" >> log 2>&1; echo $? > exit' {python} "$folder" \
     < /dev/null > /dev/null 2>&1 &
 echo $! > pid
 """

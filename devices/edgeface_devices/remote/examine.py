@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface_devices.doctor import Finding
-from edgeface_devices.ssh import connect
+from edgeface_devices.remote.ssh import connect
 from edgeface_devices.wheel import write_wheel
 
 _OLD, _NO_PYTHON = 3, 4

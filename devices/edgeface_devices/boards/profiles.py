@@ -12,15 +12,15 @@ from typing import Any
 
 from edgeface_runtime import UsageError
 
-FOLDER = Path(__file__).parent / "profiles"
+FOLDER = Path(__file__).parent
 DEFAULT = "rpi-4b"
 """What ``rpi`` means on a host that is no Raspberry Pi."""
 _MODEL = Path("/proc/device-tree/model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """One board at one clock (profiles/<name>.toml)."""
+class BoardProfile:
+    """One board at one clock (boards/<name>.toml)."""
 
     name: str
     board: str
@@ -56,12 +56,12 @@ class Profile:
 
 
 @cache
-def profiles() -> dict[str, Profile]:
+def profiles() -> dict[str, BoardProfile]:
     """Name → profile, in the order of the names."""
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"), key=lambda path: path.stem)}
 
 
-def find_profile(name: str, *, model: Path = _MODEL) -> Profile:
+def find_profile(name: str, *, model: Path = _MODEL) -> BoardProfile:
     """The board of that name; ``rpi`` is this host where it is a known board, else the 4B.
 
     Raises:
@@ -76,13 +76,13 @@ def find_profile(name: str, *, model: Path = _MODEL) -> Profile:
     raise UsageError(f"no board is called {name!r}; near it: {', '.join(near)} (edgeface devices lists all)")
 
 
-def _host(model: Path) -> Profile | None:
+def _host(model: Path) -> BoardProfile | None:
     if not model.exists():
         return None
     return profile_of(model.read_text(encoding="utf-8", errors="replace").strip("\0\n "), None)
 
 
-def profile_of(model: str, mhz: int | None) -> Profile | None:
+def profile_of(model: str, mhz: int | None) -> BoardProfile | None:
     """The board that calls itself so in /proc/device-tree/model, at the clock that is nearest; None: not known.
 
     Args:
@@ -96,8 +96,8 @@ def profile_of(model: str, mhz: int | None) -> Profile | None:
     return min(same, key=lambda board: abs(board.clock_mhz - mhz))
 
 
-def _read(path: Path) -> Profile:
+def _read(path: Path) -> BoardProfile:
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     values = {key: entry["value"] for key, entry in entries.items()}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Profile(name=path.stem, sources={key: entry["source"] for key, entry in entries.items()}, **values)
+    return BoardProfile(name=path.stem, sources={key: entry["source"] for key, entry in entries.items()}, **values)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.limits import NO_LIMITS, DoesNotFitError, Limits
-from edgeface_devices.process import Worker
-from edgeface_devices.timing import DISTURBED, Figure, Latency, Source, spread, summarise
+from edgeface_devices.bench.limits import NO_LIMITS, DoesNotFitError, Limits
+from edgeface_devices.bench.process import Worker
+from edgeface_devices.bench.timing import DISTURBED, Figure, Latency, Source, spread, summarise
 from edgeface_runtime import Contract, ModelError, UsageError, read_contract
 from edgeface_runtime.metadata import file_format
 

@@ -1,6 +1,6 @@
 """One model file in a process of its own, driven by JSON lines over stdin and stdout.
 
-Run as ``python -m edgeface_devices.worker``; ``edgeface_devices.process`` is the other end. One
+Run as ``python -m edgeface_devices.bench.worker``; ``edgeface_devices.bench.process`` is the other end. One
 request a line:
 
 - ``{"op": "load", "path", "threads", "cpus", "memory_mb"}`` → ``engine``, ``engine_version`` and three durations:
@@ -120,7 +120,7 @@ def _confine(cpus: int | None, memory_mb: int | None) -> None:
 
 
 def _time(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    from edgeface_devices.timing import sample
+    from edgeface_devices.bench.timing import sample
     from edgeface_runtime.golden import probe_images
 
     face = probe_images(model.contract.input.size)[:1]
@@ -156,7 +156,7 @@ def _mark(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 def _profile(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import astuple
 
-    from edgeface_devices.profiler import profile_here
+    from edgeface_devices.bench.operators import profile_here
 
     cpu_ms, operators = profile_here(model, threads=request["threads"], calls=request["calls"])
     return {"cpu_ms": cpu_ms, "operators": [astuple(operator) for operator in operators]}

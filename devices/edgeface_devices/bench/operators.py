@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import Model, ModelError, UsageError, read_contract
 from edgeface_runtime.engines import muted_stderr, onnx_options, onnxruntime
 from edgeface_runtime.golden import probe_images
@@ -37,7 +37,7 @@ class Operator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class OperatorProfile:
     """The operators of one model on this machine, in the order of execution."""
 
     path: Path
@@ -84,7 +84,7 @@ class Profile:
         return f"{100 * ms / self.total_ms:.1f} %" if self.total_ms else "–"
 
 
-def profile(path: Path, *, threads: int = 1, calls: int = 50) -> Profile:
+def profile(path: Path, *, threads: int = 1, calls: int = 50) -> OperatorProfile:
     """Profiles a model file in a process of its own.
 
     Args:
@@ -106,7 +106,7 @@ def profile(path: Path, *, threads: int = 1, calls: int = 50) -> Profile:
         cpu_ms, operators = worker.profile(calls)
     finally:
         worker.close()
-    return Profile(
+    return OperatorProfile(
         path=path,
         precision=contract.precision,
         engine=worker.loaded["engine"],
@@ -164,7 +164,7 @@ def _onnxruntime(model: Model, _: Rows, threads: int, calls: int) -> tuple[float
 
 
 def _litert(model: Model, expected: Rows, threads: int, calls: int) -> tuple[float, list[Operator], Rows]:
-    from edgeface_devices.litert_events import Session
+    from edgeface_devices.bench.litert_events import Session
 
     feed = _feed(model)
     with muted_stderr():

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgeface_devices.profiles import Profile
+from edgeface_devices.boards.profiles import BoardProfile
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import UsageError
 
@@ -64,7 +64,7 @@ def folder() -> Path:
     return Path(cache) / "edgeface" / f"emulator-{_LAYOUT}"
 
 
-def core_of(board: Profile) -> str:
+def core_of(board: BoardProfile) -> str:
     """qemu's name of a board's core."""
     return board.core.lower()
 

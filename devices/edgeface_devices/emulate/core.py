@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeface_devices import emulator
-from edgeface_devices.anchors import Anchor
 from edgeface_devices.away import Away, AwayRow, Embeddings, Faces, embed_here, emulated_facts, faces_for
-from edgeface_devices.estimate import estimate, net_of
-from edgeface_devices.process import Worker, thread_settings
-from edgeface_devices.profiles import Profile
-from edgeface_devices.published import Net
+from edgeface_devices.bench.process import Worker, thread_settings
+from edgeface_devices.boards.profiles import BoardProfile
+from edgeface_devices.emulate import userland as emulator
+from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.latency import estimate, net_of
+from edgeface_devices.estimate.published import Net
 from edgeface_runtime import UsageError, read_contract
 
 _COUNTED = 3
@@ -31,7 +31,7 @@ Progress = Callable[[Sequence[int], str], Iterable[int]]
 
 def emulate(
     paths: Sequence[Path],
-    board: Profile,
+    board: BoardProfile,
     *,
     faces: Faces | None = None,
     measured: Sequence[Anchor] = (),
@@ -75,7 +75,7 @@ def _run(
     path: Path, faces: Faces, scratch: Path, root: Path, core: str, python_path: str, progress: Progress
 ) -> tuple[dict[str, Any], Embeddings]:
     settings = thread_settings(1) | {"PYTHONPATH": python_path}
-    worker_command = ["python3", "-P", "-m", "edgeface_devices.worker"]
+    worker_command = ["python3", "-P", "-m", "edgeface_devices.bench.worker"]
     inner = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker_command]
     mnt, count = scratch / "mnt", scratch / "count"
     mnt.mkdir()
@@ -93,7 +93,7 @@ def _run(
     return loaded | {"instructions": instructions(count.read_text())}, np.concatenate(there)
 
 
-def _estimated(net: Net, board: Profile, facts: Mapping[str, Any], measured: Sequence[Anchor]) -> dict[str, Any]:
+def _estimated(net: Net, board: BoardProfile, facts: Mapping[str, Any], measured: Sequence[Anchor]) -> dict[str, Any]:
     counts, threads = facts["instructions"], board.threads
     value = estimate(
         net,

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from edgeface_devices.away import Away
-from edgeface_devices.published import Net
+from edgeface_devices.estimate.published import Net
 from edgeface_runtime import UsageError
 
 

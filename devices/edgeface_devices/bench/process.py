@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.limits import NO_LIMITS, Limits
+from edgeface_devices.bench.limits import NO_LIMITS, Limits
 from edgeface_runtime.errors import ModelError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -54,7 +54,7 @@ class Worker:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._oom_kills = oom_kills()
         self.process = subprocess.Popen(
-            command or [sys.executable, "-P", "-m", "edgeface_devices.worker"],
+            command or [sys.executable, "-P", "-m", "edgeface_devices.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,

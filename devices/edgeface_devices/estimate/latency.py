@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeface_devices import counted
-from edgeface_devices.anchors import Anchor
-from edgeface_devices.fit import (
+from edgeface_devices.bench.timing import Figure
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import counted
+from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.fit import (
     LEAST_MACS,
     MOST_LINEAR,
     MOST_MACS,
@@ -23,9 +25,7 @@ from edgeface_devices.fit import (
     is_fitted_on,
     predict,
 )
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Net, ncnn_times, nets, rows
-from edgeface_devices.timing import Figure
+from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
 from edgeface_runtime import Contract, read_contract
 from edgeface_runtime.metadata import file_format
 
@@ -115,7 +115,7 @@ def net_of(contract: Contract, size_bytes: int) -> Net:
 
 def estimate(
     net: Net,
-    board: Profile,
+    board: BoardProfile,
     *,
     engine: str,
     precision: str,
@@ -157,7 +157,7 @@ def estimate(
     return Estimate(ms=Figure(guess.ms, "estimated", (low, high)), note=guess.note)
 
 
-def _ncnn(net: Net, board: Profile, kind: str, threads: int, version: str | None) -> _Guess:
+def _ncnn(net: Net, board: BoardProfile, kind: str, threads: int, version: str | None) -> _Guess:
     published, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
     if not times:
         raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board}")
@@ -169,7 +169,7 @@ def _ncnn(net: Net, board: Profile, kind: str, threads: int, version: str | None
     return _Guess(guess.ms, guess.half_width * VERSION_FACTOR, note)
 
 
-def _same_net(net: Net, board: Profile, kind: str, threads: int, times: Mapping[str, float]) -> _Guess | None:
+def _same_net(net: Net, board: BoardProfile, kind: str, threads: int, times: Mapping[str, float]) -> _Guess | None:
     """The net's own row, on this board or else on the one that errs least: either beats its costs."""
     name = next((name for name, other in nets().items() if _is_same(net, other)), None)
     if name is None:
@@ -187,7 +187,7 @@ def _same_net(net: Net, board: Profile, kind: str, threads: int, times: Mapping[
     return min(guesses, key=lambda guess: guess.half_width, default=None)
 
 
-def _measured(net: Net, board: Profile, threads: int, mine: Sequence[Anchor]) -> _Guess:
+def _measured(net: Net, board: BoardProfile, threads: int, mine: Sequence[Anchor]) -> _Guess:
     """The net's own measured row, or the fit scaled by how the measured nets stand to it."""
     last = mine[-1]
     same = next((row for row in reversed(mine) if _is_same(net, row.net)), None)
@@ -240,7 +240,7 @@ def interval_factor(times: Mapping[str, float], kind: str) -> float:
     return max(width, INT8_FACTOR) if kind == "int8" else width
 
 
-def anchors(board: Profile, engine: str, kind: str, threads: int) -> dict[str, float]:
+def anchors(board: BoardProfile, engine: str, kind: str, threads: int) -> dict[str, float]:
     """Net and version → time ÷ ncnn's in float, of an engine's published rows on a board.
 
     ncnn's time is the row of the same source where it has one, else the board's ncnn table. It is the float
@@ -255,7 +255,7 @@ def anchors(board: Profile, engine: str, kind: str, threads: int) -> dict[str, f
     return {f"{row.net} {row.version}": row.ms / ms for row, ms in pairs if ms}
 
 
-def _anchored(net: Net, board: Profile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
+def _anchored(net: Net, board: BoardProfile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
     found = anchors(board, engine, kind, threads)
     if not found:
         number = f"{threads} threads" if threads > 1 else "1 thread"
@@ -268,7 +268,7 @@ def _anchored(net: Net, board: Profile, engine: str, kind: str, threads: int, ve
     return _Guess(guess.ms * ratio, width, f"{guess.note}; times {ratio:.2f}, {against}")
 
 
-def _from_counts(board: Profile, kind: str, threads: int, version: str | None, instructions: int) -> _Guess | None:
+def _from_counts(board: BoardProfile, kind: str, threads: int, version: str | None, instructions: int) -> _Guess | None:
     """The counted instructions at the rate of XNNPACK's published nets; None where those carry nothing."""
     if not counted.carries(board, kind, threads, instructions):
         return None
@@ -318,7 +318,7 @@ class Forecast:
 class Outlook:
     """Estimates of several files on one board, in the order the files were given."""
 
-    board: Profile
+    board: BoardProfile
     rows: tuple[Forecast, ...]
 
     @property
@@ -344,7 +344,7 @@ class Outlook:
         return {"schema": 1, "device": device, "rows": [row.as_json() for row in self.rows], "ratios": []}
 
 
-def outlook(paths: Sequence[Path], board: Profile, *, threads: int, measured: Sequence[Anchor] = ()) -> Outlook:
+def outlook(paths: Sequence[Path], board: BoardProfile, *, threads: int, measured: Sequence[Anchor] = ()) -> Outlook:
     """Estimates of model files on a board: the file's own engine, and ncnn; ``measured``: the user's own rows.
 
     Raises:

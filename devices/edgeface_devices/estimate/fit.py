@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.published import Net, families, nets
+from edgeface_devices.estimate.published import Net, families, nets
 
 LEAST_MACS, MOST_MACS, MOST_LINEAR = 50.0, 2000.0, 4.0
 """In millions. The published nets begin at 106 and thin out beyond 2000; fully connected weights above 4 M

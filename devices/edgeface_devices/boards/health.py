@@ -18,7 +18,7 @@ _SINCE_START = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class BoardState:
     """One reading. None: the machine does not say."""
 
     governor: str | None
@@ -33,11 +33,11 @@ class State:
         return self.__dict__ | {"throttled": None if self.throttled is None else hex(self.throttled)}
 
 
-def read_state(root: Path = Path("/")) -> State:
+def read_state(root: Path = Path("/")) -> BoardState:
     """The state now, from /sys and vcgencmd."""
     frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     millicelsius = _number(root / "sys/class/thermal/thermal_zone0/temp")
-    return State(
+    return BoardState(
         governor=_text(frequency / "scaling_governor"),
         mhz=_mhz(frequency / "scaling_cur_freq"),
         max_mhz=_mhz(frequency / "cpuinfo_max_freq"),
@@ -46,7 +46,7 @@ def read_state(root: Path = Path("/")) -> State:
     )
 
 
-def throttling(states: Sequence[State]) -> list[str]:
+def throttling(states: Sequence[BoardState]) -> list[str]:
     """What held the board back between the first reading and the last, in words; empty: nothing that is known.
 
     Counts what a reading says of its own moment, and what the last one says of the past that the first did not.
