@@ -19,8 +19,8 @@ def doctor(
 ) -> None:
     """Say what stands between a machine and edgeface, one line a finding.
 
-    System, Python, engines (on Arm their code is read for instructions that the processor lacks; then each runs a
-    small net in a process of its own, so that one that dies is seen and named), numpy, memory, power, heat, extras.
+    System, Python, engines (each is started in a process of its own, so that one that dies is seen and named), numpy,
+    memory, power, heat, extras.
     Exit code 1: something is wrong.
 
     \b

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -73,7 +74,33 @@ def test_an_engine_that_dies_or_fails_is_named(tmp_path: Path):
     ):
         python.write_text(f"#!/bin/sh\n{does}\n")
         python.chmod(0o755)
-        assert (try_out(Path("net"), str(python)) or "").startswith(says)
+        assert (try_out("import net", python=str(python)) or "").startswith(says)
+
+
+def test_an_engine_that_the_processor_cannot_run_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *ncnn*) kill -ILL $$;; esac\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(doctor, "try_out", functools.partial(try_out, python=str(python)))
+    versions = {"onnxruntime": "1.21.0", "ncnn": "1.0", "numpy": "2.1"}
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    works, dies = [finding for finding in examine() if finding.topic == "engine"]
+    assert (works.level, works.text) == ("ok", "onnxruntime 1.21.0: runs a small net in a process of its own")
+    assert dies.text.startswith("ncnn 1.0: killed by SIGILL: its packages use an instruction")
+    assert (dies.level, dies.remedy) == ("wrong", "pip install 'ncnn!=1.0'")
+    monkeypatch.setattr(doctor, "_version", {"tflite-runtime": "2.14.0", "numpy": "1.26"}.get)
+    (works,) = [finding for finding in examine() if finding.topic == "engine"]
+    assert (works.level, works.text) == ("ok", "tflite-runtime 2.14.0: can be imported")
+    monkeypatch.setattr(doctor, "_version", {"ncnn": "1.0"}.get)
+    *_, none = [finding for finding in examine() if finding.topic == "engine"]
+    assert (none.level, none.text) == ("wrong", "none works")
+
+
+def test_ncnn_is_started_too():
+    pytest.importorskip("ncnn")
+    assert try_out("import ncnn") is None
 
 
 def test_no_engine_at_all_is_wrong(monkeypatch: pytest.MonkeyPatch):
