@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgeface_runtime import EnrolmentError, FaceRecognizer, Gallery
+from edgeface_runtime import EnrollmentError, FaceRecognizer, Gallery
 
 ENROLLED = 5
 ASKED = 15
@@ -48,7 +48,7 @@ def main() -> None:
                         break
                     try:
                         gallery.enroll(f"{kind} {name}", photo)
-                    except EnrolmentError:
+                    except EnrollmentError:
                         refused += 1
                         continue
                     taken += 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeface_runtime import EnrolmentError, Gallery, ImageError, Photo, UsageError
+from edgeface_runtime import EnrollmentError, Gallery, ImageError, Photo, UsageError
 from edgeface_runtime.images import SUFFIXES, shown
 
 
@@ -57,7 +57,7 @@ def enroll_all(
     for name, path in photos:
         try:
             enrolled.append(gallery.enroll(name, path, force=force))
-        except (EnrolmentError, ImageError) as error:
+        except (EnrollmentError, ImageError) as error:
             refused.append(Refusal(name, shown(path), str(error)))
     return enrolled, refused
 

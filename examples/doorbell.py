@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from edgeface_runtime import FaceRecognizer, Frame, Gallery, ImageError, Moment, Pace, open_source, watch
-from edgeface_runtime.images import open_rgb
+from edgeface_runtime import FaceRecognizer, Frame, Gallery, ImageError, Moment, Pace, open_rgb, open_source, watch
 
 
 def arriving(folder: Path, once: bool) -> Iterator[Frame]:

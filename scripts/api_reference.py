@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 HEAD = """# API of `edgeface_runtime`
 
-Made from the docstrings by `make docs`; `make check` fails when it is not current. An `Image` is a path, a file's
-bytes, a Pillow image or a numpy array (H, W, 3) uint8 RGB.
+Made from the docstrings by `make docs`; `make check` fails when it is not current. `import edgeface` offers the same
+names, `edgeface.Gallery` and so on.
 """
 ERRORS = """## Errors
 
@@ -48,9 +48,8 @@ def signature(function: Any) -> str:
 
 
 def kind(annotation: Any) -> str:
-    """A type; what ``open_rgb`` takes is called an image."""
-    path = getattr(annotation, "canonical_path", "")
-    return "Image" if path == "edgeface_runtime.images.Source" else str(annotation)
+    """A type, by the name that it is imported by."""
+    return str(annotation).replace("edgeface_runtime.", "")
 
 
 def text(docstring: Any) -> Iterator[str]:

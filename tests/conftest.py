@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec, seal
 from edgeface_runtime.metadata import KEY
@@ -22,6 +23,10 @@ from edgeface_runtime.metadata import KEY
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
     from edgeface_export.build import Export
+
+# No test is to fail because a machine is slow.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 TINY_SIZE, TINY_LENGTH = 32, 8
 MakeModel = Callable[..., Path]

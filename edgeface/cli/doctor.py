@@ -20,7 +20,7 @@ def doctor(
     """Say what stands between a machine and edgeface, one line a finding.
 
     System, Python, engines (each is started in a process of its own, so that one that dies is seen and named), numpy,
-    memory, power, heat, extras.
+    memory, power, heat, cameras and whether this user may open them, extras.
     Exit code 1: something is wrong.
 
     \b

@@ -60,6 +60,9 @@ def eval(
     )  # fmt: skip
     if example is not None and (data is None or not (output or report)):
         raise UsageError("--example shows a photo of --data in --output FOLDER or --report PAGE; name them")
+    if output is not None or report is not None:
+        # Imported now: a missing extra is said before the work.
+        from edgeface.report.evaluation import write_folder, write_page
     if output is not None:
         make_folder(output)
     if report is not None:
@@ -67,13 +70,9 @@ def eval(
     measured = evaluate_model(model, plan, note=note, progress=lambda photos: bar(ERR, photos, "aligning"))
     result, shown = measured.evaluation, None if example is None else example_at(measured.examples, example)
     if output is not None:
-        from edgeface.report.evaluation import write_folder
-
         for file in write_folder(output, result, measured.data, shown):
             note(f"wrote {file}")
     if report is not None:
-        from edgeface.report.evaluation import write_page
-
         write_page(report, result, measured.data, measured.examples, model=str(model), example=shown)
         note(f"wrote {report}")
     if json:

@@ -23,14 +23,14 @@ def models(json: Json = False) -> None:
     if json:
         print_json({"schema": 1, "models": [model.as_json() for model in files]})
         return
-    columns = ["file", "LFW %", "10 photos %", "1 photo %", "MB", "sha256", "licence"]
+    columns = ["file", "LFW %", "ten %", "one %", "MB", "sha256", "licence"]
     rows = []
     for model in files:
         found = model.as_json()
         figures = [_percent(found["accuracy"].get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
-        size = f"{found['bytes'] / 1e6:.2f}"
+        size = f"{found['size_bytes'] / 1e6:.2f}"
         rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"].split(":")[0]])
-    print_table("shipped models", columns, rows)
+    print_table("LFW's View 1; naming 105 people from ten photos and from one each", columns, rows)
 
 
 def _percent(figure: dict[str, float] | None) -> str:

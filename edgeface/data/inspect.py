@@ -83,6 +83,7 @@ def inspect(
         MissingExtraError: Jinja2 is not installed.
     """
     folder, page = Path(folder), Path(page)
+    template = _template()
     rows, card, rejected = read_faces(folder), read_card(folder), read_rejected(folder)
     if not rows:
         raise UsageError(f"{shown(folder)}: holds no face; see its rejected.csv")
@@ -91,7 +92,7 @@ def inspect(
     identities = sorted({row["identity"] for row in rows})
     summary = _summary(card, rows, found, identities)
     first = {row["identity"]: row for row in reversed(rows)}
-    html = _template().render(
+    html = template.render(
         card=card,
         summary=summary,
         per_identity=sorted(Counter(row["identity"] for row in rows).items(), key=lambda item: (-item[1], item[0])),

@@ -24,6 +24,7 @@ from typing import Any
 
 from edgeface.data import workers
 from edgeface.data.crops import Crop, CropSettings, Task, crop_task, detector_sha256
+from edgeface.data.duplicates import require
 from edgeface.data.finish import Drop, finish
 from edgeface.data.readers import Listing, Skipped, read
 from edgeface.data.table import read_card, write_beside
@@ -72,9 +73,11 @@ def prepare(
     Raises:
         UsageError: no photo, ``dst`` is not empty or holds other work, no space left, a worker died.
         ModelError: the detector cannot be opened.
+        MissingExtraError: imagehash or SciPy is absent (extra ``data``), or with a scheduler distributed (``dask``).
     """
     src, dst, options = Path(src), Path(dst), options or Options()
-    # Opened here once, so that a wrong name is said before any work begins.
+    # Here once, so that an absent package or a wrong name is said before any work begins.
+    require("dask" if scheduler else "data")
     load_detector(options.crops.detector, threads=1)
     listing = read(src, labels=options.labels, depth=options.depth)
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData
-from edgeface.evaluation.identification import nearest_centroid
+from edgeface.evaluation.identification import identify
 from edgeface.evaluation.verification import all_pairs, area_under_curve, pair_photos
 from edgeface_devices.away import Away
 from edgeface_devices.bench.interleaved import Bench, Row, bench
@@ -73,7 +73,7 @@ def _scored(row: Row, data: FaceData) -> Row:
 def _accuracy(embeddings: NDArray[np.float32], data: FaceData) -> tuple[float, float | None]:
     gallery, probes = data.rows("train", "val"), data.rows("test")
     labels = data.labels
-    named = nearest_centroid(embeddings[gallery], labels[gallery], embeddings[probes], labels[probes])
+    given = identify(embeddings[gallery], labels[gallery], embeddings[probes], labels[probes])
     compared = probes[pair_photos(labels[probes])]
     pairs = all_pairs(embeddings[compared], labels[compared])
-    return named.accuracy, area_under_curve(pairs) if pairs.has_both_kinds else None
+    return given.accuracy, area_under_curve(pairs) if pairs.has_both_kinds else None

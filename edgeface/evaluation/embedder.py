@@ -47,7 +47,7 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)
     from edgeface.training.run import load_checkpoint
-    from edgeface_export.build import torch_embeddings
+    from edgeface_export.torch_model import torch_embeddings
 
     checkpoint = load_checkpoint(source)
     return Embedder(
@@ -134,7 +134,7 @@ def open_classifier(run: str | Path) -> Classifier:
     from edgeface.heads import build_head
     from edgeface.training.config import load_config
     from edgeface.training.run import contract_draft, load_tensors
-    from edgeface_export.build import torch_embeddings
+    from edgeface_export.torch_model import torch_embeddings
 
     path = Path(run) / "last.safetensors"
     if not Path(run).is_dir() or not path.exists():

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from edgeface_runtime import UsageError
 
-COMPONENTS = 128
-"""Principal components that go into the SVC, where the gallery has as many."""
-
 
 @dataclass(frozen=True)
 class Identification:
@@ -42,6 +39,11 @@ class Answers:
     """(M,) who it was named."""
     scores: NDArray[np.float64]
     """(M,) score of that name, in the method's own unit."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the probes that were named rightly."""
+        return float((self.named == self.truth).mean())
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,16 @@ def answers(
 
 def figures(given: Answers, *, loss: float | None = None) -> Identification:
     """Accuracy and the macro means over the identities that have probes."""
-    from sklearn import metrics
+    from edgeface.evaluation.fits import per_label
 
     people = np.unique(given.truth)
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        given.truth, given.named, labels=people, average="macro", zero_division=0.0
-    )
+    precision, recall, f1, _ = per_label(given.truth, given.named, people)
     return Identification(
         method=given.method,
-        accuracy=float(metrics.accuracy_score(given.truth, given.named)),
-        precision=float(precision),
-        recall=float(recall),
-        f1=float(f1),
+        accuracy=given.accuracy,
+        precision=float(precision.mean()),
+        recall=float(recall.mean()),
+        f1=float(f1.mean()),
         photos=len(given.truth),
         identities=len(people),
         loss=loss,
@@ -123,10 +123,10 @@ def figures(given: Answers, *, loss: float | None = None) -> Identification:
 
 def per_identity(given: Answers) -> tuple[Person, ...]:
     """One row for each identity that has probes, the worst recall first."""
-    from sklearn import metrics
+    from edgeface.evaluation.fits import per_label
 
     people = np.unique(given.truth)
-    table = metrics.precision_recall_fscore_support(given.truth, given.named, labels=people, zero_division=0.0)
+    table = per_label(given.truth, given.named, people)
     rows = []
     for label, precision, recall, f1, photos in zip(
         people.tolist(), *(column.tolist() for column in table), strict=True
@@ -144,16 +144,6 @@ def confusion(given: Answers, identities: int) -> NDArray[np.int64]:
     return matrix
 
 
-def nearest_centroid(
-    gallery_ND: NDArray[np.float32],
-    gallery_labels: NDArray[np.int64],
-    probe_ND: NDArray[np.float32],
-    probe_labels: NDArray[np.int64],
-) -> Identification:
-    """The figures of ``identify`` by nearest centroid, with its arguments and errors."""
-    return figures(identify(gallery_ND, gallery_labels, probe_ND, probe_labels))
-
-
 def _centroid_scores(
     gallery_ND: NDArray[np.float32], index: NDArray[np.int64], probe_ND: NDArray[np.float32]
 ) -> NDArray[Any]:
@@ -167,16 +157,9 @@ def _centroid_scores(
 def _svc_scores(
     gallery_ND: NDArray[np.float32], index: NDArray[np.int64], probe_ND: NDArray[np.float32]
 ) -> NDArray[Any]:
-    from sklearn.decomposition import PCA
-    from sklearn.pipeline import make_pipeline
-    from sklearn.svm import SVC
+    from edgeface.evaluation.fits import svc_scores
 
-    components = min(COMPONENTS, *gallery_ND.shape)
-    pipeline = make_pipeline(PCA(components, svd_solver="full"), SVC(C=10.0, gamma="scale"))
-    pipeline.fit(gallery_ND.astype(np.float64), index)
-    scores: NDArray[Any] = pipeline.decision_function(probe_ND.astype(np.float64))
-    # Of two classes scikit-learn gives one column, the second one's.
-    return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+    return svc_scores(gallery_ND, index, probe_ND)
 
 
 _Scores = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]], NDArray[Any]]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from edgeface_runtime import UsageError
 
@@ -158,13 +157,14 @@ def best_threshold(pairs: Pairs) -> float:
     Raises:
         UsageError: pairs of one kind only.
     """
+    from edgeface.evaluation.fits import logistic
+
     _require_both(pairs)
     spread = pairs.scores.std()
     if spread == 0:
         return equal_error_rate(pairs)[1]
     middle = pairs.scores.mean()
-    fit = LogisticRegression(C=1000).fit(((pairs.scores - middle) / spread)[:, None], pairs.same)
-    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    slope, intercept = logistic((pairs.scores - middle) / spread, pairs.same)
     return float(middle - spread * intercept / slope) if slope > 0 else equal_error_rate(pairs)[1]
 
 
@@ -273,15 +273,15 @@ def verify_folds(pairs: Pairs, fold: NDArray[np.int64], *, failed: int = 0) -> V
 
 
 def area_under_curve(pairs: Pairs) -> float:
-    """AUC of the ROC: how often a pair of one person outscores a pair of two (ties count half).
+    """AUC of the ROC: the probability that a genuine pair scores higher than an impostor pair (ties count half).
 
     Raises:
         UsageError: pairs of one kind only.
     """
-    from sklearn import metrics
-
     _require_both(pairs)
-    return float(metrics.roc_auc_score(pairs.same, pairs.scores))
+    genuine, impostor = pairs.scores[pairs.same], np.sort(pairs.scores[~pairs.same])
+    lower, not_higher = (np.searchsorted(impostor, genuine, side) for side in ("left", "right"))
+    return float((lower + not_higher).mean() / (2 * len(impostor)))
 
 
 def _threshold(falling: NDArray[np.float64], weights: NDArray[Any], total: float, far: float) -> float:

@@ -2,7 +2,7 @@
 
 All are built as ``HEADS[name](embedding, classes, s=, m=)`` and called as
 ``head(embeddings, labels, margin)``; ``head.cosines(embeddings)`` is what they have learned of the
-classes, without a margin.
+classes, without a margin. All compute in the precision of their weights (float32), also under autocast.
 """
 
 from __future__ import annotations

@@ -16,8 +16,10 @@ class ClassCentres(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """(N, D) embeddings of any length → (N, classes) cosines to the class centres."""
-        return F.linear(F.normalize(embeddings), F.normalize(self.weight))
+        """(N, D) embeddings of any length and precision → (N, classes) cosines to the class centres, in float32."""
+        # Half precision has no number between 0.9961 (bfloat16) and 1, where the angle's slope is steepest.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.linear(F.normalize(embeddings.to(self.weight.dtype)), F.normalize(self.weight))
 
     @torch.no_grad()
     def imprint(self, embeddings: Tensor, labels: Tensor) -> None:

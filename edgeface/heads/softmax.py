@@ -18,4 +18,5 @@ class Softmax(ClassCentres):
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
         """(N, D) embeddings → (N, classes) logits; labels and margin change nothing."""
-        return F.linear(embeddings, self.weight, self.bias)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.linear(embeddings.to(self.weight.dtype), self.weight, self.bias)

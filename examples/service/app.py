@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeface_runtime import (
     EdgefaceError,
-    EnrolmentError,
+    EnrollmentError,
     FaceRecognizer,
     Gallery,
     Identity,
@@ -50,9 +50,11 @@ WORKERS = 2
 """Requests worked on at a time: each holds a decoded photo."""
 MAX_CONNECTIONS = 16
 """Requests taken at a time; beyond it the answer is 503. Times MAX_BODY, the most memory that uploads hold."""
+IDENTIFY_FAR, VERIFY_FAR = 1e-2, 1e-3
+"""As `edgeface identify` and `edgeface verify` have them."""
 
 # The first that fits. What is left (a full disk, a model that breaks its contract) is the service's fault.
-STATUS = ((EnrolmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
+STATUS = ((EnrollmentError, 409), (ImageError, 422), (UsageError, 422), (EdgefaceError, 500))
 
 HANG_UP = {"connection": "close"}
 TOO_LARGE = f"a request is at most {MAX_BODY / 1e6:.0f} MB"
@@ -102,7 +104,13 @@ class Gate:
 
 
 def create_app(
-    recognizer: FaceRecognizer, gallery: Gallery, key: str, *, far: float = 1e-2, threshold: float | None = None
+    recognizer: FaceRecognizer,
+    gallery: Gallery,
+    key: str,
+    *,
+    far: float = IDENTIFY_FAR,
+    verify_far: float = VERIFY_FAR,
+    threshold: float | None = None,
 ) -> FastAPI:
     """The service.
 
@@ -110,8 +118,9 @@ def create_app(
         recognizer: used from several threads at once.
         gallery: opened with that recogniser.
         key: what ``X-API-Key`` must hold.
-        far: share of strangers that may get a name (identify) or pass for another (verify).
-        threshold: the score that is enough, in place of ``far``, for a model without measured thresholds.
+        far: share of strangers that /identify may give a name.
+        verify_far: share of pairs of strangers that /verify may take for one person.
+        threshold: the score that is enough, in place of both, for a model without measured thresholds.
     """
 
     @contextlib.asynccontextmanager
@@ -158,7 +167,7 @@ def create_app(
     @app.post("/verify")
     def verify(a: Upload, b: Upload) -> Match:
         """Whether two photos show the same person."""
-        return recognizer.verify(_bytes(a), _bytes(b), far, threshold=threshold)
+        return recognizer.verify(_bytes(a), _bytes(b), verify_far, threshold=threshold)
 
     return app
 
@@ -178,8 +187,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="exported .onnx or .tflite file")
     parser.add_argument("gallery", help="gallery file; made where there is none")
-    parser.add_argument("--far", type=float, default=1e-2, help="share of strangers that may get a name (%(default)s)")
-    parser.add_argument("--threshold", type=float, help="score that is enough, in place of --far")
+    parser.add_argument(
+        "--far",
+        type=float,
+        default=IDENTIFY_FAR,
+        help="share of strangers that /identify may give a name (%(default)s)",
+    )
+    parser.add_argument(
+        "--verify-far",
+        type=float,
+        default=VERIFY_FAR,
+        help="share of pairs of strangers that /verify may take for one person (%(default)s)",
+    )
+    parser.add_argument("--threshold", type=float, help="score that is enough, in place of both")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
@@ -189,7 +209,8 @@ def main() -> None:
     try:
         recognizer = FaceRecognizer(arguments.model)
         with Gallery.open(arguments.gallery, recognizer) as gallery:
-            app = create_app(recognizer, gallery, key, far=arguments.far, threshold=arguments.threshold)
+            rates = {"far": arguments.far, "verify_far": arguments.verify_far}
+            app = create_app(recognizer, gallery, key, **rates, threshold=arguments.threshold)
             uvicorn.run(app, host=arguments.host, port=arguments.port, limit_concurrency=MAX_CONNECTIONS)
     except EdgefaceError as error:
         parser.exit(2, f"{error}\n")

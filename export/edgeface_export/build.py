@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -35,9 +34,9 @@ from edgeface_export.one_file import (
 from edgeface_export.ranges import METHODS
 from edgeface_export.recipes import RECIPES, Recipe
 from edgeface_export.rewrite import embedder
-from edgeface_runtime import Contract, InputSpec, UsageError, load
+from edgeface_export.torch_model import torch_embeddings
+from edgeface_runtime import Contract, UsageError, load
 from edgeface_runtime.contract import OperatorCost
-from edgeface_runtime.model import unit_rows
 
 CALIBRATOR = "mse"
 MIN_COSINE = 0.995
@@ -251,14 +250,3 @@ def _workspace(folder: Path) -> Iterator[Path]:
     finally:
         if is_new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def torch_embeddings(net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(N, D) unit embeddings by PyTorch itself of (N, S, S, 3) uint8 RGB faces."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-    rows = []
-    with torch.no_grad():
-        for start in range(0, len(faces), 32):
-            chunk = torch.from_numpy(np.array(faces[start : start + 32]))  # a copy: mapped faces cannot be written to
-            rows.append(net((chunk.permute(0, 3, 1, 2).float() - mean) / std).numpy())
-    return unit_rows(np.concatenate(rows))

@@ -7,53 +7,75 @@ import typing
 from edgeface_runtime.errors import (
     ContractError,
     EdgefaceError,
-    EnrolmentError,
+    EnrollmentError,
     GalleryError,
     ImageError,
     MissingExtraError,
     ModelError,
+    NoFaceError,
     UsageError,
 )
+from edgeface_runtime.errors import renamed as _renamed
 
 if typing.TYPE_CHECKING:
-    from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec, read_contract
+    from edgeface_runtime.checks import Color
+    from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, OperatorCost, read_contract
+    from edgeface_runtime.detect import load_detector
+    from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
     from edgeface_runtime.gallery import Gallery, Photo
+    from edgeface_runtime.gallery_file import Binding
+    from edgeface_runtime.images import ImageLike, open_rgb
     from edgeface_runtime.model import Model, load
-    from edgeface_runtime.recognizer import FaceRecognizer, Identity, Match
-    from edgeface_runtime.search import Candidate
+    from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
+    from edgeface_runtime.search import Candidate, Precision
     from edgeface_runtime.sources import Frame, Source, in_turn, open_source
     from edgeface_runtime.streams import Event, Moment, Pace, Person, watch
+    from edgeface_runtime.thresholds import Threshold
+
+__version__ = "0.1.0"
 
 __all__ = [
+    "Binding",
+    "Box",
     "Candidate",
+    "Color",
     "Contract",
     "ContractError",
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
-    "EnrolmentError",
+    "Engine",
+    "EnrollmentError",
     "Event",
     "Face",
     "FaceRecognizer",
     "Frame",
     "Gallery",
     "GalleryError",
+    "Golden",
     "Identity",
     "ImageError",
+    "ImageLike",
     "InputSpec",
     "Match",
     "MissingExtraError",
     "Model",
     "ModelError",
     "Moment",
+    "NoFaceError",
+    "OperatorCost",
     "Pace",
     "Person",
     "Photo",
+    "Precision",
     "Source",
+    "Threshold",
     "UsageError",
     "in_turn",
     "load",
+    "load_detector",
+    "open_rgb",
     "open_source",
     "read_contract",
     "watch",
@@ -64,20 +86,30 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Read only when they are asked for: numpy takes most of the time, and a model alone opens without Pillow and sqlite3.
 _LATER = {
+    "Color": "checks",
     "Contract": "contract",
     "EmbeddingSpec": "contract",
+    "Golden": "contract",
     "InputSpec": "contract",
+    "OperatorCost": "contract",
     "read_contract": "contract",
+    "load_detector": "detect",
+    "Engine": "engines",
     "Detector": "faces",
     "Face": "faces",
-    "Model": "model",
-    "load": "model",
-    "Candidate": "search",
     "Gallery": "gallery",
     "Photo": "gallery",
+    "Binding": "gallery_file",
+    "ImageLike": "images",
+    "open_rgb": "images",
+    "Model": "model",
+    "load": "model",
+    "Box": "recognizer",
     "FaceRecognizer": "recognizer",
     "Identity": "recognizer",
     "Match": "recognizer",
+    "Candidate": "search",
+    "Precision": "search",
     "Frame": "sources",
     "Source": "sources",
     "in_turn": "sources",
@@ -87,11 +119,16 @@ _LATER = {
     "Pace": "streams",
     "Person": "streams",
     "watch": "streams",
+    "Threshold": "thresholds",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _renamed(__name__, name)
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

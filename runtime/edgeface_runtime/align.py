@@ -1,4 +1,4 @@
-"""From a photo and five landmarks to the upright square crop that recognisers expect.
+"""From a photo and five landmarks to the upright square crop that recognizers expect.
 
 The same photo and landmarks give the same bytes on every machine: coordinates are separate float64 additions
 and multiplications, which IEEE 754 fixes to the last bit, and pixels are blended in integers.
@@ -68,7 +68,7 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int =
     Args:
         image: (H, W, 3) uint8 RGB.
         landmarks: (5, 2) x, y in pixels of the photo.
-        size: side of the crop in pixels, 112 or 224 for most recognisers.
+        size: side of the crop in pixels, 112 or 224 for most recognizers.
 
     Raises:
         ImageError: ``image`` or ``landmarks`` has another shape or dtype, or the landmarks coincide.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeface_runtime import metadata
+from edgeface_runtime.checks import path_of
 from edgeface_runtime.errors import ContractError
 
 SCHEMA = 1
@@ -42,6 +43,11 @@ class InputSpec:
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     """Per channel, in pixel units."""
 
+    @property
+    def color(self) -> str:
+        """``colour``, as most programs spell it."""
+        return self.colour
+
     def __post_init__(self) -> None:
         _require(self.layout in ("NHWC", "NCHW"), f"input.layout is {self.layout!r}, not NHWC or NCHW")
         _require(self.dtype in ("uint8", "float32"), f"input.dtype is {self.dtype!r}, not uint8 or float32")
@@ -61,6 +67,11 @@ class EmbeddingSpec:
 
     def __post_init__(self) -> None:
         _require(self.length > 0, f"embedding.length is {self.length}")
+
+    @property
+    def normalized(self) -> bool:
+        """``normalised``, as most programs spell it."""
+        return self.normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +138,15 @@ class Contract:
             f"golden.embeddings holds a row that is not of {self.embedding.length} floats",
         )
 
+    def __repr__(self) -> str:
+        sizes = f"{self.input.size} × {self.input.size} px → {self.embedding.length} floats"
+        return f"<Contract {self.name} {self.precision} ({self.recipe}): {sizes}>"
+
+    @property
+    def license(self) -> str:
+        """``licence``, as most programs spell it."""
+        return self.licence
+
     def to_json(self) -> str:
         """One line of JSON with sorted keys, so that equal contracts are equal bytes."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -156,7 +176,7 @@ def read_contract(path: str | Path) -> Contract:
         ModelError: no model file, or cut short.
         ContractError: no contract in it, or not one that this version understands.
     """
-    path = Path(path)
+    path = path_of("the model file", path)
     text = metadata.read_text(path)
     try:
         return Contract.from_json(text)

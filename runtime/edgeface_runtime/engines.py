@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import path_of, whole
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, tar_members
 
@@ -194,9 +195,7 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
         UsageError: ``threads`` is below 1, or the engine is not installed.
         ModelError: the engine does not take the file.
     """
-    if threads < 1:
-        raise UsageError(f"threads is {threads}; it must be at least 1")
-    path = Path(path)
+    threads, path = whole("threads", threads), path_of("the model file", path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.errors import ImageError, UsageError
+from edgeface_runtime.checks import Color
+from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.find import find_faces, most_central
-from edgeface_runtime.images import open_rgb
+from edgeface_runtime.images import ImageLike, called, open_rgb
 from edgeface_runtime.quality import face_sharpness, face_size, pose
-from edgeface_runtime.recognizer import FaceRecognizer, called
-
-if TYPE_CHECKING:
-    from edgeface_runtime.images import Source
+from edgeface_runtime.recognizer import FaceRecognizer
 
 MIN_SHARPNESS = 40.0
 """Of ``face_sharpness``: 99 % of AT&T and Pins are over 80; blurred by 2 % of the face, 95 % are under 32."""
@@ -44,16 +41,17 @@ class Sample:
     """Why the photo should not be enrolled; empty where it is good."""
 
 
-def examine(recognizer: FaceRecognizer, photo: Source) -> Sample:
+def examine(recognizer: FaceRecognizer, photo: ImageLike, *, color: Color = "rgb") -> Sample:
     """Embeds the largest central face of a photo and looks at its quality.
 
     Raises:
-        ImageError: the photo cannot be read or shows no face.
+        ImageError: the photo cannot be read.
+        NoFaceError: it shows no face.
     """
-    pixels = open_rgb(photo)
+    pixels = open_rgb(photo, color=color)
     faces = find_faces(pixels, recognizer.detector)[0]
     if not faces:
-        raise ImageError(f"{called(photo)}: no face found")
+        raise NoFaceError(f"{called(photo)}: no face found")
     face = most_central(faces, *pixels.shape[:2])
     sharp, size, turn = face_sharpness(pixels, face), face_size(face), pose(face.landmarks)
     checks = (

@@ -6,11 +6,17 @@
     ├── UsageError                an option, a path or a folder that does not fit
     │   └── MissingExtraError     a package that an extra of edgeface brings
     ├── ImageError                a photo that cannot be read or used
+    │   └── NoFaceError           a photo that shows no face, where one is needed
     ├── GalleryError              a gallery that cannot be opened, changed or used with this model
-    │   └── EnrolmentError        a photo that is not good enough to know somebody by
+    │   └── EnrollmentError       a photo that is not good enough to know somebody by
     └── ModelError                a model file that cannot be opened or trusted
         └── ContractError         its contract is absent, broken or too new
 """
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
 
 
 class EdgefaceError(Exception):
@@ -29,16 +35,23 @@ class MissingExtraError(UsageError):
         self.package = package
         self.extra = extra
 
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
+
 
 class ImageError(EdgefaceError):
     """A photo cannot be read or used."""
+
+
+class NoFaceError(ImageError):
+    """A photo shows no face, where one is needed."""
 
 
 class GalleryError(EdgefaceError):
     """A gallery cannot be opened or changed, or holds another model's embeddings."""
 
 
-class EnrolmentError(GalleryError):
+class EnrollmentError(GalleryError):
     """A photo is not good enough to know somebody by, or looks like somebody else; ``force`` takes it."""
 
 
@@ -48,3 +61,24 @@ class ModelError(EdgefaceError):
 
 class ContractError(ModelError):
     """A model file's contract is absent, broken or of a newer schema."""
+
+
+_RENAMED = {"EnrolmentError": EnrollmentError}
+
+
+def renamed(module: str, name: str) -> Any:
+    """What the old name ``name`` stands for; warns whoever asked the module for it.
+
+    Raises:
+        AttributeError: it is no old name either.
+    """
+    if name not in _RENAMED:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    new = _RENAMED[name]
+    message = f"{name} is called {new.__name__}; the old name will be removed in edgeface 0.2"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    return new
+
+
+def __getattr__(name: str) -> Any:
+    return renamed(__name__, name)

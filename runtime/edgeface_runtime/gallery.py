@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import unicodedata
@@ -12,13 +13,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import Color, described, path_of, whole
 from edgeface_runtime.enrolment import disagreements, examine
-from edgeface_runtime.errors import EnrolmentError, GalleryError, UsageError
+from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
 from edgeface_runtime.gallery_file import (
     binding_of,
     connect,
@@ -30,8 +32,10 @@ from edgeface_runtime.gallery_file import (
     write_export,
     write_index,
 )
+from edgeface_runtime.images import ImageLike, called
 from edgeface_runtime.index import NearIndex
-from edgeface_runtime.recognizer import FaceRecognizer, called
+from edgeface_runtime.model import Model
+from edgeface_runtime.recognizer import FaceRecognizer
 from edgeface_runtime.search import (
     ITEMS,
     Candidate,
@@ -43,13 +47,10 @@ from edgeface_runtime.search import (
     pack,
     people_of,
     read_rows,
+    require_rows,
     scores,
     widened,
 )
-
-if TYPE_CHECKING:
-    from edgeface_runtime.images import Source
-    from edgeface_runtime.model import Model
 
 _LONGEST_NAME = 200
 _SAVED = 500  # new photos in the index before it is written without being closed
@@ -78,7 +79,7 @@ class Photo:
 
 
 class Gallery:
-    """People and the embeddings of their photos. Open it with ``Gallery.open`` and close it, or use ``with``.
+    """People and the embeddings of their photos, in one file. Close it, or use ``with``.
 
     One object may be used from several threads, and several processes may have the file open, one of them writing
     at a time. What a method has returned is on the disk; a process killed at any moment leaves the file as it was
@@ -86,27 +87,13 @@ class Gallery:
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, recognizer: FaceRecognizer | None, *, index: bool
-    ) -> None:
-        self.path = path
-        self.binding = read_binding(connection, path)
-        self.precision = read_precision(connection)
-        self._db = connection
-        self._recognizer = recognizer
-        self._index = NearIndex(self.binding.length, read_index(connection, path)) if index else None
-        self._unsaved = 0
-        self._lock = threading.RLock()
-        self._cache: People | None = None
-
-    @classmethod
-    def open(
-        cls,
+        self,
         path: str | Path,
         recognizer: FaceRecognizer | None = None,
         *,
         precision: Precision | None = None,
         index: bool = False,
-    ) -> Gallery:
+    ) -> None:
         """Opens a gallery; makes one, readable by its owner alone, where there is none.
 
         Args:
@@ -124,24 +111,38 @@ class Gallery:
             UsageError: no such ``precision``.
             MissingExtraError: usearch is absent.
         """
-        path = Path(path)
+        path = path_of("the gallery", path)
         if precision is not None and precision not in ITEMS:
             raise UsageError(f"no precision {precision!r}; choose {' or '.join(ITEMS)}")
-        wanted = binding_of(recognizer.model) if recognizer else None
-        connection = connect(path, wanted, precision or "float32")
+        if recognizer is not None and not isinstance(recognizer, FaceRecognizer):
+            raise UsageError(f"the recognizer is {described(recognizer)}; make one with FaceRecognizer()")
+        self.path, self._recognizer, self._unsaved, self._lock = path, recognizer, 0, threading.RLock()
+        self._cache: People | None = None
+        self._db = connect(path, binding_of(recognizer.model) if recognizer else None, precision or "float32")
         try:
             with explained(path):
-                gallery = cls(path, connection, recognizer, index=index)
+                self.binding = read_binding(self._db, path)
+                self.precision = read_precision(self._db)
+                self._index = NearIndex(self.binding.length, read_index(self._db, path)) if index else None
             if recognizer:
-                gallery.require(recognizer.model)
-            if precision not in (None, gallery.precision):
-                raise GalleryError(
-                    f"{path}: stores {gallery.precision} embeddings, not {precision}; make a new gallery"
-                )
+                self.require(recognizer.model)
+            if precision not in (None, self.precision):
+                raise GalleryError(f"{path}: stores {self.precision} embeddings, not {precision}; make a new gallery")
         except BaseException:
-            connection.close()
+            self._db.close()
             raise
-        return gallery
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        recognizer: FaceRecognizer | None = None,
+        *,
+        precision: Precision | None = None,
+        index: bool = False,
+    ) -> Self:
+        """``Gallery(…)`` under the name that files are opened by."""
+        return cls(path, recognizer, precision=precision, index=index)
 
     def close(self) -> None:
         """Closes the file; the object is of no use afterwards."""
@@ -171,7 +172,7 @@ class Gallery:
                 "photos in a new gallery"
             )
 
-    def enroll(self, name: str, photo: Source, *, force: bool = False) -> Photo:
+    def enroll(self, name: str, photo: ImageLike, *, force: bool = False, color: Color = "rgb") -> Photo:
         """Adds one photo of a person, who is new or known.
 
         A photo that is already there is not added again. A photo that is blurred, small, turned away, shows
@@ -181,18 +182,20 @@ class Gallery:
             name: who it shows.
             photo: an image; the largest central face counts.
             force: take a photo that would be refused.
+            color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.
 
         Raises:
-            ImageError: the photo cannot be read or shows no face.
-            EnrolmentError: the photo is refused; the message says why.
+            ImageError: the photo cannot be read.
+            NoFaceError: the photo shows no face.
+            EnrollmentError: the photo is refused; the message says why.
             GalleryError: the file cannot be written.
-            UsageError: the name cannot be used, or the gallery was opened without a recogniser.
+            UsageError: the name cannot be used, or the gallery was opened without a recognizer.
         """
         if self._recognizer is None:
-            raise UsageError(f"{self.path}: opened without a recogniser, so nobody can be enrolled")
+            raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
         name = _checked(name)
-        sample = examine(self._recognizer, photo)
-        source = unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, Path)) else ""
+        sample = examine(self._recognizer, photo, color=color)
+        source = unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else ""
         stored = pack(sample.embedding, self.precision)
         with self._writing() as db:
             known = db.execute(f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
@@ -200,7 +203,7 @@ class Gallery:
                 return Photo(*known)
             concerns = () if force else (*sample.concerns, *self._doubts(self._recognizer, name, sample.embedding))
             if concerns:
-                raise EnrolmentError(
+                raise EnrollmentError(
                     f"{called(photo)}: not enrolled as {name}: {'; '.join(concerns)}; force (--force) takes it"
                 )
             db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
@@ -225,7 +228,7 @@ class Gallery:
         Raises:
             GalleryError: nobody of that name, no such photo of that person, or the file cannot be written.
         """
-        name = _checked(name)
+        name, photo = _checked(name), None if photo is None else whole("photo", photo)
         with self._writing() as db:
             where = "person = (SELECT id FROM person WHERE name = ?) AND id = coalesce(?, id)"
             removed = db.execute(f"DELETE FROM photo WHERE {where}", (name, photo)).rowcount
@@ -275,10 +278,8 @@ class Gallery:
             UsageError: the embeddings have another length, or ``k`` is below 1.
             GalleryError: the file cannot be read.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.binding.length:
-            raise UsageError(f"embeddings are {embeddings.shape}, those of {self.path} (N, {self.binding.length})")
-        if k < 1:
-            raise UsageError(f"k is {k}; it must be at least 1")
+        require_rows(embeddings, self.binding.length)
+        k = whole("k", k)
         people = self._snapshot()
         if not people.names:
             return [[] for _ in embeddings]
@@ -294,11 +295,12 @@ class Gallery:
             UsageError: another suffix, or the file cannot be written.
             GalleryError: the gallery cannot be read.
         """
+        path = path_of("the file to write", path)
         with self._lock, explained(self.path):
             rows = self._db.execute(f"SELECT {_PHOTO}, embedding {_FROM} ORDER BY name, photo.id").fetchall()
         vectors = widened(self._rows([row[-1] for row in rows]))
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
-        write_export(Path(path), self.binding, photos)
+        write_export(path, self.binding, photos)
 
     def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
@@ -391,6 +393,8 @@ class Gallery:
 
 def _checked(name: str) -> str:
     """The name in the one form in which it is stored."""
+    if not isinstance(name, str):
+        raise UsageError(f"a person's name is text, not {described(name)}")
     name = unicodedata.normalize("NFC", name).strip()
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"a person's name is 1 to {_LONGEST_NAME} printable characters, not {name[:50]!r}")

@@ -6,19 +6,43 @@ import io
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
+from edgeface_runtime.checks import Color, described, is_bgr
 from edgeface_runtime.errors import ImageError
 
-if TYPE_CHECKING:
-    from PIL import Image
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+"""A photo as a file's path, a file's bytes, a file opened for reading bytes, a Pillow image, or an array (H, W),
+(H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16."""
 
-    Source = str | Path | bytes | NDArray[Any] | Image.Image
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in (
+        *(
+            "jpg",
+            "jpeg",
+            "jpe",
+            "jfif",
+            "mpo",
+            "jp2",
+            "j2k",
+            "j2c",
+            "jpf",
+            "jpx",
+            "heic",
+            "heif",
+            "hif",
+            "avif",
+            "webp",
+        ),
+        *("png", "apng", "gif", "tif", "tiff", "bmp", "dib", "pbm", "pgm", "ppm", "pnm", "tga", "qoi", "psd"),
+    )
+)
+"""Endings of the files of a folder that are taken for photos. What a file is, its content says."""
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
 
@@ -31,56 +55,124 @@ _BROKEN = (
     IndexError,
     KeyError,
     TypeError,
+    RuntimeError,
     struct.error,
     MemoryError,
     Warning,
 )
-"""What Pillow raises on damaged files; a warning too, where warnings are errors."""
+"""What Pillow and its plugins raise on damaged files; a warning too, where warnings are errors."""
+_DEPTHS = (8, 10, 12, 14)  # bits of a camera's pixel in 16; the rest is empty
+
+# Names in the first box of the container that HEIC and AVIF share (ISO/IEC 23008-12, annex B; AV1 Image File Format).
+_AVIF = (b"avif", b"avis")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
-def open_rgb(source: Source) -> NDArray[np.uint8]:
+def open_rgb(source: ImageLike, *, color: Color = "rgb") -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a photo, turned upright by its EXIF orientation.
 
-    Transparent pixels show white, as a viewer shows them; 16-bit channels keep their high byte;
-    of an animation the first frame is taken; grey, palette and CMYK become RGB.
+    Transparent pixels show white, as a viewer shows them; an array whose fourth channel is 0 throughout has padding
+    there and no opacity. 16-bit channels keep their high byte; where no pixel of a photo reaches 2^8, 2^10, 2^12 or
+    2^14, they are taken for so many bits, as cameras give them. Of an animation the first frame is taken; grey,
+    palette and CMYK become RGB.
 
     Args:
-        source: a file's path, a file's bytes, a Pillow image, or an array (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4) of uint8 or uint16 in RGB(A) order.
+        source: the photo. A file that is open is read from its start and stays open. HEIC needs the extra ``heic``.
+        color: the order of an array's channels; files and Pillow images know their own.
 
     Raises:
-        ImageError: no such file, not an image, cut short, of more than ``MAX_PIXELS``, or of a
-            pixel type without a known range (float).
+        ImageError: no such file, not an image, cut short, of more than ``MAX_PIXELS``, of a pixel type without a
+            known range (float), or nothing that could be a photo, such as the None of a reader that has failed.
+        UsageError: no such ``color``.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    is_swapped = is_bgr(color)
     if isinstance(source, np.ndarray):
-        return _from_array(source)
-    if isinstance(source, Image.Image):
-        return _from_pillow(source, "the image")
-    name = "the image" if isinstance(source, bytes) else shown(source)
+        pixels = _from_array(source)
+        return swapped(pixels) if is_swapped else pixels
+    name = called(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, name)
+        file = _file(source, name)
+        with _opened(file, name) as image:
             return _from_pillow(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        empty = not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size)
-        raise ImageError(f"{name}: {'the file is empty' if empty else 'not an image that can be read'}") from error
+        reason = "not an image that can be read" if _head(file) else "the file is empty"
+        raise ImageError(f"{name}: {reason}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except _BROKEN as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
-def shown(path: str | Path) -> str:
+def swapped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) with the first and the last channel exchanged: RGB of BGR and back."""
+    out = np.empty_like(pixels, order="C")
+    for channel in range(3):  # one at a time: four times as fast as a copy of the reversed view
+        out[..., channel] = pixels[..., 2 - channel]
+    return out
+
+
+def called(source: object) -> str:
+    """What an error calls a photo: a path, or "the image"."""
+    path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
+    return shown(path) if isinstance(path, (str, os.PathLike)) else "the image"
+
+
+def shown(path: str | os.PathLike[str]) -> str:
     r"""A path as text that is valid UTF-8: bytes of a name that are not show as ``\xe9``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    from PIL import Image
+def _file(source: object, name: str) -> str | os.PathLike[str] | IO[bytes]:
+    """What Pillow opens."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, io.TextIOBase):
+        raise ImageError(f"{name}: opened as text; open it with mode 'rb'")
+    if isinstance(source, (str, os.PathLike)):
+        return source
+    if hasattr(source, "read"):
+        is_seekable = hasattr(source, "seekable") and source.seekable()
+        return cast(IO[bytes], source) if is_seekable else io.BytesIO(source.read())
+    if source is None:
+        raise ImageError("None is no photo; whoever gave it could not read one (OpenCV says None where it fails)")
+    raise ImageError(
+        f"{described(source)} is no photo: give a path, a file's bytes, an open file, a Pillow image or an array"
+    )
 
+
+def _opened(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
+    """The file in Pillow, which learns HEIC where it meets one."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        head = _head(file)
+        brands = [head[at : at + 4] for at in range(8, len(head), 4)] if head[4:8] == b"ftyp" else []
+        if any(brand in _AVIF for brand in brands):
+            raise ImageError(f"{name}: AVIF, which needs: pip install 'pillow>=11.3'") from None
+        if not any(brand in _HEIC for brand in brands):
+            raise
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(f"{name}: HEIC, which needs: pip install 'edgeface[heic]'") from error
+    pillow_heif.register_heif_opener()
+    return Image.open(file)
+
+
+def _head(file: str | os.PathLike[str] | IO[bytes]) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(file, (str, os.PathLike)):
+        with Path(file).open("rb") as stream:
+            return stream.read(64)
+    file.seek(0)
+    return file.read(64)
+
+
+def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS / 1e6:.0f} megapixels")
     if image.mode == "F":
@@ -116,16 +208,30 @@ def _upright(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
 
 
 def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.dtype not in (np.uint8, np.uint16) or not _is_picture(pixels.shape):
+        planar = _is_picture(pixels.shape[1:] + pixels.shape[:1])
+        raise ImageError(
+            f"an array of {pixels.dtype} {pixels.shape} is no photo: uint8 or uint16, (H, W), (H, W, 1), (H, W, 3) or "
+            f"(H, W, 4){'; channels come last: image.transpose(1, 2, 0)' if planar else ''}"
+        )
     if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        highest = int(pixels.max())
+        depth = next((bits for bits in _DEPTHS if highest < 1 << bits), 16)
+        pixels = (pixels >> (depth - 8)).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
-        raise ImageError(f"an array of {pixels.dtype} {pixels.shape} is no photo: uint8 or uint16, (H, W, 3)")
     if pixels.shape[2] == 4:
         opacity = pixels[..., 3:].astype(np.uint16)
-        pixels = ((pixels[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+        pixels = pixels[..., :3]
+        if opacity.any():
+            pixels = ((pixels * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)))
 
 
 def _reason(error: BaseException) -> str:

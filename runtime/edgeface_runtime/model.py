@@ -1,4 +1,4 @@
-"""A recogniser: a model file opened in its engine, fed as its contract says."""
+"""A recognizer: a model file opened in its engine, fed as its contract says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import Color, described, is_bgr
 from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contract
 from edgeface_runtime.engines import Engine, first_line, open_engine
 from edgeface_runtime.errors import ImageError, ModelError
@@ -20,31 +21,42 @@ _CHUNK = 32
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An opened recogniser. ``embed`` may be called from several threads."""
+    """An opened recognizer. ``embed`` may be called from several threads."""
 
     path: Path
     contract: Contract
     engine: Engine
 
-    def embed(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __repr__(self) -> str:
+        contract, side = self.contract, self.contract.input.size
+        shape = f"{side} × {side} px → {contract.embedding.length} floats"
+        return f"<Model {contract.name} {contract.precision}: {shape}, {self.engine.name}, {self.path.name}>"
+
+    def embed(self, faces: NDArray[np.uint8], *, color: Color = "rgb") -> NDArray[np.float32]:
         """Unit embeddings of aligned faces.
 
         Args:
-            faces: (N, size, size, 3) uint8 RGB, size as in the contract.
+            faces: (N, size, size, 3) uint8, size as in the contract.
+            color: the order of their channels, ``"rgb"`` or ``"bgr"``.
 
         Returns:
             (N, D) float32, each row of length 1.
 
         Raises:
             ImageError: another shape or dtype.
+            UsageError: no such ``color``.
             ModelError: the graph takes or gives something else than the contract says.
         """
         spec = self.contract.input
         expected = (spec.size, spec.size, 3)
+        if not isinstance(faces, np.ndarray):
+            raise ImageError(f"faces are {described(faces)}; they must be an array (N, {spec.size}, {spec.size}, 3)")
         if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != expected:
             raise ImageError(
                 f"faces are {faces.dtype} {faces.shape}; {self.path.name} takes uint8 (N, {spec.size}, {spec.size}, 3)"
             )
+        if is_bgr(color):
+            faces = faces[..., ::-1]
         length = self.contract.embedding.length
         fixed = self.engine.input_shape[0]
         rows = np.empty((len(faces), length), np.float32)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeface_runtime.checks import path_of
 from edgeface_runtime.contract import Contract, read_contract
 from edgeface_runtime.engines import is_installed
 from edgeface_runtime.errors import ModelError
+from edgeface_runtime.metadata import file_format
 
 FOLDER = Path(__file__).parent / "models"
 DEFAULT = "mobilefacenet"
@@ -36,21 +39,23 @@ class Shipped:
         return self.file == find_model(None)
 
     def as_json(self) -> dict[str, Any]:
-        """Stable keys, for ``edgeface models --json``."""
-        contract = self.contract
+        """Stable keys, for ``edgeface models --json``; ``sha256`` is the file's, ``bytes`` an older ``size_bytes``."""
+        contract, data = self.contract, self.file.read_bytes()
         return {
             "name": self.name,
             "file": self.file.name,
             "path": str(self.file),
             "default": self.is_default,
             "backbone": contract.backbone,
+            "format": file_format(data),
             "precision": contract.precision,
             "embedding": contract.embedding.length,
-            "bytes": self.file.stat().st_size,
+            "size_bytes": len(data),
+            "bytes": len(data),
             "macs": sum(cost.macs for cost in contract.cost.values()),
             "accuracy": contract.accuracy,
             "licence": contract.licence,
-            "sha256": contract.file_sha256,
+            "sha256": hashlib.sha256(data).hexdigest(),
         }
 
 
@@ -73,8 +78,9 @@ def find_model(model: str | Path | None = None) -> Path:
 
     Raises:
         ModelError: neither a file nor a name.
+        UsageError: ``model`` is no path.
     """
-    path = Path(DEFAULT if model is None else model)
+    path = path_of("model", DEFAULT if model is None else model)
     # A file of the user's own goes before a name, a folder does not: runs are often called like their net.
     if path.is_file() or path.parent != Path():
         return path

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+import edgeface_runtime
 from edgeface_runtime.align import align
+from edgeface_runtime.checks import Color, described, number
 from edgeface_runtime.detect import load_detector
-from edgeface_runtime.errors import ImageError, UsageError
+from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.find import find_faces, most_central
-from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.images import ImageLike, called, open_rgb
 from edgeface_runtime.model import Model, load
 from edgeface_runtime.thresholds import Threshold, threshold_for
 
-if TYPE_CHECKING:
-    from edgeface_runtime.gallery import Gallery
-    from edgeface_runtime.images import Source
+Box: TypeAlias = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the photo; may reach outside it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Match:
     threshold: float
     far: float | None
     """Share of pairs of strangers that ``threshold`` accepts; None where the caller gave the threshold."""
+    faces: tuple[int, int]
+    """How many faces each photo shows; of several the largest central one was compared."""
+    boxes: tuple[Box, Box]
+    """Of the two faces that were compared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Identity:
     """None: nobody of the gallery."""
     score: float | None
     """Cosine to the nearest photo of the gallery, −1 to 1, whoever that is; None where the gallery is empty."""
-    box: tuple[float, float, float, float]
+    box: Box
     """x0, y0, x1, y1 in pixels of the photo; may reach outside it."""
     detection: float
     """The detector's confidence, 0 to 1."""
@@ -57,8 +62,9 @@ class Identity:
 class FaceRecognizer:
     """A detector and a model behind one face.
 
-    An image is a path, a file's bytes, a Pillow image or an array as ``open_rgb`` takes it. All methods may be
-    called from several threads at once; in async code call them with ``asyncio.to_thread``.
+    An image is what ``open_rgb`` takes: a path, a file's bytes, an open file, a Pillow image or an array, whose
+    channels are in the order ``color``: OpenCV's are ``"bgr"``. All methods may be called from several threads at
+    once; in async code call them with ``asyncio.to_thread``.
     """
 
     def __init__(
@@ -76,22 +82,27 @@ class FaceRecognizer:
             UsageError: no such detector, or an engine is not installed.
         """
         self.model = model if isinstance(model, Model) else load(model, threads=threads)
+        if not (isinstance(detector, (str, Path)) or hasattr(detector, "detect")):
+            raise UsageError(f"the detector is {described(detector)}; give a name, a file or an object with detect()")
         self.detector = load_detector(detector, threads=threads) if isinstance(detector, (str, Path)) else detector
 
-    def faces(self, image: Source) -> list[Face]:
+    def faces(self, image: ImageLike, *, color: Color = "rgb") -> list[Face]:
         """The faces of an image, the most confident first; empty where there is none.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        return find_faces(open_rgb(image), self.detector)[0]
+        return find_faces(open_rgb(image, color=color), self.detector)[0]
 
-    def embed(self, image_or_faces: Source, faces: Sequence[Face] | None = None) -> NDArray[np.float32]:
+    def embed(
+        self, image_or_faces: ImageLike, faces: Sequence[Face] | None = None, *, color: Color = "rgb"
+    ) -> NDArray[np.float32]:
         """Unit embeddings, a row for each face.
 
         Args:
-            image_or_faces: an image, or aligned faces (N, size, size, 3) uint8 RGB.
+            image_or_faces: an image, or aligned faces (N, size, size, 3) uint8.
             faces: those of the image that are wanted; all that are found in it where None.
+            color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.
 
         Returns:
             (N, D) float32.
@@ -101,9 +112,9 @@ class FaceRecognizer:
             ModelError: the model file does not do what its contract says.
         """
         if isinstance(image_or_faces, np.ndarray) and image_or_faces.ndim == 4:
-            return self.model.embed(image_or_faces)
-        photo = open_rgb(image_or_faces)
-        faces = find_faces(photo, self.detector)[0] if faces is None else faces
+            return self.model.embed(image_or_faces, color=color)
+        photo = open_rgb(image_or_faces, color=color)
+        faces = self._wanted(photo, faces)
         size = self.model.contract.input.size
         crops = [align(photo, face.landmarks, size) for face in faces]
         return self.model.embed(np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8))
@@ -116,7 +127,15 @@ class FaceRecognizer:
         """
         return threshold_for(self.model.contract, far, comparisons)
 
-    def verify(self, a: Source, b: Source, far: float = 1e-3, *, threshold: float | None = None) -> Match:
+    def verify(
+        self,
+        a: ImageLike,
+        b: ImageLike,
+        far: float = 1e-3,
+        *,
+        threshold: float | None = None,
+        color: Color = "rgb",
+    ) -> Match:
         """Whether two images show the same person; of each the largest central face counts.
 
         Args:
@@ -124,23 +143,27 @@ class FaceRecognizer:
             b: another.
             far: the share of pairs of strangers that may be taken for the same person.
             threshold: the score that is enough, in place of ``far``.
+            color: the order of the channels of those that are arrays, ``"rgb"`` or ``"bgr"``.
 
         Raises:
-            ImageError: an image cannot be read or shows no face.
+            ImageError: an image cannot be read.
+            NoFaceError: an image shows no face.
             UsageError: the model's contract has no threshold for ``far``.
         """
         limit = self.threshold(far).value if threshold is None else _checked(threshold)
-        score = float(self._central(a) @ self._central(b))
-        return Match(score, score >= limit, limit, far if threshold is None else None)
+        (row_a, box_a, count_a), (row_b, box_b, count_b) = (self._central(image, color) for image in (a, b))
+        score, rate = float(row_a @ row_b), far if threshold is None else None
+        return Match(score, score >= limit, limit, rate, (count_a, count_b), (box_a, box_b))
 
     def identify(
         self,
-        image: Source,
-        gallery: Gallery,
+        image: ImageLike,
+        gallery: edgeface_runtime.Gallery,
         far: float = 1e-2,
         *,
         threshold: float | None = None,
         faces: Sequence[Face] | None = None,
+        color: Color = "rgb",
     ) -> list[Identity]:
         """Who the faces of an image are, the most confident detection first or in the order of ``faces``.
 
@@ -151,44 +174,55 @@ class FaceRecognizer:
                 holds, the higher the score that is asked for.
             threshold: the score that is enough, in place of ``far``.
             faces: those of the image that are wanted; all that are found in it where None.
+            color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.
 
         Raises:
             ImageError: the image cannot be read.
             GalleryError: the gallery was made with another model.
             UsageError: the model's contract has no threshold for ``far`` over so many photos.
         """
+        if not hasattr(gallery, "require"):
+            raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
         gallery.require(self.model)
         limit = self.threshold(far, len(gallery)).value if threshold is None else _checked(threshold)
-        photo = open_rgb(image)
-        faces = find_faces(photo, self.detector)[0] if faces is None else faces
+        photo = open_rgb(image, color=color)
+        faces = self._wanted(photo, faces)
         if not faces:
             return []
         identities = []
         for face, found in zip(faces, gallery.search(self.embed(photo, faces), 1), strict=True):
             best = found[0] if found else None
             name = best.name if best and best.score >= limit else None
-            x0, y0, x1, y1 = map(float, face.box)
             score = best.score if best else None
             rate = far if threshold is None else None
-            identities.append(Identity(name, score, (x0, y0, x1, y1), float(face.score), limit, rate))
+            identities.append(Identity(name, score, _box(face), float(face.score), limit, rate))
         return identities
 
-    def _central(self, image: Source) -> NDArray[np.float32]:
-        """(D,) embedding of the largest central face."""
-        photo = open_rgb(image)
+    def _wanted(self, photo: NDArray[np.uint8], faces: Sequence[Face] | None) -> Sequence[Face]:
+        """``faces``, or all that are found where None."""
+        if faces is None:
+            return find_faces(photo, self.detector)[0]
+        if not isinstance(faces, Sequence) or not all(isinstance(face, Face) for face in faces):
+            raise UsageError(f"faces is {described(faces)}; it must be a list of Face")
+        return faces
+
+    def _central(self, image: ImageLike, color: Color) -> tuple[NDArray[np.float32], Box, int]:
+        """(D,) embedding of the largest central face, where it is, and how many faces there are."""
+        photo = open_rgb(image, color=color)
         faces = find_faces(photo, self.detector)[0]
         if not faces:
-            raise ImageError(f"{called(image)}: no face found")
-        row: NDArray[np.float32] = self.embed(photo, [most_central(faces, *photo.shape[:2])])[0]
-        return row
+            raise NoFaceError(f"{called(image)}: no face found")
+        face = most_central(faces, *photo.shape[:2])
+        return self.embed(photo, [face])[0], _box(face), len(faces)
 
 
-def called(image: Source) -> str:
-    """What an error calls an image."""
-    return shown(image) if isinstance(image, (str, Path)) else "the image"
+def _box(face: Face) -> Box:
+    x0, y0, x1, y1 = map(float, face.box)
+    return x0, y0, x1, y1
 
 
 def _checked(threshold: float) -> float:
+    threshold = number("threshold", threshold)
     if not -1 <= threshold <= 1:
         raise UsageError(f"the threshold is {threshold:g}; a score lies between -1 and 1")
     return threshold

@@ -13,7 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import described
+from edgeface_runtime.errors import UsageError
+
 Precision = Literal["float32", "int8"]
+"""How a gallery stores embeddings."""
 ITEMS: dict[Precision, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
 _BLOCK = 1024  # rows that stay in the cache while they are widened and compared
 _FEW = 4  # below, a product of vectors beats OpenBLAS's product of matrices
@@ -87,6 +91,14 @@ def read_rows(data: bytes, precision: Precision, length: int) -> Rows:
         return Rows(vectors, None)
     squares = [np.square(block, dtype=np.float32).sum(axis=1) for block in _blocks(vectors)]
     return Rows(vectors, 1 / np.sqrt(np.maximum(np.concatenate([*squares, np.empty(0, np.float32)]), 1)))
+
+
+def require_rows(embeddings: Any, length: int) -> None:
+    """Raises UsageError unless these are embeddings of that many floats, an array (N, ``length``)."""
+    if not isinstance(embeddings, np.ndarray):
+        raise UsageError(f"embeddings is {described(embeddings)}; it must be an array (N, {length})")
+    if embeddings.dtype.kind != "f" or embeddings.ndim != 2 or embeddings.shape[1] != length:
+        raise UsageError(f"embeddings are {embeddings.dtype} {embeddings.shape}, not float32 (N, {length})")
 
 
 def widened(rows: Rows) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -18,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import Color, described, is_bgr, number, path_of
 from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.errors import ImageError, MissingExtraError, UsageError
-from edgeface_runtime.images import SUFFIXES, open_rgb, shown
+from edgeface_runtime.images import SUFFIXES, open_rgb, shown, swapped
 
 FPS = 25.0
 """Frames a second where a source does not say."""
@@ -29,7 +30,15 @@ _LET_GO = 5.0  # seconds to wait for a camera that hangs
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a source."""
+    """One frame of a source: ``Frame(index, seconds, pixels, name="", color="rgb")``.
+
+    ``pixels`` may be an array of any kind that ``open_rgb`` takes, its channels in the order ``color``; it becomes
+    (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: ``pixels`` is no photo, such as the None of a camera that has failed.
+        UsageError: no such ``color``.
+    """
 
     index: int
     """0, 1, 2 …; skipped frames are counted."""
@@ -39,6 +48,19 @@ class Frame:
     """(H, W, 3) RGB."""
     name: str = ""
     """Of the photo's file."""
+    color: InitVar[Color] = "rgb"
+    """The order of the channels of the ``pixels`` that are given: ``"rgb"``, or ``"bgr"`` as OpenCV has them."""
+
+    def __post_init__(self, color: Color) -> None:
+        try:
+            object.__setattr__(self, "pixels", open_rgb(self.pixels, color=color))
+        except ImageError as error:
+            raise ImageError(f"frame {self.index}: {error}") from error
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        name = f", {self.name}" if self.name else ""
+        return f"<Frame {self.index}, {self.seconds:.3f} s, {width} × {height} px{name}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +87,7 @@ def open_source(source: int | str | Path, report: Callable[[str], None] | None =
     if isinstance(source, int):
         capture = _capture(source, f"camera {source}: cannot be opened; is it there, and may you use it?")
         return Source("camera", _newest(_reader(capture), capture.release), _fps(capture))
-    path = Path(source)
+    path = path_of("the source", source)
     if path.is_dir():
         photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not photos:
@@ -77,9 +99,24 @@ def open_source(source: int | str | Path, report: Callable[[str], None] | None =
     return Source("video", _every(_reader(capture), capture.release, _fps(capture)), _fps(capture))
 
 
-def in_turn(images: Iterable[NDArray[np.uint8]], fps: float = FPS) -> Iterator[Frame]:
-    """Frames of (H, W, 3) uint8 RGB images that come from elsewhere, at an even rate."""
-    return (Frame(index, index / fps, image) for index, image in enumerate(images))
+def in_turn(images: Iterable[NDArray[Any]], fps: float = FPS, *, color: Color = "rgb") -> Iterator[Frame]:
+    """Frames of arrays that come from elsewhere, at an even rate.
+
+    Args:
+        images: arrays as ``open_rgb`` takes them: grey, three or four channels, uint8 or uint16.
+        fps: how many there are in a second.
+        color: the order of their channels: ``"bgr"`` for frames of OpenCV and for picamera2's "RGB888".
+
+    Raises:
+        ImageError: one of them is no photo, such as the None of a camera that has failed.
+        UsageError: ``fps`` is not above 0, no such ``color``, or ``images`` cannot be iterated over.
+    """
+    if not (rate := number("fps", fps)) > 0:
+        raise UsageError(f"fps is {rate:g}; it must be above 0")
+    is_bgr(color)
+    if not isinstance(images, Iterable):
+        raise UsageError(f"images is {described(images)}; it must be a series of arrays")
+    return (Frame(index, index / rate, image, color=color) for index, image in enumerate(images))
 
 
 def opencv() -> ModuleType:
@@ -118,7 +155,7 @@ def _reader(capture: Any) -> Callable[[], NDArray[np.uint8] | None]:
 
     def read() -> NDArray[np.uint8] | None:
         ok, bgr = capture.read()
-        return np.ascontiguousarray(bgr[..., ::-1]) if ok else None
+        return swapped(bgr) if ok else None
 
     return read
 

@@ -16,18 +16,17 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from edgeface_runtime.checks import described, number, whole
 from edgeface_runtime.enrolment import MAX_PITCH, MAX_YAW, MIN_SIZE
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
+from edgeface_runtime.gallery import Gallery
 from edgeface_runtime.quality import face_size, pose
+from edgeface_runtime.recognizer import FaceRecognizer
+from edgeface_runtime.sources import Frame
 from edgeface_runtime.tracking import Track, associate
-
-if TYPE_CHECKING:
-    from edgeface_runtime.gallery import Gallery
-    from edgeface_runtime.recognizer import FaceRecognizer
-    from edgeface_runtime.sources import Frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,9 @@ class Pace:
 
     def __post_init__(self) -> None:
         for name in ("every", "hits", "votes", "agree", "again"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            whole(name, getattr(self, name))
+        for name in ("overlap", "patience"):
+            number(name, getattr(self, name))
         if not self.votes < 2 * self.agree <= 2 * self.votes:
             raise UsageError(
                 f"agree is {self.agree}; it must be more than half of votes, {self.votes}, and at most all"
@@ -136,7 +136,7 @@ def watch(
     by others are heeded while it runs. Nobody is said to have left because the frames have ended.
 
     Args:
-        frames: of ``open_source``, or made with ``in_turn``.
+        frames: of ``open_source``, or made with ``in_turn`` from arrays that come from elsewhere.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
         far: the share of looks at strangers that may give a name, over the whole gallery, as in ``identify``.
@@ -145,14 +145,18 @@ def watch(
 
     Raises:
         GalleryError: the gallery was made with another model, or cannot be read.
-        UsageError: the model's contract has no threshold for ``far`` over so many photos.
-        ImageError: a frame is no (H, W, 3) uint8 image.
+        UsageError: the model's contract has no threshold for ``far`` over so many photos, or ``frames`` are none.
+        ImageError: what is to become a frame is no photo.
     """
+    if not isinstance(frames, Iterable):
+        raise UsageError(f"frames is {described(frames)}; give the frames of open_source or in_turn")
     pace = pace or Pace()
     followed: list[_Followed] = []
     numbers = itertools.count(1)
     looked: int | None = None
     for frame in frames:
+        if not isinstance(frame, Frame):
+            raise UsageError(f"frames gives {described(frame)}; make frames of arrays with in_turn(images)")
         events: list[Event] = []
         if looked is None or frame.index - looked >= pace.every:
             looked = frame.index

@@ -1,4 +1,4 @@
-"""A recogniser that needs no model and no photos, for the tests of apps built on edgeface.
+"""A recognizer that needs no model and no photos, for the tests of apps built on edgeface.
 
 ::
 
@@ -49,10 +49,10 @@ def fake_photo(person: int, take: int = 0) -> NDArray[np.uint8]:
 
 
 def fake_recognizer(name: str = "fake", thresholds: dict[str, Any] | None = None) -> FaceRecognizer:
-    """A recogniser for ``fake_photo``: about 0.9 between photos of one person, about 0 between those of two.
+    """A recognizer for ``fake_photo``: about 0.9 between photos of one person, about 0 between those of two.
 
     Args:
-        name: of its model; recognisers of two names do not fit one gallery.
+        name: of its model; recognizers of two names do not fit one gallery.
         thresholds: of its contract; those of random directions where None.
     """
     if thresholds is None:

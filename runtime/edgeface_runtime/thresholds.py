@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edgeface_runtime.checks import number
 from edgeface_runtime.contract import Contract
 from edgeface_runtime.errors import ContractError, UsageError
 
@@ -36,6 +37,7 @@ def rate_per_comparison(far: float, comparisons: int) -> float:
     Raises:
         UsageError: ``far`` is not between 0 and 1.
     """
+    far = number("far", far)
     if not 0 < far < 1:
         raise UsageError(f"a false-accept rate is {far:g}; it must lie between 0 and 1, such as 0.001")
     return -math.expm1(math.log1p(-far) / max(comparisons, 1))

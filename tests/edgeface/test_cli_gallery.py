@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,9 +124,20 @@ def test_an_extrapolated_threshold_is_said(say: Say, place: Path):
 def test_verify_answers_with_its_exit_code(say: Say, place: Path):
     code, found, _ = say("verify", "s2.png", "family/s2/1.pgm", "-m", "net.onnx")
     assert (code, found["same"], found["threshold"], found["far"]) == (0, True, 0.998, 0.001)
-    assert set(found) == {"schema", "same", "score", "threshold", "far"}
+    assert set(found) == {"schema", "same", "score", "threshold", "far", "faces", "boxes"}
     code, found, _ = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", "0.9999")
     assert (code, found["same"], found["far"]) == (1, False, None)
+
+
+def test_verify_says_which_of_several_faces_was_compared(place: Path, capsys: pytest.CaptureFixture[str]):
+    two = [Image.open(att_photo).convert("RGB") for att_photo in ("s2.png", "stranger.png")]
+    both = Image.new("RGB", (3 * two[0].width, 2 * two[0].height), "gray")
+    for image, left in zip(two, (two[0].width // 4, 7 * two[0].width // 4), strict=True):
+        both.paste(image, (left, two[0].height // 2))
+    both.save("both.png")
+    run(["verify", "both.png", "s2.png", "-m", "net.onnx"])
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"both\.png: 2 faces; compared the largest central one, at \d+ \d+ \d+ \d+\n", said)
 
 
 def test_verify_in_words(place: Path, capsys: pytest.CaptureFixture[str]):

@@ -251,7 +251,7 @@ sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp
     assert process.stderr
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     found = json.loads(out)
     assert found["interrupted"] is True

@@ -12,6 +12,9 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
 from edgeface_runtime import UsageError
@@ -126,3 +129,80 @@ def test_centres_start_at_the_means_of_directions_and_unseen_ones_stay():
         mean = np.mean(rows, axis=0)
         np.testing.assert_allclose(head.weight[label].detach().numpy(), mean / np.linalg.norm(mean))
     assert torch.equal(head.weight[[1, 2]], before[[1, 2]])
+
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class WithoutDeviceGuard(TorchFunctionMode):
+    """Subscripts of a fake CUDA tensor ask for CUDA's device guard, which a build for CPUs lacks."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__getitem__:
+            tensor, subscript = args
+            assert subscript == (slice(None), None)
+            return tensor.unsqueeze(1)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def cuda_autocast(request: pytest.FixtureRequest):
+    """Autocast of CUDA by its switch: torch.autocast turns itself off where there is no GPU."""
+    torch.set_autocast_dtype("cuda", request.param)
+    torch.set_autocast_enabled("cuda", True)
+    yield request.param
+    torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.parametrize("cuda_autocast", HALF, indirect=True)
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_compute_in_float32_under_cudas_autocast(name: str, cuda_autocast: torch.dtype):
+    # Fake tensors go through the dispatcher's CUDA keys, autocast's among them, and need no GPU.
+    mode = FakeTensorMode()
+
+    def on_cuda(tensor: torch.Tensor) -> FakeTensor:
+        return FakeTensor(mode, tensor.detach().to("meta"), torch.device("cuda"))
+
+    head = build_head(name, 6, 5, s=64.0, m=0.5)
+    weights = {key: on_cuda(weight) for key, weight in head.named_parameters()}
+    faces, layer, labels = map(on_cuda, (torch.empty(9, 6), torch.empty(6, 6), torch.zeros(9, dtype=torch.int64)))
+    with mode, torch.no_grad(), WithoutDeviceGuard():
+        embeddings = F.linear(faces, layer)
+        assert embeddings.dtype == cuda_autocast
+        for given in (embeddings, embeddings.float()):
+            logits = functional_call(head, weights, (given, labels, 0.3))
+            assert (logits.dtype, logits.device.type, logits.shape) == (torch.float32, "cuda", (9, 5))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("cosine", [0.95, 0.99, 0.999, 0.9999, 1.0])
+def test_gradients_near_the_class_centre_in_half_precision_are_those_of_float64(
+    cosine: float, name: str, dtype: torch.dtype
+):
+    torch.manual_seed(0)
+    centres = torch.nn.init.orthogonal_(torch.empty(5, 64, dtype=torch.float64))
+    labels = torch.tensor([0, 1, 2])
+    # Towards a direction that is no class's, so that the other cosines stay 0.
+    embeddings = cosine * centres[labels] + math.sqrt(1 - cosine**2) * F.normalize(torch.randn(64).double(), dim=0)
+    heads = [build_head(name, 64, 5, s=64.0, m=0.5) for _ in range(2)]
+    heads[0].weight.data = centres.to(dtype).float()
+    heads[1].load_state_dict(heads[0].state_dict())
+    heads[1].double()
+    half, exact = embeddings.to(dtype).requires_grad_(), embeddings.to(dtype).double().requires_grad_()
+    # A weighted sum of the logits: cross-entropy's own gradients vanish so near a centre.
+    weighing = torch.randn(3, 5)
+    with torch.autocast("cpu", dtype):
+        logits = heads[0](half, labels)
+    reference = heads[1](exact, labels)
+    torch.testing.assert_close(logits.double(), reference, rtol=1e-4, atol=1e-2)
+    (logits * weighing).sum().backward()
+    (reference * weighing.double()).sum().backward()
+    # The embeddings' gradient is given back in half precision.
+    torch.testing.assert_close(half.grad.double(), exact.grad, **near(exact.grad, 2 * torch.finfo(dtype).eps))
+    for mine, theirs in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, **near(theirs.grad, 1e-3))
+
+
+def near(expected: torch.Tensor, share: float) -> dict[str, float]:
+    return {"rtol": 0.0, "atol": share * expected.abs().max().item()}

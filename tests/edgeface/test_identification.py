@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from edgeface.evaluation.identification import confusion, figures, identify, nearest_centroid, per_identity
+from edgeface.evaluation.identification import confusion, figures, identify, per_identity
 from edgeface_runtime import UsageError
 
 
@@ -43,7 +43,7 @@ def slow_form(gallery, gallery_labels, probes, probe_labels) -> dict[str, float]
 @pytest.mark.parametrize("noise", [0.1, 1.5, 4.0])
 def test_figures_are_those_of_the_slow_form(noise: float):
     gallery, probes = faces(7, 5, noise, seed=1), faces(7, 3, noise, seed=2)
-    found = asdict(nearest_centroid(*gallery, *probes))
+    found = asdict(figures(identify(*gallery, *probes)))
     for name, value in slow_form(*gallery, *probes).items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
     assert (found["photos"], found["identities"], found["method"]) == (21, 7, "nearest centroid")
@@ -52,19 +52,19 @@ def test_figures_are_those_of_the_slow_form(noise: float):
 def test_a_person_of_the_gallery_without_probes_does_not_enter_the_means():
     (gallery, gallery_labels), (probes, probe_labels) = faces(4, 5, 0.01, seed=1), faces(4, 3, 0.01, seed=2)
     kept = probe_labels != probe_labels[0]
-    result = nearest_centroid(gallery, gallery_labels, probes[kept], probe_labels[kept])
+    result = figures(identify(gallery, gallery_labels, probes[kept], probe_labels[kept]))
     assert (result.accuracy, result.precision, result.recall, result.f1) == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_bad_input_is_refused():
     gallery, probes = faces(4, 5, 0.1, seed=1), faces(5, 3, 0.1, seed=2)
     with pytest.raises(UsageError, match="1 identities have held-out photos but none in the gallery"):
-        nearest_centroid(*gallery, *probes)
+        identify(*gallery, *probes)
     with pytest.raises(UsageError, match="held-out photos"):
-        nearest_centroid(*gallery, probes[0][:0], probes[1][:0])
+        identify(*gallery, probes[0][:0], probes[1][:0])
     one = gallery[1] == gallery[1][0]
     with pytest.raises(UsageError, match="two identities"):
-        nearest_centroid(gallery[0][one], gallery[1][one], gallery[0][one], gallery[1][one])
+        identify(gallery[0][one], gallery[1][one], gallery[0][one], gallery[1][one])
 
 
 @pytest.mark.parametrize("people", [2, 6])

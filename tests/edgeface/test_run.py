@@ -79,7 +79,7 @@ def test_a_killed_save_leaves_a_whole_file(tmp_path: Path):
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(path)])
     try:
-        for _ in range(600):
+        for _ in range(6000):
             if path.exists():
                 break
             time.sleep(0.1)

@@ -87,7 +87,7 @@ class Pi:
 @pytest.fixture(scope="session")
 def pi(emulated_root: Path) -> Iterator[Pi]:
     """sshd with keys and configuration of its own; the machine's own sshd and users are not touched."""
-    if not _SSHD.exists() or shutil.which("ssh-keygen") is None:
+    if not _SSHD.exists() or not all(map(shutil.which, ("ssh", "ssh-keygen"))):
         pytest.skip("no sshd: apt-get install openssh-server openssh-client")
     with tempfile.TemporaryDirectory(prefix="pi-") as scratch:
         folder = Path(scratch)
@@ -107,8 +107,8 @@ def pi(emulated_root: Path) -> Iterator[Pi]:
             (folder / known).write_text(f"[127.0.0.1]:{port} {' '.join(words)}\n")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        log = (folder / "log").open("w")
-        with subprocess.Popen([_SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log) as daemon, log:
+        command = [_SSHD, "-D", "-e", "-f", folder / "sshd_config"]
+        with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as daemon:
             try:
                 _wait_for(port, daemon, folder / "log")
                 options = (f"Port={port}", f"IdentityFile={folder}/user", "IdentitiesOnly=yes")
@@ -119,7 +119,7 @@ def pi(emulated_root: Path) -> Iterator[Pi]:
 
 
 def _wait_for(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if daemon.poll() is not None:
             pytest.skip(f"sshd does not start here: {log.read_text().strip()}")
         with socket.socket() as probe:

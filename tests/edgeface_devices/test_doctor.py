@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import importlib.util
 import json
+import os
+import re
+import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from edgeface.cli import run
 from edgeface_devices import doctor
+from edgeface_devices.boards.cameras import VideoDevice, video_devices
 from edgeface_devices.boards.health import BoardState
-from edgeface_devices.doctor import Finding, examine, features, int8_arithmetic, numpy_trap, power, try_out
+from edgeface_devices.doctor import Finding, cameras, examine, features, int8_arithmetic, numpy_trap, power, try_out
 
 CALM = BoardState(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
 
@@ -132,3 +139,54 @@ def test_features_are_read_in_either_spelling(tmp_path: Path):
 def test_what_the_processor_has_for_int8(has: set[str], found: tuple[str, str] | None):
     finding = int8_arithmetic(has)
     assert (finding and (finding.level, finding.text.split(" (docs")[0])) == found
+
+
+def test_cameras_are_named_and_those_that_may_not_be_opened():
+    devices = [VideoDevice(Path("/dev/video0"), "USB Camera"), VideoDevice(Path("/dev/video2"), None)]
+    seen, denied = cameras(devices)
+    assert (seen.level, seen.text) == ("ok", "/dev/video0 (USB Camera)")
+    assert (denied.level, denied.text) == ("note", "no permission to open /dev/video2")
+    assert denied.remedy.startswith("sudo usermod -aG video ")
+    assert list(cameras([])) == []
+
+
+def test_what_is_no_camera_is_passed_over(tmp_path: Path):
+    (tmp_path / "video0").write_bytes(b"")
+    (tmp_path / "video1").symlink_to("/dev/null")
+    (tmp_path / "video2").symlink_to("nowhere")
+    (tmp_path / "videos").mkdir()
+    assert video_devices(tmp_path) == []
+
+
+def test_a_device_that_may_not_be_opened_is_told():
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, user = Path(scratch), os.geteuid()
+        folder.chmod(0o755)
+        for number in (10, 9):
+            (folder / f"video{number}").touch(0)
+        os.seteuid(user or 65534)  # root may open everything
+        try:
+            found = video_devices(folder)
+        finally:
+            os.seteuid(user)
+    assert found == [VideoDevice(folder / f"video{number}", None) for number in (9, 10)]
+
+
+def test_every_extra_that_a_use_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    there = importlib.util.find_spec
+    absent = {"cv2", "matplotlib", "torch"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else there(name, *rest))
+    for machine, extras in (("x86_64", ["camera", "report", "train", "export"]), ("aarch64", ["camera", "report"])):
+        monkeypatch.setattr(doctor.platform, "machine", lambda machine=machine: machine)
+        notes = [finding for finding in examine() if finding.topic == "extra"]
+        assert [note.remedy for note in notes] == [f"pip install 'edgeface[{extra}]'" for extra in extras]
+        assert "(matplotlib)" in notes[1].text
+
+
+def test_what_the_doctor_asks_for_is_what_the_extra_brings():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    providers = importlib.metadata.packages_distributions()
+    for extra, (modules, _) in doctor.EXTRAS.items():
+        brought = {re.match(r"[\w-]+", text)[0].lower() for text in project["optional-dependencies"][extra]}
+        for module in modules:
+            assert {name.lower() for name in providers.get(module, [module])} & brought, (extra, module)

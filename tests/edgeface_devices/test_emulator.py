@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -92,6 +93,30 @@ def test_a_step_that_fails_leaves_nothing_that_looks_whole(cache: Path):
     with pytest.raises(OSError, match="disk full"), emulator._fresh(cache / "userland") as root:
         half(root)
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tools", "last"),
+    [
+        ({"mmdebstrap": "echo no such suite >&2; exit 25"}, "no such suite"),
+        ({"mmdebstrap": "exec yes", "tar": "exit 2"}, "no reason given"),  # tar gives up while there is more to come
+    ],
+)
+def test_a_userland_that_cannot_be_built_leaves_nothing_open(
+    tools: dict[str, str], last: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = cache.parent / "bin"
+    folder.mkdir()
+    for name, script in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(emulator, "missing", lambda: None)
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(UsageError, match=f"mmdebstrap failed: {last}"):
+        emulator.build(print)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert not list(cache.rglob("userland"))
 
 
 def test_the_wheel_holds_what_runs_here_and_installs_alone(tmp_path: Path):

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,20 +61,35 @@ def test_peak_memory_is_the_workers_own(tiny_onnx: Path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("fixture", ["tiny_onnx", "tiny_tflite"])
-def test_a_waiting_worker_takes_no_processor_time(fixture: str, threads: int, request: pytest.FixtureRequest):
+def test_a_waiting_workers_threads_sleep(fixture: str, threads: int, request: pytest.FixtureRequest):
     worker = Worker(request.getfixturevalue(fixture), threads=threads)
     worker.time(3)
-    time.sleep(0.3)  # a pool of threads looks for more work for a moment before it sleeps
-    before = processor_ticks(worker.process.pid)
-    time.sleep(0.4)  # a spinning thread would take 40 ticks
-    after = processor_ticks(worker.process.pid)
-    worker.close()
-    assert after - before <= 4
+    try:
+        assert falls_asleep(worker.process.pid)
+    finally:
+        worker.close()
 
 
-def processor_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_thread_that_spins_is_seen():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            assert not falls_asleep(spinning.pid, seconds=1)
+        finally:
+            spinning.kill()
+
+
+def falls_asleep(pid: int, *, seconds: float = 60) -> bool:
+    """Whether all threads of a process are found asleep 20 times in a row; one that spins never is, on any machine.
+
+    A pool of threads looks for more work for a moment before it sleeps, hence the patience.
+    """
+    end, in_a_row = time.monotonic() + seconds, 0
+    while in_a_row < 20 and time.monotonic() < end:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        in_a_row = in_a_row + 1 if set(states) == {"S"} else 0
+        time.sleep(0.01)
+    return in_a_row == 20
 
 
 def test_a_truncated_file_is_one_clear_error_that_names_it(tiny_onnx: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A gallery and a recogniser that needs no model."""
+"""A gallery and a recognizer that needs no model."""
 
 from __future__ import annotations
 

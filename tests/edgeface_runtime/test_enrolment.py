@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from edgeface_runtime import EnrolmentError, FaceRecognizer, Gallery
+from edgeface_runtime import EnrollmentError, FaceRecognizer, Gallery
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 
@@ -27,7 +27,7 @@ def blurred(photo: np.ndarray) -> np.ndarray:
     ],
 )
 def test_a_bad_photo_is_refused_unless_forced(gallery: Gallery, photo: np.ndarray, concern: str):
-    with pytest.raises(EnrolmentError) as caught:
+    with pytest.raises(EnrollmentError) as caught:
         gallery.enroll("Ada", photo)
     assert concern in str(caught.value)
     assert names(gallery) == []
@@ -58,7 +58,7 @@ class Posed:
 def test_a_face_turned_away_or_small_is_refused(path: Path, detector: Posed, concern: str):
     recognizer = FaceRecognizer(fake_recognizer().model, detector)
     with Gallery.open(path, recognizer) as gallery:
-        with pytest.raises(EnrolmentError) as caught:
+        with pytest.raises(EnrollmentError) as caught:
             gallery.enroll("Ada", fake_photo(1))
         assert concern in str(caught.value)
     straight = FaceRecognizer(fake_recognizer().model, Posed(yaw=20))
@@ -68,7 +68,7 @@ def test_a_face_turned_away_or_small_is_refused(path: Path, detector: Posed, con
 
 def test_a_photo_unlike_the_persons_others_is_questioned(gallery: Gallery):
     gallery.enroll("Ada", fake_photo(1))
-    with pytest.raises(EnrolmentError, match="not like the other photos of Ada"):
+    with pytest.raises(EnrollmentError, match="not like the other photos of Ada"):
         gallery.enroll("Ada", fake_photo(7))
     gallery.enroll("Ada", fake_photo(7), force=True)
     gallery.enroll("Ada", fake_photo(7, 1))
@@ -78,7 +78,7 @@ def test_a_photo_that_looks_like_somebody_else_is_questioned(gallery: Gallery):
     gallery.enroll("Ada", fake_photo(1))
     gallery.enroll("Bea", fake_photo(2))
     for name in ("Bea", "Cleo"):
-        with pytest.raises(EnrolmentError, match="looks like Ada"):
+        with pytest.raises(EnrollmentError, match="looks like Ada"):
             gallery.enroll(name, fake_photo(1, 3))
     assert gallery.enroll("Cleo", fake_photo(1, 3), force=True).name == "Cleo"
 
@@ -86,8 +86,8 @@ def test_a_photo_that_looks_like_somebody_else_is_questioned(gallery: Gallery):
 def test_without_thresholds_a_copy_and_a_nearer_person_are_questioned_all_the_same(path: Path):
     with Gallery.open(path, fake_recognizer(thresholds={})) as gallery:
         gallery.enroll("Ada", fake_photo(1))
-        with pytest.raises(EnrolmentError, match="looks like Ada"):
+        with pytest.raises(EnrollmentError, match="looks like Ada"):
             gallery.enroll("Bea", fake_photo(1))
         gallery.enroll("Bea", fake_photo(2))
-        with pytest.raises(EnrolmentError, match="looks like Ada"):
+        with pytest.raises(EnrollmentError, match="looks like Ada"):
             gallery.enroll("Bea", fake_photo(1, 1))

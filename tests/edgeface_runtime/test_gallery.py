@@ -35,6 +35,24 @@ def names(gallery: Gallery) -> list[str]:
     return [photo.name for photo in gallery.photos()]
 
 
+def test_the_class_itself_opens(path: Path, fake: FaceRecognizer, tmp_path: Path):
+    with Gallery(path, fake, precision="int8") as gallery:
+        gallery.enroll("Ada", fake_photo(1))
+    with Gallery(str(path)) as gallery:
+        assert (names(gallery), gallery.precision, gallery.path) == (["Ada"], "int8", path)
+    for opens in (Gallery, Gallery.open):
+        with pytest.raises(GalleryError, match="stores int8 embeddings, not float32"):
+            opens(path, fake, precision="float32")
+        with pytest.raises(GalleryError, match="no such gallery"):
+            opens(tmp_path / "absent")
+
+    class Mine(Gallery):
+        pass
+
+    with Mine.open(path) as mine:
+        assert type(mine) is Mine
+
+
 def test_several_photos_a_person(gallery: Gallery, tmp_path: Path, path: Path):
     file = tmp_path / "Ada at home.png"
     Image.fromarray(fake_photo(1)).save(file)
@@ -71,10 +89,10 @@ def test_names_that_cannot_be_used(gallery: Gallery, name: str):
     assert len(gallery) == 0
 
 
-def test_no_face_and_no_recogniser(gallery: Gallery, path: Path):
+def test_no_face_and_no_recognizer(gallery: Gallery, path: Path):
     with pytest.raises(ImageError, match="no face found"):
         gallery.enroll("Ada", np.zeros((64, 64, 3), np.uint8))
-    with Gallery.open(path) as bare, pytest.raises(UsageError, match="without a recogniser"):
+    with Gallery.open(path) as bare, pytest.raises(UsageError, match="without a recognizer"):
         bare.enroll("Ada", fake_photo(1))
 
 

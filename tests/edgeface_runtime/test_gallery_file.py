@@ -242,7 +242,7 @@ def test_ten_kills_lose_nothing_acknowledged(path: Path, fake: FaceRecognizer):
 def test_two_processes_enrol_at_once(path: Path, fake: FaceRecognizer):
     processes = [enrolling(path, first, first + 25) for first in (0, 25)]
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     with Gallery.open(path, fake) as gallery:
         assert sorted(names(gallery)) == sorted(f"P{person}" for person in range(50))

@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 import types
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import edgeface
 import edgeface_runtime
+from edgeface_runtime import FaceRecognizer, Frame, Gallery, Moment
+from edgeface_runtime.testing import fake_photo
 
 HEAVY = (
     "onnxruntime",
@@ -54,4 +68,106 @@ def test_reading_a_contract_needs_no_engine(tiny_onnx: Path, tiny_tflite: Path):
 
 
 def test_every_public_name_is_documented():
-    assert [name for name in edgeface_runtime.__all__ if not getattr(edgeface_runtime, name).__doc__] == []
+    found = {name: getattr(edgeface_runtime, name) for name in edgeface_runtime.__all__}
+    written = {name: value for name, value in found.items() if inspect.isclass(value) or inspect.isfunction(value)}
+    assert [name for name, value in written.items() if not value.__doc__] == []
+
+
+def test_tab_shows_every_public_name_before_any_was_used():
+    code = "import {0}; print(*sorted(set({0}.__all__) - set(dir({0}))), *{0}.__all__)"
+    for package in ("edgeface", "edgeface_runtime"):
+        done = subprocess.run([sys.executable, "-c", code.format(package)], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == edgeface_runtime.__all__
+
+
+def test_the_front_door_offers_what_the_runtime_has():
+    assert edgeface.__all__ == edgeface_runtime.__all__
+    for name in edgeface.__all__:
+        assert getattr(edgeface, name) is getattr(edgeface_runtime, name)
+    assert edgeface.__version__ == edgeface_runtime.__version__ == importlib.metadata.version("edgeface")
+    with pytest.raises(AttributeError, match="'edgeface' has no attribute 'Galery'"):
+        edgeface.Galery  # noqa: B018
+
+
+def test_the_front_door_opens_at_once():
+    code = "import edgeface, sys; print(*(name for name in ('numpy', 'typer', 'rich', 'PIL') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["edgeface_runtime", "edgeface_runtime.errors"])
+def test_an_old_name_works_and_says_the_new_one(module: str):
+    with pytest.warns(DeprecationWarning, match="EnrolmentError is called EnrollmentError") as warned:
+        old = importlib.import_module(module).EnrolmentError
+    assert old is edgeface_runtime.EnrollmentError
+    assert {Path(one.filename) for one in warned} == {Path(__file__)}
+    assert "EnrolmentError" not in dir(importlib.import_module(module))
+
+
+def public_functions() -> Iterator[tuple[str, Any]]:
+    """Every function, class and method of the package that has no leading underscore, with its full name."""
+    for found in pkgutil.iter_modules(edgeface_runtime.__path__, "edgeface_runtime."):
+        module = importlib.import_module(found.name)
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != found.name or not callable(value):
+                continue
+            yield f"{found.name}.{name}", value
+            if not inspect.isclass(value):
+                continue
+            for own, member in vars(value).items():
+                member = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", None) or member)
+                if inspect.isfunction(member) and (own == "__init__" or not own.startswith("_")):
+                    yield f"{found.name}.{name}.{own}", member
+
+
+def test_the_types_of_every_public_function_can_be_read():
+    checked = 0
+    for name, value in public_functions():
+        try:
+            typing.get_type_hints(value)
+        except NameError as error:
+            pytest.fail(f"{name}: {error}")
+        checked += 1
+    assert checked > 150
+
+
+def classes_in(kind: Any) -> Iterator[type]:
+    """Those of the package that a type is made of."""
+    if inspect.isclass(kind) and kind.__module__.startswith("edgeface_runtime"):
+        yield kind
+    for part in typing.get_args(kind):
+        yield from classes_in(part)
+
+
+def test_whatever_is_returned_can_be_imported():
+    public = {getattr(edgeface_runtime, name) for name in edgeface_runtime.__all__}
+    met: set[type] = set()
+    for value in public:
+        if not inspect.isclass(value) and not inspect.isfunction(value):
+            continue
+        members = [member for name, member in vars(value).items() if not name.startswith("_")]
+        methods = [getattr(member, "fget", None) or getattr(member, "__func__", member) for member in members]
+        for function in (value, *methods):
+            if inspect.isfunction(function):
+                met |= set(classes_in(typing.get_type_hints(function).get("return")))
+        if dataclasses.is_dataclass(value):
+            met |= {kind for hint in typing.get_type_hints(value).values() for kind in classes_in(hint)}
+    assert len(met) > 15
+    assert {kind.__name__ for kind in met - public} == set()
+
+
+def test_a_name_is_in_the_reference():
+    page = Path(__file__).parents[2] / "docs" / "api.md"
+    if not page.is_file():
+        pytest.skip("needs the checkout's docs")
+    headings = set(re.findall(r"^## `(\w+)", page.read_text(encoding="utf-8"), re.M))
+    assert {name for name in edgeface_runtime.__all__ if not name.endswith("Error")} <= headings
+
+
+def test_what_a_console_shows_is_short(fake: FaceRecognizer, gallery: Gallery):
+    model = edgeface_runtime.load()
+    frame = Frame(3, 0.12, fake_photo(1))
+    shown = [model, model.contract, fake, fake.model, gallery, frame, Moment(frame, (), ()), *fake.faces(fake_photo(1))]
+    assert {type(one).__name__: len(repr(one)) for one in shown if len(repr(one)) > 400} == {}
+    assert repr(model).startswith("<Model mobilefacenet int8: 112 × 112 px → 128 floats, ")
+    assert repr(frame) == "<Frame 3, 0.120 s, 64 × 64 px>"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, ImageError, ModelError, UsageError
+from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, ImageError, ModelError, NoFaceError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detect import load_detector
 from edgeface_runtime.find import find_faces, most_central
@@ -95,7 +95,8 @@ def test_of_several_faces_the_largest_central_one_is_verified(fake: FaceRecogniz
     three = np.hstack([fake_photo(1), fake_photo(2), fake_photo(3)])
     faces = fake.faces(three)
     assert most_central(faces, *three.shape[:2]) is faces[1]
-    assert fake.verify(three, fake_photo(2, 5)).same
+    match = fake.verify(three, fake_photo(2, 5))
+    assert (match.same, match.faces, match.boxes) == (True, (3, 1), ((64, 0, 128, 64), (0, 0, 64, 64)))
     assert not fake.verify(three, fake_photo(1, 5)).same
 
 
@@ -135,7 +136,7 @@ def test_nobody_on_the_photo_and_nobody_in_the_gallery(fake: FaceRecognizer, tmp
         (found,) = fake.identify(fake_photo(1), gallery)
         assert (found.name, found.score) == (None, None)
         assert fake.identify(np.zeros((64, 64, 3), np.uint8), gallery) == []
-    with pytest.raises(ImageError, match="the image: no face found"):
+    with pytest.raises(NoFaceError, match="the image: no face found"):
         fake.verify(np.zeros((64, 64, 3), np.uint8), fake_photo(1))
 
 

@@ -20,7 +20,7 @@ from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, MissingExtra
 from edgeface_runtime.search import pack, read_rows, scores, widened
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
-LENGTH = 64  # of the fake recogniser's embeddings
+LENGTH = 64  # of the fake recognizer's embeddings
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -257,6 +257,6 @@ def test_what_cannot_be_watched(fake: FaceRecognizer, family: Gallery, tiny_onnx
     with pytest.raises(UsageError, match="give a threshold"):
         next(watch(in_turn([EMPTY]), fake, family, 1e-9))
     real = FaceRecognizer(fake.model)
-    for broken in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)):
+    for broken in (np.zeros((9, 9, 2), np.uint8), np.zeros((9, 9, 3), np.float32)):
         with pytest.raises(ImageError):
             next(watch(in_turn([broken]), real, family))

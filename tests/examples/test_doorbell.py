@@ -62,7 +62,7 @@ def test_it_waits_for_photos_that_come_and_goes_on_ctrl_c(place: Path):
         assert process.stdout.readline().endswith("hello, s2\n")
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (0, "")
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
+import inspect
 import io
 import json
 import re
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime import Gallery
+from edgeface_runtime import FaceRecognizer, Gallery
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 pytest.importorskip("fastapi_offline")
@@ -53,7 +55,7 @@ class Service:
         """Status and answer; a part is a text field, or an image, or bytes of a given type."""
         body, kind = form(parts) if parts else (None, None)
         sent = {"content-type": kind, "x-api-key": key}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             connection.request(method, path, body, {name: value for name, value in sent.items() if value is not None})
             reply = connection.getresponse()
@@ -131,7 +133,25 @@ def test_two_photos_are_compared(service: Service):
     for other, same in ((1, True), (2, False)):
         status, match = service.ask("POST", "/verify", ("a", photo(1)), ("b", photo(other, take=1)))
         assert (status, match["same"]) == (200, same)
-        assert match["far"] == 0.01
+        assert match["far"] == default_far("verify")
+
+
+def test_a_name_is_given_at_the_rate_of_the_command_and_of_python(service: Service):
+    service.ask("POST", "/people", ("name", "Ada"), ("photo", photo(1)))
+    status, (face,) = service.ask("POST", "/identify", ("photo", photo(1, take=1)))
+    assert (status, face["name"], face["far"]) == (200, "Ada", default_far("identify"))
+    assert service.ask("DELETE", "/people/Ada")[0] == 200
+
+
+def default_far(verb: str) -> float:
+    """Of the Python method and of the command, which are the same."""
+    module = importlib.import_module(f"edgeface.cli.{verb}")
+    method, command = (
+        inspect.signature(function).parameters["far"].default
+        for function in (getattr(FaceRecognizer, verb), getattr(module, verb))
+    )
+    assert method == command
+    return method
 
 
 @pytest.mark.parametrize(
@@ -159,7 +179,7 @@ def test_what_does_not_fit_is_refused_in_a_line(
 def test_another_content_type_is_refused_unread(service: Service):
     body = photo(1)
     for kind in ("image/png", "application/json", "text/plain"):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
         connection.request("POST", "/identify", body, {"content-type": kind, "x-api-key": KEY})
         reply = connection.getresponse()
         assert reply.status == 415
@@ -194,7 +214,7 @@ def test_a_gigabyte_is_refused_early_and_memory_stays_flat(service: Service, tol
     opening = form((("photo", b""),))[0].removesuffix(b"\r\n--edge--\r\n")
     opening = opening if told else b"%x\r\n" % len(opening) + opening + b"\r\n"
     sent, reply = 0, b""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=600) as client:
         client.sendall(start + opening)
         with contextlib.suppress(ConnectionError):  # the service hangs up while we still send
             while sent < total and not select.select([client], [], [], 0)[0]:

@@ -142,16 +142,16 @@ def _unpack_debian(part: Path) -> None:
     # nothing foreign is executed.
     with _fresh(part / "userland") as root, tempfile.TemporaryFile() as complaints:
         # fmt: off
-        bootstrap = subprocess.Popen(
+        with subprocess.Popen(
             ["mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64", "--format=tar",
              "--aptopt=APT::Install-Recommends \"false\"", f"--include={','.join(_PACKAGES)}", _SUITE, "-"],
             stdout=subprocess.PIPE, stderr=complaints,
-        )
-        # fmt: on
-        unpacked = subprocess.run(
-            ["tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-C", root], stdin=bootstrap.stdout, check=False
-        )
-        if bootstrap.wait() or unpacked.returncode:
+        ) as bootstrap:
+            # fmt: on
+            unpacked = subprocess.run(
+                ["tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-C", root], stdin=bootstrap.stdout, check=False
+            )
+        if bootstrap.returncode or unpacked.returncode:
             complaints.seek(0)
             raise UsageError(f"mmdebstrap failed: {_last_line(complaints.read().decode(errors='replace'))}")
         for folder_ in ("emu", "mnt", "home/pi", "opt/edgeface", "proc", "sys", "dev"):

@@ -1,0 +1,75 @@
+"""Checks of what a caller hands over: a refusal is one line that says what came and what is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+import operator
+import os
+import reprlib
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from edgeface_runtime.errors import UsageError
+
+Color: TypeAlias = Literal["rgb", "bgr"]
+"""The order of an array's channels; a fourth one, of opacity or padding, comes after them."""
+
+
+def number(name: str, value: Any) -> float:
+    """``value`` as a float.
+
+    Raises:
+        UsageError: it is no number; text that reads like one is none.
+    """
+    if isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    raise UsageError(f"{name} is {described(value)}; it must be a number")
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as an int of at least ``least``.
+
+    Raises:
+        UsageError: it is no whole number, or a smaller one.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} is {described(value)}; it must be a whole number") from None
+    if count < least:
+        raise UsageError(f"{name} is {count}; it must be at least {least}")
+    return count
+
+
+def path_of(name: str, value: Any) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{name} is {described(value)}; it must be a path")
+    return Path(value)
+
+
+def is_bgr(color: Color) -> bool:
+    """True for ``"bgr"``.
+
+    Raises:
+        UsageError: neither that nor ``"rgb"``.
+    """
+    if color not in ("rgb", "bgr"):
+        raise UsageError(f'color is {described(color)}; it must be "rgb" or "bgr"')
+    return color == "bgr"
+
+
+def described(value: Any) -> str:
+    """A value that does not fit, with its type, in a few words."""
+    if value is None:
+        return "None"
+    if isinstance(value, (str, bytes, int, float)):
+        return f"{reprlib.repr(value)} ({type(value).__name__})"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
