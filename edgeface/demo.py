@@ -65,7 +65,7 @@ def run_demo(folder: Path, *, epochs: int, console: Console) -> dict[str, Any]:
 
     step("4/4 measuring each file in a process of its own, one thread")
     bench = measure(files, data=photos, progress=lambda rounds: bar(console, rounds, "bench"))
-    document = bench.as_json()
+    document = bench.to_json()
     write_text(folder / "bench.json", json.dumps(document, indent=2) + "\n")
     write_report(
         folder / "report.html",

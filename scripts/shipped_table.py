@@ -19,7 +19,7 @@ import numpy as np
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
-from edgeface_devices.bench.interleaved import Bench
+from edgeface_devices.results import Results
 from edgeface_runtime.models import shipped
 from scripts.pins_table import DOCS, PAGE, table
 
@@ -37,17 +37,17 @@ COLUMNS = (
 )
 
 
-def rows(bench: Bench) -> list[list[str]]:
+def rows(bench: Results) -> list[list[str]]:
     """The cells of the table, the fastest file first."""
     return [
         [
             row.path.name,
             f"{row.size_bytes / 1e6:.2f}",
             f"{100 * (row.top1 or 0):.2f}",
-            f"{row.latency.p50_ms:.2f}",
-            "" if row.latency.p90_ms is None else f"{row.latency.p90_ms:.2f}",
+            f"{row.p50_ms:.2f}",
+            "" if row.p90_ms is None else f"{row.p90_ms:.2f}",
             f"{row.cpu_p50_ms:.2f}",
-            f"{row.import_ms.value + row.load_ms.value + row.first_ms.value:.0f}",
+            f"{row.cold_ms.value:.0f}",
             f"{row.peak_mb:.0f}",
         ]
         for row in sorted(bench.rows, key=lambda row: row.cpu_p50_ms.value)

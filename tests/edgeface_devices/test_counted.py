@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeface_devices.bench.worker import Loaded
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.emulate import core as emulated
 from edgeface_devices.estimate import counted
@@ -232,12 +233,12 @@ def test_an_emulated_row_has_no_time_and_its_estimate_stands_apart(
     files = [make_tflite(tmp_path / f"{name}.tflite", cost=COST) for name in ("counted", "uncounted")]
     none = np.zeros((4, 8), np.float32)
     totals = iter([{"total": 90_000_000}, None])
-    found = {"engine": "litert", "engine_version": "2"}
-    monkeypatch.setattr(emulated.emulator, "find", lambda: tmp_path)
-    monkeypatch.setattr(emulated.emulator, "install", lambda root: "/opt")
+    found = Loaded("litert", "2", import_ms=1.0, load_ms=1.0, first_ms=1.0)
+    monkeypatch.setattr(emulated.userland, "find", lambda: tmp_path)
+    monkeypatch.setattr(emulated.userland, "install", lambda root: "/opt")
     monkeypatch.setattr(emulated, "embed_here", lambda *_, **__: (none, "2"))
-    monkeypatch.setattr(emulated, "_run", lambda *_: (found | {"instructions": next(totals)}, none))
-    counted_row, other = emulated.emulate(files, profiles()["rpi-4b"]).as_json()["rows"]
+    monkeypatch.setattr(emulated, "_run", lambda *_: (found, next(totals), none))
+    counted_row, other = emulated.emulate(files, profiles()["rpi-4b"]).to_json()["rows"]
     for row in (counted_row, other):
         assert row["source"] == "emulated"
         assert all(row[key] is None for key in row if key.endswith("_ms"))

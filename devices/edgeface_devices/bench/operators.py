@@ -109,8 +109,8 @@ def profile(path: Path, *, threads: int = 1, calls: int = 50) -> OperatorProfile
     return OperatorProfile(
         path=path,
         precision=contract.precision,
-        engine=worker.loaded["engine"],
-        engine_version=worker.loaded["engine_version"],
+        engine=worker.loaded.engine,
+        engine_version=worker.loaded.engine_version,
         threads=threads,
         calls=calls,
         cpu_ms=cpu_ms,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_devices.bench.limits import NO_LIMITS, Limits
+from edgeface_devices.bench.worker import Loaded
 from edgeface_runtime.errors import ModelError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -62,7 +63,7 @@ class Worker:
             text=True,
         )
         try:
-            self.loaded = self._ask(op="load", path=self._seen_as, threads=threads, **asdict(limits))
+            self.loaded = Loaded(**self._ask(op="load", path=self._seen_as, threads=threads, **asdict(limits)))
         except BaseException:
             self.close()
             raise
@@ -89,10 +90,10 @@ class Worker:
         """Runs ``calls`` calls, with a mark of the instruction counter before the first and after each."""
         self._ask(op="mark", calls=calls)
 
-    def profile(self, calls: int) -> tuple[float, list[list[Any]]]:
+    def profile(self, calls: int) -> tuple[float, list[tuple[str, str, float]]]:
         """(median processor milliseconds of a call, (name, kind, milliseconds) of each operator)."""
         answer = self._ask(op="profile", threads=self._threads, calls=calls)
-        return answer["cpu_ms"], answer["operators"]
+        return answer["cpu_ms"], [(name, kind, ms) for name, kind, ms in answer["operators"]]
 
     def close(self) -> None:
         """Ends the process and waits for it."""

@@ -4,51 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Source = Literal["measured", "emulated", "estimated"]
+from edgeface_devices.measurement import Figure, Source
 
-DISTURBED = 1.25
-"""Median duration over median processor time; with several threads it is below 1."""
 LEAST_FOR_P90 = 10
 LEAST_FOR_P99 = 100
 """With fewer samples the percentile would be the largest sample, or a guess beyond it."""
 _LEAST_ROUNDS = 10
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number that keeps its source, so that no table can show it without."""
-
-    value: float
-    source: Source
-    interval: tuple[float, float] | None = None
-    """Low and high end; an estimate always has one."""
-
-    def __post_init__(self) -> None:
-        if self.source == "estimated" and self.interval is None:
-            raise ValueError("an estimate needs its interval")
-
-    def __format__(self, spec: str) -> str:
-        """The number alone when it was measured; otherwise with its interval and its source."""
-        if self.source == "measured":
-            return format(self.value, spec)
-        shown = (
-            format(self.value, spec) if self.interval is None else " to ".join(format(x, spec) for x in self.interval)
-        )
-        return f"{shown} ({self.source})"
-
-    def over(self, other: Figure) -> float:
-        """This number divided by another of the same source.
-
-        Raises:
-            ValueError: the sources differ, so the quotient would mean nothing.
-        """
-        if self.source != other.source:
-            raise ValueError(f"a ratio of a number {self.source} and a number {other.source}")
-        return self.value / other.value
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,28 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeface_runtime import Model
+
+Answer = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The answer to ``load``; durations in milliseconds."""
+
+    engine: str
+    engine_version: str
+    import_ms: float
+    load_ms: float
+    first_ms: float
+
 
 # numpy, edgeface_runtime and the engines are imported in ``_load`` and later, where their cost is timed.
 _FIRST_MARK = -4700
@@ -63,21 +79,21 @@ def serve(requests: Iterator[str], answers: IO[str]) -> None:
             model, answer = _load(Path(request["path"]), request["threads"])
         else:
             assert model is not None, "load comes first"
-            answer = _answer(model, request)
+            answer = _answer(model, request.pop("op"), request)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _answer(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(model: Model, operation: str, arguments: dict[str, Any]) -> Answer:
     from edgeface_runtime import EdgefaceError
 
     try:
-        return _OPERATIONS[request["op"]](model, request)
+        return _OPERATIONS[operation](model, **arguments)
     except EdgefaceError as error:
         return {"error": str(error)}
 
 
-def _load(path: Path, threads: int) -> tuple[Model | None, dict[str, Any]]:
+def _load(path: Path, threads: int) -> tuple[Model | None, Answer]:
     marks = [time.perf_counter_ns()]
     from edgeface_runtime import EdgefaceError, load
     from edgeface_runtime.golden import probe_images
@@ -98,13 +114,8 @@ def _load(path: Path, threads: int) -> tuple[Model | None, dict[str, Any]]:
     except EdgefaceError as error:
         return None, {"error": str(error)}
     first_ms = (time.perf_counter_ns() - started) / 1e6
-    return model, {
-        "engine": model.engine.name,
-        "engine_version": model.engine.version,
-        "import_ms": (marks[1] - marks[0]) / 1e6,
-        "load_ms": (marks[2] - marks[1]) / 1e6,
-        "first_ms": first_ms,
-    }
+    import_ms, load_ms = ((after - before) / 1e6 for before, after in pairwise(marks))
+    return model, vars(Loaded(model.engine.name, model.engine.version, import_ms, load_ms, first_ms))
 
 
 def _confine(cpus: int | None, memory_mb: int | None) -> None:
@@ -119,7 +130,7 @@ def _confine(cpus: int | None, memory_mb: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most if memory_mb is None else memory_mb * 10**6, most))
 
 
-def _time(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+def _time(model: Model, *, calls: int) -> Answer:
     from edgeface_devices.bench.timing import sample
     from edgeface_runtime.golden import probe_images
 
@@ -127,24 +138,24 @@ def _time(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     # Whoever ran before has taken the caches; a call to get them back is no sample of this model.
     model.embed(face)
     clocks = (time.perf_counter_ns, time.process_time_ns)
-    wall_ms, cpu_ms = sample(lambda: model.embed(face), calls=request["calls"], clocks=clocks)
+    wall_ms, cpu_ms = sample(lambda: model.embed(face), calls=calls, clocks=clocks)
     return {"wall_ms": wall_ms, "cpu_ms": cpu_ms}
 
 
-def _embed(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+def _embed(model: Model, *, faces: str, output: str) -> Answer:
     import numpy as np
 
     _confine(None, None)  # photos go in batches, which take memory that one face does not
-    embeddings = model.embed(np.load(request["faces"], mmap_mode="r"))
-    np.save(request["output"], embeddings)
+    embeddings = model.embed(np.load(faces, mmap_mode="r"))
+    np.save(output, embeddings)
     return {"photos": len(embeddings)}
 
 
-def _mark(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+def _mark(model: Model, *, calls: int) -> Answer:
     from edgeface_runtime.golden import probe_images
 
     face = probe_images(model.contract.input.size)[:1]
-    for number in range(request["calls"] + 1):
+    for number in range(calls + 1):
         if number:
             model.embed(face)
         # Closing this descriptor always fails; the counter sees the call (qemu/icount.c).
@@ -153,20 +164,26 @@ def _mark(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _profile(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+def _profile(model: Model, *, threads: int, calls: int) -> Answer:
     from dataclasses import astuple
 
     from edgeface_devices.bench.operators import profile_here
 
-    cpu_ms, operators = profile_here(model, threads=request["threads"], calls=request["calls"])
+    cpu_ms, operators = profile_here(model, threads=threads, calls=calls)
     return {"cpu_ms": cpu_ms, "operators": [astuple(operator) for operator in operators]}
 
 
-def _peak(_model: Model, _request: dict[str, Any]) -> dict[str, Any]:
+def _peak(_model: Model) -> Answer:
     return {"peak_mb": peak_mb()}
 
 
-_OPERATIONS = {"time": _time, "mark": _mark, "embed": _embed, "profile": _profile, "peak": _peak}
+_OPERATIONS: dict[str, Callable[..., Answer]] = {
+    "time": _time,
+    "mark": _mark,
+    "embed": _embed,
+    "profile": _profile,
+    "peak": _peak,
+}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,60 @@ class BoardState:
     throttled: int | None
     """Bits of ``vcgencmd get_throttled``."""
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The reading as in ``bench --json``; ``throttled`` in hexadecimal as vcgencmd says it."""
-        return self.__dict__ | {"throttled": None if self.throttled is None else hex(self.throttled)}
+        return vars(self) | {"throttled": None if self.throttled is None else hex(self.throttled)}
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> BoardState:
+        """What ``to_json`` gave; other keys are passed over."""
+        values = {key: entries[key] for key in cls.__dataclass_fields__}
+        return cls(**values | {"throttled": None if values["throttled"] is None else int(values["throttled"], 16)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under which a board was measured."""
+
+    before: BoardState
+    after: BoardState
+    throttled: tuple[str, ...]
+    """What held it back meanwhile, in words."""
+
+    def to_json(self) -> dict[str, object]:
+        """``state`` in ``bench --json``."""
+        states = {"before": self.before.to_json(), "after": self.after.to_json()}
+        return states | {"throttled": list(self.throttled)}
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Conditions:
+        """What ``to_json`` gave."""
+        before, after = BoardState.from_json(entries["before"]), BoardState.from_json(entries["after"])
+        return cls(before=before, after=after, throttled=tuple(entries["throttled"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """One of a sustained measurement."""
+
+    minutes: float
+    """Since the first began."""
+    medians_ms: tuple[float, ...]
+    """One a file."""
+    state: BoardState
+
+    def to_json(self) -> dict[str, object]:
+        """An element of ``sustained`` in ``bench --json``."""
+        return {"minutes": self.minutes, _MEDIANS: list(self.medians_ms)} | self.state.to_json()
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Repetition:
+        """What ``to_json`` gave."""
+        state, medians = BoardState.from_json(entries), tuple(entries[_MEDIANS])
+        return cls(minutes=entries["minutes"], medians_ms=medians, state=state)
+
+
+_MEDIANS = "p50_ms"
 
 
 def read_state(root: Path = Path("/")) -> BoardState:

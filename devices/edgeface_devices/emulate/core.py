@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from edgeface_devices.away import Away, AwayRow, Embeddings, Faces, embed_here, emulated_facts, faces_for
+from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.process import Worker, thread_settings
+from edgeface_devices.bench.worker import Loaded
 from edgeface_devices.boards.profiles import BoardProfile
-from edgeface_devices.emulate import userland as emulator
+from edgeface_devices.emulate import userland
 from edgeface_devices.estimate.anchors import Anchor
-from edgeface_devices.estimate.latency import estimate, net_of
-from edgeface_devices.estimate.published import Net
-from edgeface_runtime import UsageError, read_contract
+from edgeface_devices.estimate.latency import Estimate, device_of, estimated
+from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, of_file
+from edgeface_devices.results import Results
+from edgeface_runtime import UsageError
 
 _COUNTED = 3
 """Counted calls of each file; the median is told."""
@@ -36,7 +38,7 @@ def emulate(
     faces: Faces | None = None,
     measured: Sequence[Anchor] = (),
     progress: Progress = lambda chunks, _: chunks,
-) -> Away:
+) -> Results:
     """Runs model files on a board's core under emulation and on this machine, one thread, in fresh processes.
 
     A row has no time. Its ``estimate`` is what ``estimate`` says of the board itself with the board's recommended
@@ -55,25 +57,33 @@ def emulate(
     """
     if not paths:
         raise UsageError("no model file given")
-    root, core = emulator.find(), emulator.core_of(board)
-    contracts = [read_contract(path) for path in paths]
-    python_path = emulator.install(root)
+    root, core = userland.find(), userland.core_of(board)
+    files = [of_file(path, threads=1, source="emulated") for path in paths]
+    python_path = userland.install(root)
     rows = []
-    for path, contract in zip(paths, contracts, strict=True):
-        images = faces_for(contract.input.size, faces)
-        here, version = embed_here(path, images, threads=1)
+    for file in files:
+        assert file.contract is not None
+        images = faces_for(file.contract.input.size, faces)
+        here, version = embed_here(file.path, images, threads=1)
         with tempfile.TemporaryDirectory() as folder:
-            found, there = _run(path, images, Path(folder), root, core, python_path, progress)
-        facts = emulated_facts(path, threads=1) | found
-        facts |= _estimated(net_of(contract, facts["size_bytes"]), board, facts, measured)
-        rows.append(AwayRow(path=path, facts=facts, here=here, there=there, here_version=version))
-    device = {"name": f"{board.board} (emulated {board.core})", "source": "emulated", "cores": board.cores}
-    return Away(device=device | {"system": board.system, "profile": board.name}, rows=tuple(rows))
+            loaded, counts, there = _run(file.path, images, Path(folder), root, core, python_path, progress)
+        row = replace(
+            file,
+            engine=loaded.engine,
+            engine_version=loaded.engine_version,
+            instructions=counts,
+            agreement=compare_embeddings(here, there, engine_version_here=version),
+            embeddings=there,
+            embeddings_here=here,
+        )
+        rows.append(_with_estimate(row, board, measured))
+    device = replace(device_of(board, "emulated"), name=f"{board.board} (emulated {board.core})", clock_mhz=None)
+    return Results(device=device, rows=tuple(rows))
 
 
 def _run(
     path: Path, faces: Faces, scratch: Path, root: Path, core: str, python_path: str, progress: Progress
-) -> tuple[dict[str, Any], Embeddings]:
+) -> tuple[Loaded, dict[str, int] | None, Embeddings]:
     settings = thread_settings(1) | {"PYTHONPATH": python_path}
     worker_command = ["python3", "-P", "-m", "edgeface_devices.bench.worker"]
     inner = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker_command]
@@ -81,31 +91,22 @@ def _run(
     mnt.mkdir()
     count.touch()
     (mnt / path.name).write_bytes(path.read_bytes())
-    counter = count if emulator.has_counter(root) else None
-    command = emulator.inside(root, core, inner, mnt=mnt, count=counter)
+    counter = count if userland.has_counter(root) else None
+    command = userland.inside(root, core, inner, mnt=mnt, count=counter)
     there = []
     with closing(Worker(path, command=command, seen_as=f"/mnt/{path.name}")) as worker:
         worker.mark(_COUNTED)
         for start in progress(range(0, len(faces), _CHUNK), path.name):
             np.save(mnt / "faces.npy", faces[start : start + _CHUNK])
             there.append(worker.embed(Path("/mnt/faces.npy"), Path("/mnt/embeddings.npy"), seen_here=mnt))
-    loaded = {key: worker.loaded[key] for key in ("engine", "engine_version")}
-    return loaded | {"instructions": instructions(count.read_text())}, np.concatenate(there)
+    return worker.loaded, instructions(count.read_text()), np.concatenate(there)
 
 
-def _estimated(net: Net, board: BoardProfile, facts: Mapping[str, Any], measured: Sequence[Anchor]) -> dict[str, Any]:
-    counts, threads = facts["instructions"], board.threads
-    value = estimate(
-        net,
-        board,
-        engine=facts["engine"],
-        precision=facts["precision"],
-        threads=threads,
-        measured=measured,
-        instructions=counts and counts["total"],
-    )
-    note = f"estimate for the board itself, {threads} threads: {value}"
-    return {"note": note, "estimate": {"threads": threads} | value.as_json()}
+def _with_estimate(row: Measurement, board: BoardProfile, measured: Sequence[Anchor]) -> Measurement:
+    total = row.instructions["total"] if row.instructions else None
+    whole = estimated(replace(row, threads=board.threads), board, measured, instructions=total)
+    said = Estimate(ms=whole.p50_ms, note=whole.note or "")
+    return replace(row, estimate=whole, note=f"estimate for the board itself, {board.threads} threads: {said}")
 
 
 def instructions(lines: str) -> dict[str, int] | None:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from edgeface_devices.away import Away
 from edgeface_devices.estimate.published import Net
+from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
 
 
@@ -56,32 +56,33 @@ def load_anchors() -> list[Anchor]:
     return rows
 
 
-def keep(result: Away, nets: Sequence[Net]) -> list[Anchor]:
+def keep(results: Results, nets: Sequence[Net]) -> list[Anchor]:
     """Keeps what a board measured, in the place of older rows of the same files there, and gives the new rows.
 
     Nothing is kept of an emulated machine, of a board that is not known, of one that was throttled, or of files
     whose contract has no costs.
 
     Args:
-        result: of ``remote.measure``.
+        results: of ``remote.measure``.
         nets: costs of its rows' files.
     """
-    board = result.device.get("profile")
-    if result.source != "measured" or board is None or result.extra["state"]["throttled"]:
+    board = results.device.profile
+    throttled = results.state is not None and results.state.throttled
+    if results.device.source != "measured" or board is None or throttled:
         return []
     new = [
         Anchor(
             board=board,
-            engine=row.facts["engine"],
-            version=row.facts["engine_version"],
-            precision=row.facts["precision"],
-            threads=row.facts["threads"],
+            engine=row.engine,
+            version=row.engine_version or "unknown",
+            precision=row.precision,
+            threads=row.threads,
             net=net,
-            ms=row.facts["p50_ms"],
+            ms=row.median_ms,
             sha256=sha256(row.path.read_bytes()).hexdigest(),
             date=datetime.now(UTC).strftime("%Y-%m-%d"),
         )
-        for row, net in zip(result.rows, nets, strict=True)
+        for row, net in zip(results.rows, nets, strict=True)
         if net.macs
     ]
     replaced = {_identity(anchor) for anchor in new}

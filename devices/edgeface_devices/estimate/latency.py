@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgeface_devices.bench.timing import Figure
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.estimate import counted
 from edgeface_devices.estimate.anchors import Anchor
@@ -26,8 +24,9 @@ from edgeface_devices.estimate.fit import (
     predict,
 )
 from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
-from edgeface_runtime import Contract, read_contract
-from edgeface_runtime.metadata import file_format
+from edgeface_devices.measurement import Figure, Measurement, Source, of_file
+from edgeface_devices.results import Device, Results
+from edgeface_runtime import Contract
 
 VERSION_FACTOR = 1.4
 """Between two versions of one engine a net's time changes by up to this much, most of the time."""
@@ -46,7 +45,6 @@ _WIDTHS = re.compile(r"_w[fi](\d+)_a[fiu](\d+)$")
 _KINDS = {"fp32": "float", "fp16": "float", "int8": "int8"}
 # Engine as the bench calls it → as the public tables do.
 _FAMILIES = {"ncnn": "ncnn", "litert": "xnnpack", "onnxruntime": "onnxruntime"}
-_ENGINES = {"onnx": ("onnxruntime", "ncnn"), "tflite": ("litert", "ncnn"), "ncnn": ("ncnn",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +62,6 @@ class Estimate:
             return f"no basis: {self.note}"
         low, high = (f"{end:.{0 if self.ms.value >= 30 else 1}f}" for end in self.ms.interval)
         return f"{low} to {high} ms, 90 % interval: {self.note}"
-
-    def as_json(self) -> dict[str, Any]:
-        """What a row of ``bench --json`` says of it."""
-        ms = self.ms
-        return {
-            "p50_ms": round(ms.value, 4) if ms else None,
-            "interval_ms": [round(end, 4) for end in ms.interval] if ms and ms.interval else None,
-            "source": "estimated",
-            "note": self.note,
-        }
 
 
 @dataclass(frozen=True)
@@ -284,95 +272,34 @@ def _from_counts(board: BoardProfile, kind: str, threads: int, version: str | No
     return _Guess(instructions / rate, max(ANCHOR_FACTOR, width), note)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """One file on one engine of a board."""
-
-    path: Path
-    contract: Contract
-    format: str
-    engine: str
-    threads: int
-    size_bytes: int
-    estimate: Estimate
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as in ``bench --json``: what only a measurement gives is null."""
-        # fmt: off
-        absent = ("engine_version", "import_ms", "load_ms", "first_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "rounds_ms",
-                  "calls", "peak_mb", "top1", "auc")
-        # fmt: on
-        return dict.fromkeys(absent) | {
-            "path": str(self.path),
-            "format": self.format,
-            "engine": self.engine,
-            "precision": self.contract.precision,
-            "recipe": self.contract.recipe,
-            "threads": self.threads,
-            "size_bytes": self.size_bytes,
-            **self.estimate.as_json(),
-        }
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """Estimates of several files on one board, in the order the files were given."""
-
-    board: BoardProfile
-    rows: tuple[Forecast, ...]
-
-    @property
-    def has_basis(self) -> bool:
-        """Whether any row has a number."""
-        return any(row.estimate.ms for row in self.rows)
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """(columns, rows) for a terminal; every row says that it is estimated."""
-        columns = ["file", "engine", "p50, 90 % interval, ms"]
-        return columns, [[row.path.name, row.engine, _shown(row.estimate.ms)] for row in self.rows]
-
-    def grounds(self) -> tuple[list[str], list[list[str]]]:
-        """(columns, rows) of what the numbers rest on, each said once."""
-        said = dict.fromkeys(f"{row.engine}, {row.contract.precision}: {row.estimate.note}" for row in self.rows)
-        return ["rests on"], [[text] for text in said]
-
-    def as_json(self) -> dict[str, Any]:
-        """The document of ``bench --json``, schema 1, with ``device.source`` estimated."""
-        board = self.board
-        device = {"name": board.board, "source": "estimated", "cores": board.cores, "system": board.system}
-        device |= {"profile": board.name, "clock_mhz": board.clock_mhz}
-        return {"schema": 1, "device": device, "rows": [row.as_json() for row in self.rows], "ratios": []}
-
-
-def outlook(paths: Sequence[Path], board: BoardProfile, *, threads: int, measured: Sequence[Anchor] = ()) -> Outlook:
+def outlook(paths: Sequence[Path], board: BoardProfile, *, threads: int, measured: Sequence[Anchor] = ()) -> Results:
     """Estimates of model files on a board: the file's own engine, and ncnn; ``measured``: the user's own rows.
 
     Raises:
         ModelError: a file is no model, or is damaged; names the file.
     """
-    found = []
-    for path in paths:
-        contract, size, format_ = read_contract(path), path.stat().st_size, file_format(path.read_bytes())
-        net = net_of(contract, size)
-        for engine in _ENGINES[format_]:
-            value = estimate(
-                net, board, engine=engine, precision=contract.precision, threads=threads, measured=measured
-            )
-            found.append(
-                Forecast(
-                    path=path,
-                    contract=contract,
-                    format=format_,
-                    engine=engine,
-                    threads=threads,
-                    size_bytes=size,
-                    estimate=value,
-                )
-            )
-    return Outlook(board, tuple(found))
+    files = [of_file(path, threads=threads, source="estimated") for path in paths]
+    rows = [replace(file, engine=engine) for file in files for engine in dict.fromkeys((file.engine, "ncnn"))]
+    return Results(device=device_of(board, "estimated"), rows=tuple(estimated(row, board, measured) for row in rows))
 
 
-def _shown(ms: Figure | None) -> str:
-    if ms is None:
-        return "no basis (estimated)"
-    return f"{ms:.{0 if ms.value >= 30 else 1}f}"
+def estimated(
+    row: Measurement, board: BoardProfile, measured: Sequence[Anchor] = (), *, instructions: int | None = None
+) -> Measurement:
+    """A row, with the contract of its file, with the estimate of its time on a board in place of its own."""
+    assert row.contract is not None
+    value = estimate(
+        net_of(row.contract, row.size_bytes),
+        board,
+        engine=row.engine,
+        precision=row.precision,
+        threads=row.threads,
+        measured=measured,
+        instructions=instructions,
+    )
+    return replace(row, source="estimated", p50_ms=value.ms, note=value.note)
+
+
+def device_of(board: BoardProfile, source: Source) -> Device:
+    """A board that is not at hand."""
+    return Device(board.board, source, board.cores, board.system, profile=board.name, clock_mhz=board.clock_mhz)

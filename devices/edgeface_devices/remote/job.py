@@ -12,17 +12,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgeface_devices.away import embed_here, emulated_facts, faces_for
+from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.interleaved import bench, local_device
-from edgeface_devices.boards.health import BoardState, read_state, throttling
+from edgeface_devices.boards.health import BoardState, Conditions, Repetition, read_state, throttling
 from edgeface_devices.emulate.userland import MARKER
-from edgeface_runtime import EdgefaceError, read_contract
+from edgeface_devices.measurement import of_file
+from edgeface_devices.results import Results
+from edgeface_runtime import EdgefaceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,37 +40,37 @@ class Job:
     """``faces.npy`` is there."""
 
 
-def perform(folder: Path, job: Job) -> dict[str, Any]:
-    """Does the job and gives the document: as ``bench --json``, with ``state`` and ``sustained``.
+def perform(folder: Path, job: Job) -> Results:
+    """Does the job and gives its results, with ``state`` and ``sustained``.
 
     Raises:
         EdgefaceError: a file cannot be benched.
     """
     paths = [folder / "models" / str(number) for number in range(len(job.models))]
-    device = local_device().__dict__
+    states = [read_state()]
     if MARKER.exists():
         core = os.environ.get("EDGEFACE_EMULATED", "arm64")
-        device |= {"name": f"emulated {core}, no board", "source": "emulated"}
-        rows = [emulated_facts(path, threads=job.threads) for path in paths]
-        document, states, sustained = {"rows": rows, "ratios": []}, [read_state()], list[dict[str, Any]]()
+        device = replace(local_device(), name=f"emulated {core}, no board", source="emulated")
+        # No durations: under emulation they would mean nothing.
+        files = (of_file(path, threads=job.threads, source="emulated") for path in paths)
+        results = Results(device=device, rows=tuple(files))
     else:
-        document, states, sustained = _measure(folder, paths, job)
+        results = _measure(folder, paths, job, states)
     faces = np.load(folder / "faces.npy", mmap_mode="r") if job.has_faces else None
-    for number, path in enumerate(paths):
+    rows = []
+    for number, row in enumerate(results.rows):
         _say(folder, f"embedding with file {number + 1} of {len(paths)}")
-        embeddings, version = embed_here(path, faces_for(read_contract(path).input.size, faces), threads=job.threads)
+        assert row.contract is not None
+        embeddings, version = embed_here(row.path, faces_for(row.contract.input.size, faces), threads=job.threads)
         np.save(folder / f"embeddings-{number}.npy", embeddings)
-        document["rows"][number]["engine_version"] = version
-    state = {"before": states[0].as_json(), "after": states[-1].as_json(), "throttled": throttling(states)}
-    return document | {"device": device, "state": state} | ({"sustained": sustained} if sustained else {})
+        rows.append(replace(row, engine_version=version))
+    conditions = Conditions(before=states[0], after=states[-1], throttled=tuple(throttling(states)))
+    return replace(results, rows=tuple(rows), state=conditions)
 
 
-def _measure(
-    folder: Path, paths: Sequence[Path], job: Job
-) -> tuple[dict[str, Any], list[BoardState], list[dict[str, Any]]]:
-    """The last repetition's document, the states read at every round, and of each repetition what shows drift."""
-    states, document, sustained = [read_state()], dict[str, Any](), list[dict[str, Any]]()
-    started = time.monotonic()
+def _measure(folder: Path, paths: Sequence[Path], job: Job, states: list[BoardState]) -> Results:
+    """The last repetition, with what shows drift of each; a state is added to ``states`` at every round."""
+    started, repetitions = time.monotonic(), list[Repetition]()
 
     def watched(rounds: Sequence[list[int]]) -> Iterator[list[int]]:
         for number, order in enumerate(rounds, 1):
@@ -78,11 +79,13 @@ def _measure(
             yield order
             states.append(read_state())
 
-    while not document or _minutes(started) < job.sustained_min:
-        document = bench(paths, threads=job.threads, calls=job.calls, progress=watched).as_json()
-        times = [row["p50_ms"] for row in document["rows"]]
-        sustained.append({"minutes": round(_minutes(started), 2), "p50_ms": times} | states[-1].as_json())
-    return document, states, sustained if job.sustained_min else []
+    while True:
+        results = bench(paths, threads=job.threads, calls=job.calls, progress=watched)
+        medians = tuple(round(row.median_ms, 4) for row in results.rows)
+        minutes = round(_minutes(started), 2)
+        repetitions.append(Repetition(minutes=minutes, medians_ms=medians, state=states[-1]))
+        if _minutes(started) >= job.sustained_min:
+            return replace(results, sustained=tuple(repetitions) if job.sustained_min else ())
 
 
 def _minutes(started: float) -> float:
@@ -100,7 +103,7 @@ def main() -> None:
     entries = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     job = Job(**entries | {"models": tuple(entries["models"])})
     try:
-        document = perform(folder, job)
+        document = perform(folder, job).to_json()
     except EdgefaceError as error:
         text = str(error)
         for number, name in enumerate(job.models):

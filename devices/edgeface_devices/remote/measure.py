@@ -15,15 +15,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgeface_devices.away import Away, AwayRow, Embeddings, Faces, embed_here, faces_for
+from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.process import death
 from edgeface_devices.boards.profiles import BoardProfile, profile_of
+from edgeface_devices.measurement import Embeddings, Faces, compare_embeddings
 from edgeface_devices.remote.job import Job
 from edgeface_devices.remote.ssh import Connection, ConnectionLostError, connect, persistently
+from edgeface_devices.results import Device, Results, ratios
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
 from edgeface_runtime.metadata import file_format
@@ -33,7 +34,7 @@ PATIENCE_S = 120.0
 DEFAULT_PYTHON = "python3"
 _MACHINES = ("aarch64", "x86_64")
 _LEAST_PYTHON = (3, 11)
-_ENGINES = {"onnx": "onnxruntime", "tflite": "ai_edge_litert", "ncnn": "ncnn"}
+_MODULES = {"onnx": "onnxruntime", "tflite": "ai_edge_litert", "ncnn": "ncnn"}
 Say = Callable[[str], None]
 
 
@@ -64,7 +65,7 @@ def measure(
     allow_throttled: bool = False,
     options: Sequence[str] = (),
     python: str = DEFAULT_PYTHON,
-) -> Away:
+) -> Results:
     """Benches model files on a machine over ssh, each in a fresh process there.
 
     Args:
@@ -89,32 +90,31 @@ def measure(
         raise UsageError("no model file given")
     names = tuple(str(path) for path in paths)
     job = Job(models=names, threads=threads, calls=calls, sustained_min=sustained_min, has_faces=faces is not None)
-    engines = sorted({_ENGINES[file_format(path.read_bytes())] for path in paths})
-    sizes = [read_contract(path).input.size for path in paths]
+    modules = sorted({_MODULES[file_format(path.read_bytes())] for path in paths})
+    contracts = [read_contract(path) for path in paths]
     load = _pack(job, paths, faces)
     key = hashlib.sha256(load).hexdigest()[:16]
     with connect(host, options) as connection:
-        found = look(connection, python, f"bench-{key}", engines, board)
+        found = look(connection, python, f"bench-{key}", modules, board)
         try:
-            document, embeddings = _carry_out(found, load, say, len(paths))
+            results, embeddings = _carry_out(found, load, say, len(paths))
         except KeyboardInterrupt:
             say(f"stopping the run on {host}")
             _clean(found)
             raise
-    throttled = document["state"]["throttled"]
-    if throttled and not allow_throttled:
+    if results.state and results.state.throttled and not allow_throttled:
         raise UsageError(
-            f"{host}: held back while it was measured ({', '.join(throttled)}): cool it, or give it a better power "
-            "supply; --allow-throttled shows the numbers all the same"
+            f"{host}: held back while it was measured ({', '.join(results.state.throttled)}): cool it, or give it a "
+            "better power supply; --allow-throttled shows the numbers all the same"
         )
     rows = []
-    for path, size, facts, there in zip(paths, sizes, document["rows"], embeddings, strict=True):
-        here, version = embed_here(path, faces_for(size, faces), threads=threads)
-        rows.append(AwayRow(path=path, facts=facts, here=here, there=there, here_version=version))
-    known = {key: value for key, value in document.items() if key not in ("rows", "device")}
-    for ratio in known["ratios"]:
-        ratio |= {side: names[int(Path(ratio[side]).name)] for side in ("a", "b")}
-    return Away(device=_device(document["device"], found), rows=tuple(rows), extra=known)
+    for path, contract, row, there in zip(paths, contracts, results.rows, embeddings, strict=True):
+        here, version = embed_here(path, faces_for(contract.input.size, faces), threads=threads)
+        agreement = compare_embeddings(here, there, engine_version_here=version)
+        rows.append(
+            replace(row, path=path, contract=contract, agreement=agreement, embeddings=there, embeddings_here=here)
+        )
+    return replace(results, device=_device(results.device, found), rows=tuple(rows), ratios=ratios(rows))
 
 
 def look(connection: Connection, python: str, name: str, engines: Sequence[str], board: BoardProfile | None) -> Host:
@@ -145,7 +145,7 @@ def look(connection: Connection, python: str, name: str, engines: Sequence[str],
     return _with_packages(found, absent, python) if absent else found
 
 
-def _carry_out(host: Host, load: bytes, say: Say, files: int) -> tuple[dict[str, Any], list[Embeddings]]:
+def _carry_out(host: Host, load: bytes, say: Say, files: int) -> tuple[Results, list[Embeddings]]:
     """Starts the job or joins it, follows it, and brings its results back."""
     name, told = host.connection.host, list[str]()
 
@@ -169,7 +169,7 @@ def _carry_out(host: Host, load: bytes, say: Say, files: int) -> tuple[dict[str,
     return _results(name, _members(done.stdout), files, _last(told))
 
 
-def _results(host: str, members: dict[str, bytes], files: int, stood: str) -> tuple[dict[str, Any], list[Embeddings]]:
+def _results(host: str, members: dict[str, bytes], files: int, stood: str) -> tuple[Results, list[Embeddings]]:
     if "result.json" not in members:
         code = int(members.get("exit", b"0"))
         if code > 128:
@@ -177,11 +177,11 @@ def _results(host: str, members: dict[str, bytes], files: int, stood: str) -> tu
         said = _last_line(members.get("log", b""))
         full = "its disk is full: " if "No space left" in said else ""
         raise ModelError(f"{host}: the run there ended without a result ({stood}): {full}{said or 'did it restart?'}")
-    document: dict[str, Any] = json.loads(members["result.json"])
+    document = json.loads(members["result.json"])
     if "error" in document:
         raise ModelError(f"{host}: {document['error']}")
     arrays = [np.load(io.BytesIO(members[f"embeddings-{number}.npy"])) for number in range(files)]
-    return document, arrays
+    return Results.from_json(document), arrays
 
 
 def _with_packages(host: Host, absent: Sequence[str], python: str) -> Host:
@@ -249,10 +249,11 @@ def _members(data: bytes) -> dict[str, bytes]:
         return {}
 
 
-def _device(device: dict[str, Any], host: Host) -> dict[str, Any]:
-    profile = _profile(host.facts)
-    named = {"name": profile.board, "profile": profile.name} if profile and device["source"] == "measured" else {}
-    return device | {"host": host.connection.host, "model": host.facts["model"]} | named
+def _device(device: Device, host: Host) -> Device:
+    profile, known = _profile(host.facts), replace(device, host=host.connection.host, model=host.facts["model"])
+    return (
+        replace(known, name=profile.board, profile=profile.name) if profile and device.source == "measured" else known
+    )
 
 
 def _profile(facts: dict[str, str]) -> BoardProfile | None:
