@@ -11,12 +11,12 @@ from edgeface_devices.boards.health import BoardState, Conditions
 from edgeface_devices.boards.profiles import find_profile, profiles
 from edgeface_devices.estimate import anchors
 from edgeface_devices.estimate.anchors import Anchor, keep, load_anchors
-from edgeface_devices.estimate.fit import by_family, is_fitted_on, is_scored, predict
-from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate, interval_factor
-from edgeface_devices.estimate.published import families, ncnn_times, nets, rows
+from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate
+from edgeface_devices.estimate.published import ncnn_times, nets, rows
 from edgeface_devices.measurement import Figure, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import UsageError
+from scripts.latency_fit import by_family, cost_half_width, families, is_fitted_on, is_scored, predicted
 
 NETS = nets()
 
@@ -107,12 +107,12 @@ def test_one_measured_net_of_another_family_covers_what_the_docs_say():
         for threads in (1, 4):
             version, table = ncnn_times(board.board, board.clock_mhz, "float", threads)
             fitted = {net: ms for net, ms in table.items() if is_fitted_on(net)}
-            width = math.log(interval_factor(fitted, "float") * MEASURED_FACTOR)
+            width = math.log(cost_half_width(fitted, "float") * MEASURED_FACTOR)
             for own in own_engines(board.board, board.clock_mhz, threads, version):
                 errors = [
                     abs(
                         math.log(
-                            left_out(target, fitted) * own[net] / predict(NETS[net], fitted, "float") / own[target]
+                            left_out(target, fitted) * own[net] / predicted(NETS[net], fitted, "float") / own[target]
                         )
                     )
                     for target in own
@@ -137,4 +137,4 @@ def own_engines(board: str, mhz: int, threads: int, version: str) -> list[dict[s
 
 def left_out(net: str, fitted: dict[str, float]) -> float:
     others = {other: ms for other, ms in fitted.items() if by_family(other) != by_family(net)}
-    return predict(NETS[net], others, "float")
+    return predicted(NETS[net], others, "float")

@@ -19,18 +19,22 @@ from hypothesis import strategies as st
 from edgeface_devices.bench.worker import Loaded
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.emulate import core as emulated
-from edgeface_devices.estimate import counted
 from edgeface_devices.estimate.anchors import Anchor
 from edgeface_devices.estimate.latency import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
-from edgeface_devices.estimate.published import FOLDER, Net, counts
+from edgeface_devices.estimate.published import FOLDER, Net
 from edgeface_runtime.contract import OperatorCost
+from scripts import latency_fit
+from scripts.latency_fit import counts
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "estimates.md"
 FACE = Net(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
 COST = {"pointwise": OperatorCost(count=32, macs=205_600_000, bytes=12_000_000)}
 CELLS = [
-    (board, kind) for board in profiles().values() for kind in ("float", "int8") if (board.board, kind) in counted.USED
+    (board, kind)
+    for board in profiles().values()
+    for kind in ("float", "int8")
+    if (board.board, kind) in latency_fit.USED
 ]
 PRECISIONS = {"float": "fp32", "int8": "int8"}
 
@@ -107,7 +111,7 @@ def test_an_interval_is_never_narrower_than_what_leaving_out_shows(
     assert (ms.source, ms.interval is not None) == ("estimated", True)
     assert ms.interval is not None
     low, high = ms.interval
-    spread = math.exp(max(map(abs, counted.left_out(slow(*cell)).values())))
+    spread = math.exp(max(map(abs, latency_fit.counts_left_out(slow(*cell)).values())))
     factor = spread * (1 if version == "2022-02" else VERSION_FACTOR)
     assert ms.value / low == pytest.approx(high / ms.value)
     assert high / ms.value >= max(ANCHOR_FACTOR, factor) * (1 - 1e-9)
@@ -162,9 +166,9 @@ def test_a_net_that_is_refused_is_refused_with_its_count_too():
 
 def test_one_counted_net_is_not_enough(monkeypatch: pytest.MonkeyPatch):
     one = tuple(row for row in counts() if row.net == "mobilenet_v2")
-    monkeypatch.setattr(counted, "counts", lambda: one)
-    board = profiles()["rpi-4b"]
-    assert told(board, "int8", 100_000_000) == told(board, "int8", None)
+    assert len(latency_fit.fit()["counts"]) == len(CELLS)
+    monkeypatch.setattr(latency_fit, "counts", lambda: one)
+    assert latency_fit.fit()["counts"] == []
 
 
 def test_the_users_own_row_comes_before_counts():

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,12 +12,15 @@ from hypothesis import strategies as st
 
 from edgeface_devices.bench.interleaved import bench
 from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import fitted
 from edgeface_devices.estimate import latency as module
-from edgeface_devices.estimate.fit import errors, half_width, nnls
-from edgeface_devices.estimate.latency import VERSION_FACTOR, anchors, estimate, net_of, outlook, transfer
-from edgeface_devices.estimate.published import Net, families, ncnn_times, nets, rows
+from edgeface_devices.estimate.latency import VERSION_FACTOR, estimate, net_of, outlook
+from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
 from edgeface_devices.tables import estimate_table
 from edgeface_runtime.contract import Contract, EmbeddingSpec, OperatorCost
+from scripts import fit_estimates as script
+from scripts import latency_fit
+from scripts.latency_fit import engine_ratios, errors, families, half_width, nnls, transfer
 
 ROOT = Path(__file__).parents[2]
 PI4, PI5 = profiles()["rpi-4b"], profiles()["rpi-5"]
@@ -43,16 +45,6 @@ faces = st.builds(
     activations=st.floats(0.5, 12),
     layers=st.integers(10, 200),
 )
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_estimates", ROOT / "scripts" / "fit_estimates.py")
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def middle(net: Net, board: BoardProfile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
@@ -183,13 +175,13 @@ def test_other_engines_are_a_ratio_to_ncnn_with_a_factor_of_two_or_more(
     assert ms is not None
     assert ms.interval is not None
     assert ms.interval[1] / ms.value >= 2
-    ratios = anchors(board, engine, "int8" if precision == "int8" else "float", 4)
+    ratios = engine_ratios(board, engine, "int8" if precision == "int8" else "float", 4)
     assert ms.value == pytest.approx(middle(FACE, board) * np.prod(list(ratios.values())) ** (1 / len(ratios)))
 
 
 def test_onnxruntimes_ratio_is_within_one_source():
     # The Pi 5's YOLO11n: 168.08 ms against ncnn's 88.03 in the same table.
-    assert anchors(PI5, "onnxruntime", "float", 4)["yolo11n ultralytics 8.3.39"] == pytest.approx(168.08 / 88.03)
+    assert engine_ratios(PI5, "onnxruntime", "float", 4)["yolo11n ultralytics 8.3.39"] == pytest.approx(168.08 / 88.03)
 
 
 def test_families_left_out_never_see_their_relatives():
@@ -258,7 +250,7 @@ def test_facts_carry_their_source_and_are_whole():
     assert len(nets()) == len(families()) == 24
 
 
-def test_the_documented_numbers_are_what_the_code_computes(script: ModuleType):
+def test_the_documented_numbers_are_what_the_code_computes():
     number = re.compile(r"\d+(?:\.\d+)?")
     written = script.PAGE.read_text(encoding="utf-8")
     made = script.page(written)
@@ -268,7 +260,31 @@ def test_the_documented_numbers_are_what_the_code_computes(script: ModuleType):
         assert float(new) == pytest.approx(float(old), abs=0.011 if "." in old else 1.01, rel=0.002)
 
 
-def test_a_changed_page_is_noticed(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_shipped_numbers_are_what_the_script_fits():
+    shipped, made = json.loads(fitted.FILE.read_text(encoding="utf-8")), json.loads(latency_fit.text(latency_fit.fit()))
+    assert {name: len(table) for name, table in shipped.items()} == {name: len(table) for name, table in made.items()}
+    for name, table in made.items():
+        for ours, theirs in zip(shipped[name], table, strict=True):
+            for key, value in theirs.items():
+                # Another machine's linear algebra may differ in the last digits.
+                assert ours.pop(key) == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-12))
+            assert ours == {}
+
+
+def test_shipped_numbers_that_are_not_current_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    stale = tmp_path / "fitted.json"
+    stale.write_text(fitted.FILE.read_text(encoding="utf-8").replace('"nets": 22', '"nets": 21', 1))
+    monkeypatch.setattr(fitted, "FILE", stale)
+    monkeypatch.setattr(script, "PAGE", tmp_path / "absent.md")
+    monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py", "--check"])
+    assert script.main() == 1
+    assert "fitted.json" in capsys.readouterr().err
+    monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py"])
+    assert script.main() == 0
+    assert stale.read_text().count('"nets": 22') == latency_fit.text(latency_fit.fit()).count('"nets": 22')
+
+
+def test_a_changed_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     page = tmp_path / "estimates.md"
     page.write_text(script.PAGE.read_text(encoding="utf-8").replace("| rpi-5 | float | 1 |", "| rpi-5 | float | 2 |"))
     monkeypatch.setattr(script, "PAGE", page)

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeface_devices.boards.profiles import BoardProfile, profiles
-from edgeface_devices.estimate import counted
 from edgeface_devices.estimate.anchors import Anchor
-from edgeface_devices.estimate.fit import (
-    LEAST_MACS,
-    MOST_LINEAR,
-    MOST_MACS,
-    by_family,
-    errors,
-    half_width,
-    is_fitted_on,
-    predict,
-)
-from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
+from edgeface_devices.estimate.fitted import LEAST_MACS, MOST_LINEAR, MOST_MACS, CostFit, fitted, predict
+from edgeface_devices.estimate.published import Net, ncnn_times, nets
 from edgeface_devices.measurement import Figure, Measurement, Source, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import Contract
 
 VERSION_FACTOR = 1.4
 """Between two versions of one engine a net's time changes by up to this much, most of the time."""
-INT8_FACTOR = 1.6
-"""Least half width for int8: six nets a board do not carry a 90 % quantile of their own."""
 ANCHOR_FACTOR = 2.0
 """Least half width for an engine known by a handful of other nets only."""
 MEASURED_FACTOR = 1.36
 """From a measured net to another one: how much its quotient of measured over fitted differs, most of the time."""
+REACH = 2.0
+"""Counted instructions carry from the least counted net's divided by it to the largest's times it."""
 SAME_FACTOR = 1.1
 """Half width of a row of the same net on the same board."""
 _SAME_NET = 0.01
@@ -43,8 +33,6 @@ _WIDTHS = re.compile(r"_w[fi](\d+)_a[fiu](\d+)$")
 """Bits of a weight and of an activation in a recipe's name; a plain ``float`` has 32 of each."""
 # Precision in a contract → in the public tables. Dynamic-range and weight-only int8 have no rows.
 _KINDS = {"fp32": "float", "fp16": "float", "int8": "int8"}
-# Engine as the bench calls it → as the public tables do.
-_FAMILIES = {"ncnn": "ncnn", "litert": "xnnpack", "onnxruntime": "onnxruntime"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,32 +134,37 @@ def estimate(
 
 
 def _ncnn(net: Net, board: BoardProfile, kind: str, threads: int, version: str | None) -> _Guess:
-    published, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
-    if not times:
-        raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board}")
-    guess = _same_net(net, board, kind, threads, times) or _from_costs(net, kind, times)
-    note = f"{guess.note}, ncnn of {published}"
-    if version == published:
+    fit = _cost_fit(board, kind, threads)
+    guess = _same_net(net, board, fit) or _from_costs(net, fit)
+    note = f"{guess.note}, ncnn of {fit.version}"
+    if version == fit.version:
         return _Guess(guess.ms, guess.half_width, note)
     note += f"; engine version {version or 'unknown'}: interval widened by {VERSION_FACTOR}"
     return _Guess(guess.ms, guess.half_width * VERSION_FACTOR, note)
 
 
-def _same_net(net: Net, board: BoardProfile, kind: str, threads: int, times: Mapping[str, float]) -> _Guess | None:
+def _cost_fit(board: BoardProfile, kind: str, threads: int, purpose: str = "") -> CostFit:
+    fit = fitted().costs.get((board.name, kind, threads))
+    if fit is None:
+        raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board}{purpose}")
+    return fit
+
+
+def _same_net(net: Net, board: BoardProfile, fit: CostFit) -> _Guess | None:
     """The net's own row, on this board or else on the one that errs least: either beats its costs."""
     name = next((name for name, other in nets().items() if _is_same(net, other)), None)
     if name is None:
         return None
+    _, times = ncnn_times(board.board, board.clock_mhz, fit.precision, fit.threads)
     if name in times:
         return _Guess(times[name], SAME_FACTOR, f"published row of {name} on this board")
-    others = [other for other in profiles().values() if other.board != board.board]
-    tables = {other.board: ncnn_times(other.board, other.clock_mhz, kind, threads)[1] for other in others}
-    guesses = [
-        _Guess(table[name] * ratio, width, f"published row of {name} on a {source}")
-        for source, table in tables.items()
-        if name in table
-        for ratio, width in [transfer(table, times)]
-    ]
+    guesses = []
+    for transfer in fitted().transfers.get((board.name, fit.precision, fit.threads), ()):
+        source = profiles()[transfer.source]
+        _, times = ncnn_times(source.board, source.clock_mhz, fit.precision, fit.threads)
+        if name in times:
+            note = f"published row of {name} on a {source.board}"
+            guesses.append(_Guess(times[name] * transfer.ratio, transfer.half_width, note))
     return min(guesses, key=lambda guess: guess.half_width, default=None)
 
 
@@ -181,13 +174,11 @@ def _measured(net: Net, board: BoardProfile, threads: int, mine: Sequence[Anchor
     same = next((row for row in reversed(mine) if _is_same(net, row.net)), None)
     if same is not None:
         return _Guess(same.ms, SAME_FACTOR, f"measured on your board on {same.date}, {same.engine} {same.version}")
-    published, times = ncnn_times(board.board, board.clock_mhz, "float", threads)
-    if not times:
-        raise _NoBasisError(f"no published row of ncnn with {threads} threads on a {board.board} to carry other nets")
-    guess = _from_costs(net, "float", times)
-    logs = np.log([row.ms / _from_costs(row.net, "float", times).ms for row in mine])
+    fit = _cost_fit(board, "float", threads, " to carry other nets")
+    guess = _from_costs(net, fit)
+    logs = np.log([row.ms / _from_costs(row.net, fit).ms for row in mine])
     spread = math.exp(float(np.abs(logs - logs.mean()).max()))
-    note = f"{guess.note}, ncnn of {published}; scaled to what you measured of {len(mine)} on your board"
+    note = f"{guess.note}, ncnn of {fit.version}; scaled to what you measured of {len(mine)} on your board"
     width = guess.half_width * max(MEASURED_FACTOR, spread)
     return _Guess(guess.ms * math.exp(float(logs.mean())), width, f"{note} with {last.engine} {last.version}")
 
@@ -197,19 +188,7 @@ def _is_same(net: Net, other: Net) -> bool:
     return all(abs(a - b) <= _SAME_NET * other.macs for a, b in pairs)
 
 
-def transfer(source: Mapping[str, float], target: Mapping[str, float]) -> tuple[float, float]:
-    """One ratio from a board to another, and its 90 % half width with each net left out.
-
-    Args:
-        source: net → milliseconds there.
-        target: net → milliseconds here; at least two nets in common.
-    """
-    logs = {name: math.log(target[name] / source[name]) for name in source if name in target and is_fitted_on(name)}
-    left_out = [logs[name] - np.median([logs[other] for other in logs if other != name]) for name in logs]
-    return math.exp(float(np.median(list(logs.values())))), half_width(map(float, left_out))
-
-
-def _from_costs(net: Net, kind: str, times: Mapping[str, float]) -> _Guess:
+def _from_costs(net: Net, fit: CostFit) -> _Guess:
     if not net.macs:
         raise _NoBasisError("the contract has no cost table")
     if not LEAST_MACS <= net.macs <= MOST_MACS:
@@ -217,59 +196,32 @@ def _from_costs(net: Net, kind: str, times: Mapping[str, float]) -> _Guess:
         raise _NoBasisError(f"{net.macs:.0f} M multiply-accumulates; {carried}")
     if net.linear > MOST_LINEAR:
         raise _NoBasisError(f"{net.linear:.0f} M fully connected weights; such nets took up to 3 times the estimate")
-    fitted = {name: ms for name, ms in times.items() if is_fitted_on(name)}
-    width = interval_factor(fitted, kind)
-    return _Guess(predict(net, fitted, kind), width, f"costs, fitted to {len(fitted)} published nets")
-
-
-def interval_factor(times: Mapping[str, float], kind: str) -> float:
-    """Half width of the 90 % interval of an estimate from costs, fitted to net → milliseconds."""
-    width = half_width(errors(times, kind, by_family).values())
-    return max(width, INT8_FACTOR) if kind == "int8" else width
-
-
-def anchors(board: BoardProfile, engine: str, kind: str, threads: int) -> dict[str, float]:
-    """Net and version → time ÷ ncnn's in float, of an engine's published rows on a board.
-
-    ncnn's time is the row of the same source where it has one, else the board's ncnn table. It is the float
-    one for int8 too: more nets have both, and the float fit errs less.
-    """
-    _, table = ncnn_times(board.board, board.clock_mhz, "float", threads)
-    here = [row for row in rows() if (row.board, row.threads) == (board.board, threads)]
-    here = [row for row in here if row.clock_mhz in (None, board.clock_mhz)]
-    same = {(row.version, row.net): row.ms for row in here if (row.engine, row.precision) == ("ncnn", "float")}
-    mine = [row for row in here if (row.engine, row.precision) == (_FAMILIES[engine], kind)]
-    pairs = [(row, same.get((row.version, row.net), table.get(row.net))) for row in mine]
-    return {f"{row.net} {row.version}": row.ms / ms for row, ms in pairs if ms}
+    return _Guess(predict(net, fit), fit.half_width, f"costs, fitted to {fit.nets} published nets")
 
 
 def _anchored(net: Net, board: BoardProfile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
-    found = anchors(board, engine, kind, threads)
-    if not found:
+    found = fitted().engines.get((board.name, engine, kind, threads))
+    if found is None:
         number = f"{threads} threads" if threads > 1 else "1 thread"
         raise _NoBasisError(f"no published {kind} row of {engine} with {number} on a {board.board}")
     guess = _ncnn(net, board, "float", threads, version)
-    logs = np.log(list(found.values()))
-    ratio, spread = math.exp(float(logs.mean())), math.exp(float(np.abs(logs - logs.mean()).max()))
-    width = max(ANCHOR_FACTOR, guess.half_width * spread)
-    against = f"{engine} in {kind} against ncnn in float on {len(found)} published nets"
-    return _Guess(guess.ms * ratio, width, f"{guess.note}; times {ratio:.2f}, {against}")
+    width = max(ANCHOR_FACTOR, guess.half_width * found.spread)
+    against = f"{engine} in {kind} against ncnn in float on {found.nets} published nets"
+    return _Guess(guess.ms * found.ratio, width, f"{guess.note}; times {found.ratio:.2f}, {against}")
 
 
 def _from_counts(board: BoardProfile, kind: str, threads: int, version: str | None, instructions: int) -> _Guess | None:
     """The counted instructions at the rate of XNNPACK's published nets; None where those carry nothing."""
-    if not counted.carries(board, kind, threads, instructions):
+    found = fitted().counts.get((board.name, kind, threads))
+    if found is None or not found.least / REACH <= instructions <= found.most * REACH:
         return None
-    rates = counted.rates(board, kind, threads)
-    published = counted.table(board, kind, threads)[0].version
-    width = counted.interval_factor(board, kind, threads)
-    note = f"{instructions / 1e6:.0f} million instructions of the emulated {board.core}, at the rate of {len(rates)} "
-    note += f"published nets, XNNPACK of {published}"
-    if version != published:
+    note = f"{instructions / 1e6:.0f} million instructions of the emulated {board.core}, at the rate of {found.nets} "
+    note += f"published nets, XNNPACK of {found.version}"
+    width = found.half_width
+    if version != found.version:
         width *= VERSION_FACTOR
         note += f"; engine version {version or 'unknown'}: interval widened by {VERSION_FACTOR}"
-    rate = math.exp(float(np.log(list(rates.values())).mean()))
-    return _Guess(instructions / rate, max(ANCHOR_FACTOR, width), note)
+    return _Guess(instructions / found.rate, max(ANCHOR_FACTOR, width), note)
 
 
 def outlook(paths: Sequence[Path], board: BoardProfile, *, threads: int, measured: Sequence[Anchor] = ()) -> Results:

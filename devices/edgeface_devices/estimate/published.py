@@ -48,39 +48,11 @@ class Published:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counted:
-    """Instructions of one inference of a published net on an emulated core, with one thread."""
-
-    core: str
-    """As board profiles call it."""
-    engine: str
-    """As the bench calls it."""
-    precision: str
-    """``float`` or ``int8``, as in ``Published``."""
-    net: str
-    macs: float
-    """Multiply-accumulates, in millions."""
-    total: int
-    """The others are classes of these; ``dot`` (dot products) is part of ``simd``."""
-    simd: int
-    memory: int
-    branch: int
-    dot: int
-    source: str
-
-
 @cache
 def nets() -> dict[str, Net]:
     """Name → costs of the nets that the ncnn tables time."""
     names = Net.__dataclass_fields__
-    return {row["net"]: Net(**{name: float(row[name]) for name in names}) for row in _read("nets.csv")}
-
-
-@cache
-def families() -> dict[str, str]:
-    """Name of a net → its family; relatives are left out together."""
-    return {row["net"]: row["family"] for row in _read("nets.csv")}
+    return {row["net"]: Net(**{name: float(row[name]) for name in names}) for row in read_facts("nets.csv")}
 
 
 @cache
@@ -93,24 +65,7 @@ def rows() -> tuple[Published, ...]:
             threads=int(row["threads"]),
             ms=float(row["ms"]),
         )
-        for row in _read("rows.csv")
-    )
-
-
-@cache
-def counts() -> tuple[Counted, ...]:
-    """Every counted net, in the order of the file."""
-    return tuple(
-        Counted(
-            **{key: row[key] for key in ("core", "engine", "precision", "net", "source")},
-            macs=float(row["macs"]),
-            total=int(row["total"]),
-            simd=int(row["simd"]),
-            memory=int(row["memory"]),
-            branch=int(row["branch"]),
-            dot=int(row["dot"]),
-        )
-        for row in _read("counts.csv")
+        for row in read_facts("rows.csv")
     )
 
 
@@ -123,6 +78,7 @@ def ncnn_times(board: str, clock_mhz: int, precision: str, threads: int) -> tupl
     return version, {r.net: r.ms for r in here if r.version == version}
 
 
-def _read(name: str) -> list[dict[str, str]]:
+def read_facts(name: str) -> list[dict[str, str]]:
+    """The rows of a file of ``facts``, column → text."""
     with (FOLDER / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
