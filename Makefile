@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow check bench build docs web clean
+.PHONY: help setup demo test test-slow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow check bench build docs web clean"
+	@echo "setup demo test test-slow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ test: $(READY) check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+reproduce-test: $(READY)
+	$(BIN)/python -m pytest reproduce/tests
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +40,7 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/api_reference.py --check
+	$(BIN)/python scripts/training_config_reference.py --check
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -47,6 +51,7 @@ build: $(READY)
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/api_reference.py
+	$(BIN)/python scripts/training_config_reference.py
 
 # The browser example's engine, from npm, into an ignored folder.
 web: $(READY)

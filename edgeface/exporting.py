@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.embedder import read_contract_file
 from edgeface.evaluation.verification import all_pairs, tar_at_far
-from edgeface.training.run import load_checkpoint
+from edgeface.progress import SILENT, Reporter
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.build import Export, export
 from edgeface_export.gate import HeldOut, draw_pairs, few_people
 from edgeface_export.one_file import Strangers
@@ -112,7 +112,7 @@ def export_checkpoint(
     pairs: Path | None = None,
     seed: int = 0,
     qat_steps: int = 0,
-    console: Console | None = None,
+    reporter: Reporter = SILENT,
     **options: Any,
 ) -> Export:
     """Exports a run folder or checkpoint.
@@ -123,7 +123,7 @@ def export_checkpoint(
         folder: where the files go.
         qat_steps: of fine-tuning for int8 on the ``train`` faces first; the files are then made of the fine-tuned
             net, ``qat.safetensors`` beside the checkpoint, and judged against the checkpoint. 0 leaves it out.
-        console: for the progress of fine-tuning.
+        reporter: told how far fine-tuning is.
         options: formats, precisions, max_drop, calibrator … of ``edgeface_export.build.export_parent``;
             reference and converter of ``edgeface_export.build.export``.
 
@@ -146,9 +146,7 @@ def export_checkpoint(
         faces = data if isinstance(data, FaceData) else load_data(data, size=contract.input.size)
         photos = replace(photos, data=faces)
         train = faces.faces[faces.rows("train")]
-        made = finetune_checkpoint(
-            checkpoint, train, steps=qat_steps, console=console or Console(quiet=True), seed=seed
-        )
+        made = finetune_checkpoint(checkpoint, train, steps=qat_steps, reporter=reporter, seed=seed)
         contract = made.contract
         options |= {"reference": checkpoint.net}
         checkpoint = made

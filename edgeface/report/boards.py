@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from edgeface.files import write_text
-from edgeface.report.page import Photos
+from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
 from edgeface.report.templates import environment
 from edgeface_devices.measurement import Measurement
@@ -25,7 +25,7 @@ COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d"}
 
 
 def write_boards(
-    path: Path, results: Results, verdict: Verdict, *, photos: Photos | None = None, demands: Sequence[str] = ()
+    path: Path, results: Results, verdict: Verdict, *, photos: PhotoCounts | None = None, demands: Sequence[str] = ()
 ) -> None:
     """Writes the page, whole or not at all.
 

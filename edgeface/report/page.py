@@ -18,12 +18,12 @@ from edgeface_devices.results import Ratio, Results
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface.training.state import Epoch
+    from edgeface.training.training_state import Epoch
     from edgeface_export.one_file import Exported
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoCounts:
     """Which photos the accuracy belongs to."""
 
     name: str
@@ -35,7 +35,7 @@ class Photos:
     credit: str = ""
 
     @classmethod
-    def of(cls, data: FaceData, name: str, *, credit: str = "") -> Photos:
+    def of(cls, data: FaceData, name: str, *, credit: str = "") -> PhotoCounts:
         """The counts of ``data`` as ``measure`` uses it."""
         return cls(name, len(data.identities), len(data.rows("train", "val")), len(data.rows("test")), credit)
 
@@ -45,7 +45,7 @@ def write_report(
     bench: Results,
     *,
     title: str = "Face recognition on the device",
-    photos: Photos | None = None,
+    photos: PhotoCounts | None = None,
     curves: Sequence[Epoch] = (),
     parity: Sequence[Exported] = (),
     parity_photos: int = 0,

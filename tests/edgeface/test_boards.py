@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeface.report.boards import draw_accuracy, letters_of, write_boards
-from edgeface.report.page import Photos
+from edgeface.report.page import PhotoCounts
 from edgeface_devices.measurement import Figure
 from edgeface_devices.results import Results, merge
 from edgeface_devices.verdicts import judge, parse_limit
@@ -156,7 +156,7 @@ def test_letters_go_on_after_z():
 
 
 def test_names_from_outside_are_escaped_and_nothing_is_fetched(tmp_path: Path):
-    text = page(tmp_path, merged(path="<b>x.int8.tflite"), photos=Photos("<i>faces", 3, 9, 6))
+    text = page(tmp_path, merged(path="<b>x.int8.tflite"), photos=PhotoCounts("<i>faces", 3, 9, 6))
     assert "<b>x" not in text
     assert "<i>faces" not in text
     assert "3 people, 9 photos with names, 6 held out" in words(text)

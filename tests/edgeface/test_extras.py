@@ -6,6 +6,7 @@ installed here, so that it needs neither a network nor a minute.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -39,7 +40,8 @@ ROOTS = [
 ]
 
 
-def requirements(*extras: str) -> set[str]:
+@functools.cache
+def requirements(*extras: str) -> frozenset[str]:
     """Distributions that edgeface with these extras asks for, theirs included, as this machine's markers have it."""
     found: set[str] = set()
     texts = [*PROJECT["dependencies"], *(f"edgeface[{extra}]" for extra in extras)]
@@ -58,7 +60,7 @@ def requirements(*extras: str) -> set[str]:
         found.add(name)
         needs = importlib.metadata.distribution(name).requires or []
         todo += [(Requirement(text), ("", *wanted.extras)) for text in needs]
-    return found
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -243,17 +245,17 @@ def test_a_hint_names_the_least_that_brings_the_package():
 EXTRAS_TRIED = sorted(PROJECT["optional-dependencies"].keys() - {"dev"})
 
 
-def _requirements(extra: str) -> set[str]:
+def _requirements(extra: str) -> frozenset[str]:
     try:
         return requirements(extra)
     except importlib.metadata.PackageNotFoundError:
-        return set()
+        return frozenset()
 
 
 def _names(distributions: list[str]) -> set[str]:
     return set(map(canonicalize_name, distributions))
 
 
-def _bytes(names: set[str]) -> int:
+def _bytes(names: frozenset[str]) -> int:
     files = [file for name in names for file in importlib.metadata.files(name) or []]
     return sum(file.size or 0 for file in files)

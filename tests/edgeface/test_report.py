@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from edgeface.report.curves import draw_curves
-from edgeface.report.page import Photos, points, speed, write_report
+from edgeface.report.page import PhotoCounts, points, speed, write_report
 from edgeface.report.pictures import Marker, draw_accuracy_against_latency, place_labels
 from edgeface_devices.measurement import Figure as Number
 from edgeface_devices.measurement import Measurement
@@ -142,7 +142,7 @@ def test_every_row_and_ratio_is_in_a_table(tmp_path: Path, four: Results):
 
 
 def test_nothing_is_fetched_from_anywhere(tmp_path: Path, four: Results):
-    page = written(tmp_path, four, curves=EPOCHS, photos=Photos("photos", 40, 280, 120))
+    page = written(tmp_path, four, curves=EPOCHS, photos=PhotoCounts("photos", 40, 280, 120))
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
         for name in ("src", "href", "xlink:href", "srcset", "action"):
@@ -184,7 +184,7 @@ def test_parity_photos_and_credit_are_shown(tmp_path: Path, four: Results):
         cosine_p1=0.98,
         operators={"int8": 50, "float": 2, "other": 1},
     )
-    photos = Photos("AT&T faces", 40, 280, 120, credit="AT&T Laboratories Cambridge")
+    photos = PhotoCounts("AT&T faces", 40, 280, 120, credit="AT&T Laboratories Cambridge")
     page = written(tmp_path, four, photos=photos, parity=[exported], parity_photos=120)
     assert ["int8 ONNX", "0.99712", "0.98000", "50 / 2 / 1"] in page.rows
     assert "AT&T faces: 40 people, 280 photos with names, 120 held out" in page.text

@@ -13,7 +13,7 @@ import pytest
 from edgeface_devices.bench import interleaved as module
 from edgeface_devices.bench.interleaved import bench
 from edgeface_devices.bench.limits import Limits
-from edgeface_devices.bench.worker import Loaded
+from edgeface_devices.bench.protocol import EngineStart
 from edgeface_runtime import ModelError, UsageError, load
 
 # fmt: off
@@ -46,7 +46,7 @@ class FakeWorker:
     def __init__(self, path: Path, *, threads: int, limits: Limits) -> None:
         assert (threads, limits) == (3, Limits())
         self.path = path
-        self.loaded = Loaded("fake", "1", import_ms=1.0, load_ms=2.0, first_ms=3.0)
+        self.loaded = EngineStart("fake", "1", import_ms=1.0, load_ms=2.0, first_ms=3.0)
         FakeWorker.log.append(f"open {path.name}")
         FakeWorker.open += 1
 

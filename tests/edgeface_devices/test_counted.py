@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_devices.bench.worker import Loaded
+from edgeface_devices.bench.protocol import EngineStart
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.emulate import core as emulated
 from edgeface_devices.estimate.anchors import Anchor
@@ -237,7 +237,7 @@ def test_an_emulated_row_has_no_time_and_its_estimate_stands_apart(
     files = [make_tflite(tmp_path / f"{name}.tflite", cost=COST) for name in ("counted", "uncounted")]
     none = np.zeros((4, 8), np.float32)
     totals = iter([{"total": 90_000_000}, None])
-    found = Loaded("litert", "2", import_ms=1.0, load_ms=1.0, first_ms=1.0)
+    found = EngineStart("litert", "2", import_ms=1.0, load_ms=1.0, first_ms=1.0)
     monkeypatch.setattr(emulated.userland, "find", lambda: tmp_path)
     monkeypatch.setattr(emulated.userland, "install", lambda root: "/opt")
     monkeypatch.setattr(emulated, "embed_here", lambda *_, **__: (none, "2"))

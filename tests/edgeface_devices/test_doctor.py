@@ -189,4 +189,7 @@ def test_what_the_doctor_asks_for_is_what_the_extra_brings():
     for extra, (modules, _) in doctor.EXTRAS.items():
         brought = {re.match(r"[\w-]+", text)[0].lower() for text in project["optional-dependencies"][extra]}
         for module in modules:
-            assert {name.lower() for name in providers.get(module, [module])} & brought, (extra, module)
+            assert {name.lower().replace("_", "-") for name in providers.get(module, [module])} & brought, (
+                extra,
+                module,
+            )

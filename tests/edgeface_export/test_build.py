@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgeface.exporting import Photos, balanced, export_checkpoint
-from edgeface.training.run import load_checkpoint
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export import one_file, onnx_file
 from edgeface_export.build import export, torch_embeddings
 from edgeface_export.gate import HeldOut, draw_pairs

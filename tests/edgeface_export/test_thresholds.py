@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.exporting import Photos, export_checkpoint, export_foreign, thresholds
-from edgeface.training.run import load_checkpoint
+from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.build import Export
 from edgeface_runtime import ContractError, UsageError, load, read_contract
 from edgeface_runtime.model import unit_rows

@@ -10,7 +10,6 @@ import ctypes
 import importlib.util
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,10 @@ _TYPES = {1 << bit for bit in range(9)}
 _TYPE_BYTES = 1024
 """Room for a LiteRtRankedTensorType, which is passed through unread."""
 _TOO_OLD = "profiling needs ai-edge-litert 2.3 or another version with its profiler"
+
+
+Handle = ctypes.c_void_p
+Tensor = NDArray[np.generic]
 
 
 class _Event(ctypes.Structure):
@@ -66,7 +69,7 @@ class Session:
         self._input, self._output = (self._buffer(environment, graph, kind) for kind in ("Input", "Output"))
         self._profiler = self._made("LiteRtCompiledModelGetProfiler", self._compiled)
 
-    def run(self, values: NDArray[Any], length: int) -> NDArray[np.float32]:
+    def run(self, values: Tensor, length: int) -> NDArray[np.float32]:
         """The first ``length`` floats of the first output for the first input."""
         self._copy(self._input, _WRITE, values.nbytes, values)
         buffers = [(ctypes.c_void_p * 1)(buffer) for buffer in (self._input, self._output)]
@@ -76,7 +79,7 @@ class Session:
         self._copy(self._output, _READ, output.nbytes, output)
         return output
 
-    def profile(self, values: NDArray[Any], length: int) -> tuple[float, list[tuple[str, float]]]:
+    def profile(self, values: Tensor, length: int) -> tuple[float, list[tuple[str, float]]]:
         """(processor milliseconds of one run, (operator, its milliseconds) in the order of execution)."""
         self._call("LiteRtResetProfiler", self._profiler)
         self._call("LiteRtStartProfiler", self._profiler)
@@ -95,7 +98,7 @@ class Session:
         operators = [event for event in used if event.type in (_OPERATOR, _DELEGATED)]
         return cpu_ms, [(event.tag.decode(), event.elapsed_us / 1e3) for event in operators]
 
-    def _buffer(self, environment: Any, graph: Any, kind: str) -> Any:
+    def _buffer(self, environment: Handle, graph: Handle, kind: str) -> Handle:
         zero = ctypes.c_size_t(0)
         tensor = self._made(f"LiteRtGetSubgraph{kind}", graph, zero)
         kind_of_tensor = ctypes.create_string_buffer(_TYPE_BYTES)
@@ -103,7 +106,7 @@ class Session:
         needs = self._made(f"LiteRtGetCompiledModel{kind}BufferRequirements", self._compiled, zero, zero)
         return self._made("LiteRtCreateManagedTensorBufferFromRequirements", environment, kind_of_tensor, needs)
 
-    def _copy(self, buffer: Any, mode: int, size: int, values: NDArray[Any]) -> None:
+    def _copy(self, buffer: Handle, mode: int, size: int, values: Tensor) -> None:
         there = ctypes.c_size_t()
         self._call("LiteRtGetTensorBufferPackedSize", buffer, ctypes.byref(there))
         if there.value != size:
@@ -114,12 +117,12 @@ class Session:
         ctypes.memmove(target, source, size)
         self._call("LiteRtUnlockTensorBuffer", buffer)
 
-    def _made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        handle = ctypes.c_void_p()
+    def _made(self, name: str, *arguments: object) -> Handle:
+        handle = Handle()
         self._call(name, *arguments, ctypes.byref(handle))
         return handle
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def _call(self, name: str, *arguments: object) -> None:
         function = getattr(self._library, name, None)
         if function is None:
             raise UsageError(f"{_TOO_OLD}: this one has no {name}")

@@ -7,7 +7,6 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +72,7 @@ class OperatorProfile:
         dearest = [[names[n], o.kind, f"{o.ms:.3f}", self._share(o.ms)] for n, o in self.dearest()]
         return [(["kind", "operators", "ms", "share"], kinds), (["operator", "kind", "ms", "share"], dearest)]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The document of ``edgeface profile --json``."""
         kinds = [{"kind": kind, "operators": count, "ms": round(ms, 4)} for kind, count, ms in self.by_kind()]
         document = asdict(self) | {"path": str(self.path), "cpu_ms": round(self.cpu_ms, 4), "kinds": kinds}
@@ -136,7 +135,7 @@ def profile_here(model: Model, *, threads: int, calls: int) -> tuple[float, list
     return cpu_ms, operators
 
 
-def _feed(model: Model) -> NDArray[Any]:
+def _feed(model: Model) -> NDArray[np.generic]:
     spec = model.contract.input
     return as_input(probe_images(spec.size)[: model.engine.input_shape[0] or 1], spec)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_devices.bench.limits import NO_LIMITS, Limits
-from edgeface_devices.bench.worker import Loaded
+from edgeface_devices.bench.protocol import EngineStart
 from edgeface_runtime.errors import ModelError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -63,7 +63,7 @@ class Worker:
             text=True,
         )
         try:
-            self.loaded = Loaded(**self._ask(op="load", path=self._seen_as, threads=threads, **asdict(limits)))
+            self.loaded = EngineStart(**self._ask(op="load", path=self._seen_as, threads=threads, **asdict(limits)))
         except BaseException:
             self.close()
             raise
@@ -107,7 +107,7 @@ class Worker:
             self.process.wait()
         self._complaints.close()
 
-    def _ask(self, **request: object) -> dict[str, Any]:
+    def _ask(self, **request: object) -> Any:
         line = ""
         with contextlib.suppress(BrokenPipeError):
             stdin = _opened(self.process.stdin)
@@ -116,7 +116,7 @@ class Worker:
             line = _opened(self.process.stdout).readline()
         if not line.endswith("\n"):
             raise ModelError(f"{self.path}: its benchmark process died ({self._cause()})")
-        answer: dict[str, Any] = json.loads(line)
+        answer = json.loads(line)
         if "error" in answer:
             raise ModelError(answer["error"].replace(self._seen_as, str(self.path)))
         return answer

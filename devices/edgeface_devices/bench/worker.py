@@ -27,26 +27,16 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
+
+from edgeface_devices.bench.protocol import EngineStart
 
 if TYPE_CHECKING:
     from edgeface_runtime import Model
 
 Answer = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The answer to ``load``; durations in milliseconds."""
-
-    engine: str
-    engine_version: str
-    import_ms: float
-    load_ms: float
-    first_ms: float
 
 
 # numpy, edgeface_runtime and the engines are imported in ``_load`` and later, where their cost is timed.
@@ -84,7 +74,7 @@ def serve(requests: Iterator[str], answers: IO[str]) -> None:
         answers.flush()
 
 
-def _answer(model: Model, operation: str, arguments: dict[str, Any]) -> Answer:
+def _answer(model: Model, operation: str, arguments: dict[str, object]) -> Answer:
     from edgeface_runtime import EdgefaceError
 
     try:
@@ -115,7 +105,7 @@ def _load(path: Path, threads: int) -> tuple[Model | None, Answer]:
         return None, {"error": str(error)}
     first_ms = (time.perf_counter_ns() - started) / 1e6
     import_ms, load_ms = ((after - before) / 1e6 for before, after in pairwise(marks))
-    return model, vars(Loaded(model.engine.name, model.engine.version, import_ms, load_ms, first_ms))
+    return model, vars(EngineStart(model.engine.name, model.engine.version, import_ms, load_ms, first_ms))
 
 
 def _confine(cpus: int | None, memory_mb: int | None) -> None:

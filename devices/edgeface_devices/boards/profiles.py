@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from edgeface_runtime import UsageError
 
@@ -48,7 +47,7 @@ class BoardProfile:
     sources: Mapping[str, str]
     """Field → where its value comes from."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The profile as in ``edgeface devices --json``."""
         fields = {key: getattr(self, key) for key in self.sources}
         lists = {key: list(value) for key, value in fields.items() if isinstance(value, tuple)}

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.process import Worker, thread_settings
-from edgeface_devices.bench.worker import Loaded
+from edgeface_devices.bench.protocol import EngineStart
 from edgeface_devices.boards.profiles import BoardProfile
 from edgeface_devices.emulate import userland
 from edgeface_devices.estimate.anchors import Anchor
@@ -83,7 +83,7 @@ def emulate(
 
 def _run(
     path: Path, faces: Faces, scratch: Path, root: Path, core: str, python_path: str, progress: Progress
-) -> tuple[Loaded, dict[str, int] | None, Embeddings]:
+) -> tuple[EngineStart, dict[str, int] | None, Embeddings]:
     settings = thread_settings(1) | {"PYTHONPATH": python_path}
     worker_command = ["python3", "-P", "-m", "edgeface_devices.bench.worker"]
     inner = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker_command]
