@@ -17,7 +17,7 @@ import numpy as np
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.estimate import fitted
 from edgeface_devices.estimate.latency import estimate
-from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
+from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
 from scripts import latency_fit
 from scripts.latency_fit import (
     by_family,
@@ -36,7 +36,7 @@ CHOSEN_ON = ("rpi-zero-2w", "rpi-4b-1500")
 TARGETS = {"float": (10, 25, 1.3), "int8": (12, 30, 1.6), "float on rpi-5": (15, 35, 1.6)}
 ANCHOR = "mobilenet_v2"
 # The contract's costs of the paper's MobileFaceNet, 112 px, PReLU.
-MOBILEFACENET = Net(
+MOBILEFACENET = Costs(
     pointwise=205.586, conv=5.419, depthwise=9.960, linear=0.0, parameters=1.010, activations=5.939, layers=83
 )
 # Of its TFLite files, one call (docs/bench.md).

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.estimate.fitted import LEAST_MACS, MOST_LINEAR, MOST_MACS, features
-from edgeface_devices.estimate.published import Net, Published, ncnn_times, nets, read_facts, rows
+from edgeface_devices.estimate.published import Costs, Published, ncnn_times, nets, read_facts, rows
 
 COVERAGE = 0.9
 INT8_FACTOR = 1.6
@@ -75,7 +75,7 @@ def coefficients(times: Mapping[str, float], precision: str) -> Array:
     return np.asarray(x / centre)
 
 
-def predicted(net: Net, times: Mapping[str, float], precision: str) -> float:
+def predicted(net: Costs, times: Mapping[str, float], precision: str) -> float:
     """Milliseconds of a net from the published times of others on one board."""
     return float(np.array(features(net, precision)) @ coefficients(times, precision))
 

@@ -1,4 +1,4 @@
-"""What stands between a machine and edgeface: system, Python, engines, memory, power, cameras, one line a finding."""
+"""Whether a machine can run edgeface: system, Python, engines, memory, power, cameras, one line a finding."""
 
 from __future__ import annotations
 

@@ -26,45 +26,62 @@ def bench(
             parser=find_model, metavar="MODEL...", help="Files or names of `models`, compared side by side."
         ),
     ],
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Photos to fill top-1 and AUC from.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Photos, one folder a person: measures top-1 and AUC."),
+    ] = None,
     device: Annotated[
-        str, typer.Option(help="Boards to estimate for, with commas (edgeface devices); here: measure on this machine.")
+        str, typer.Option(help="here: measure on this machine; boards of `edgeface devices`, with commas: estimate.")
     ] = HERE,
-    threads: Annotated[int | None, typer.Option(help="Threads of one call: 1, or what the board profile says.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one call; default 1, of an estimate the board profile's.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="Timed calls of each file.")] = 200,
-    cpus: Annotated[
-        int | None, typer.Option(help="Processors that a model may run on, as on a smaller machine.")
+    cpus: Annotated[int | None, typer.Option(help="Limit each model to this many processors.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="Limit each model's process to this many MB of private memory.")
     ] = None,
-    memory: Annotated[int | None, typer.Option(help="MB of private memory that a model's process may take.")] = None,
     emulate: Annotated[
-        bool, typer.Option("--emulate", help="Run on each board's emulated core: answers and instruction counts.")
+        bool, typer.Option("--emulate", help="Run on each board's emulated core: embeddings and instruction counts.")
     ] = False,
-    host: Annotated[str | None, typer.Option(help="Measure on this machine by ssh, as in pi@192.168.1.20.")] = None,
-    sustained: Annotated[float, typer.Option(help="With --host: minutes to repeat, which shows drift.")] = 0,
+    host: Annotated[str | None, typer.Option(help="Measure on another machine by ssh, as in pi@192.168.1.20.")] = None,
+    sustained: Annotated[
+        float, typer.Option(help="With --host: repeat for so many minutes, to see how heat slows it.")
+    ] = 0,
     allow_throttled: Annotated[
-        bool, typer.Option("--allow-throttled", help="With --host: show a board's times though it was held back.")
+        bool, typer.Option("--allow-throttled", help="With --host: show the times of a throttled board.")
     ] = False,
-    host_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
+    host_python: Annotated[str, typer.Option(help="With --host: command of the Python there.")] = "python3",
     ssh_option: Annotated[
-        list[str] | None, typer.Option(help="With --host: for ssh -o, as in Port=2222; may repeat.")
+        list[str] | None, typer.Option(help="With --host: an option for ssh -o, as in Port=2222; may repeat.")
     ] = None,
-    add: Annotated[list[Path] | None, typer.Option(help="--output of another run to show beside; may repeat.")] = None,
-    budget_ms: Annotated[float | None, typer.Option(help="Choose a file: most milliseconds of a face.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Choose a file: least accuracy, 0 to 1.")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="--output of an earlier run to compare with.")] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option(help="JSON file of an earlier --output to show beside; may repeat.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Recommend a file per board: most ms that one face may take.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Recommend a file per board: least accuracy, 0 to 1.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="JSON file of an earlier --output to compare with.")] = None,
     fail_if: Annotated[
-        list[str] | None, typer.Option(help="Exit with 1 where a row meets it, as in 'p90>30'; may repeat.")
+        list[str] | None,
+        typer.Option(help="Exit with 1 if a row meets it: FIGURE, one of > >= < <=, NUMBER; may repeat."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure latency, memory, size and accuracy of files.
+    """Measure latency, memory, size and accuracy of model files.
 
-    Each file runs in a process of its own; their calls take turns, so that a slow minute falls on all.
-    For a --device other than here nothing runs: times are estimated from published ones, each with its
-    90 % interval, or refused. With --host they are measured there, by ssh. With --emulate files run on the board's
-    core under emulation, which gives no times. Exit code 1: a --fail-if is met, no file fits the budget, one does
+    Each file runs in a process of its own; calls are interleaved, so background load affects every file equally.
+    For a --device other than here nothing runs: times are estimated from published ones, each with its 90 % interval,
+    or refused. With --host they are measured there, by ssh. With --emulate files run on the board's core under
+    emulation, which gives no times.
+
+    Figures for --fail-if: p50 p90 p99 cpu_p50 first load import cold (ms), fps, peak size (MB), top1 auc accuracy
+    (0 to 1), ratio cpu_ratio (against --baseline). Exit code 1: a --fail-if is met, no file fits the budget, one does
     not fit into --memory, or there is no time at all.
 
     \b

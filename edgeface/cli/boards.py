@@ -109,7 +109,7 @@ def _over_ssh(request: Request, ssh: Ssh, device: str) -> Results:
     from edgeface.evaluation.benchmark import score
     from edgeface_devices.boards.profiles import find_profile
     from edgeface_devices.estimate.anchors import anchor_file, keep
-    from edgeface_devices.estimate.latency import net_of
+    from edgeface_devices.estimate.latency import costs_of
     from edgeface_devices.remote.measure import measure
     from edgeface_runtime import read_contract
 
@@ -127,7 +127,7 @@ def _over_ssh(request: Request, ssh: Ssh, device: str) -> Results:
             options=ssh.options,
             python=ssh.python,
         )
-    kept = keep(results, [net_of(read_contract(path), path.stat().st_size) for path in request.files])
+    kept = keep(results, [costs_of(read_contract(path), path.stat().st_size) for path in request.files])
     if kept:
         note(f"{len(kept)} measured rows are kept for estimates in {anchor_file()}")
     return results if request.faces is None else score(results, request.faces)

@@ -14,7 +14,7 @@ def test_table_json_and_page(tiny_onnx: Path, tmp_path: Path, capsys: pytest.Cap
     report, output = tmp_path / "page.html", tmp_path / "profile.json"
     arguments = ["profile", str(tiny_onnx), "--calls", "3", "--report", str(report), "-o", str(output)]
     assert run(arguments) == 0
-    assert "ten dearest" in capsys.readouterr().out
+    assert "ten slowest" in capsys.readouterr().out
     document = json.loads(output.read_text())
     assert document["source"] == "measured"
     assert sum(kind["operators"] for kind in document["kinds"]) == len(document["operators"])

@@ -21,14 +21,14 @@ from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.emulate import core as emulated
 from edgeface_devices.estimate.anchors import Anchor
 from edgeface_devices.estimate.latency import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
-from edgeface_devices.estimate.published import FOLDER, Net
+from edgeface_devices.estimate.published import FOLDER, Costs
 from edgeface_runtime.contract import OperatorCost
 from scripts import latency_fit
 from scripts.latency_fit import counts
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "estimates.md"
-FACE = Net(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
+FACE = Costs(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
 COST = {"pointwise": OperatorCost(count=32, macs=205_600_000, bytes=12_000_000)}
 CELLS = [
     (board, kind)

@@ -14,8 +14,8 @@ from edgeface_devices.bench.interleaved import bench
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.estimate import fitted
 from edgeface_devices.estimate import latency as module
-from edgeface_devices.estimate.latency import VERSION_FACTOR, estimate, net_of, outlook
-from edgeface_devices.estimate.published import Net, ncnn_times, nets, rows
+from edgeface_devices.estimate.latency import VERSION_FACTOR, costs_of, estimate, outlook
+from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
 from edgeface_devices.tables import estimate_table
 from edgeface_runtime.contract import Contract, EmbeddingSpec, OperatorCost
 from scripts import fit_estimates as script
@@ -24,7 +24,7 @@ from scripts.latency_fit import engine_ratios, errors, families, half_width, nnl
 
 ROOT = Path(__file__).parents[2]
 PI4, PI5 = profiles()["rpi-4b"], profiles()["rpi-5"]
-FACE = Net(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
+FACE = Costs(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
 COST = {
     "pointwise": OperatorCost(count=32, macs=205_600_000, bytes=12_000_000),
     "grouped": OperatorCost(count=1, macs=3_000_000, bytes=400_000),
@@ -36,7 +36,7 @@ COST = {
 boards = st.sampled_from(list(profiles().values()))
 classes = st.sampled_from(["pointwise", "conv", "depthwise", "activations", "layers"])
 faces = st.builds(
-    Net,
+    Costs,
     pointwise=st.floats(30, 900),
     conv=st.floats(30, 900),
     depthwise=st.floats(0, 90),
@@ -47,7 +47,7 @@ faces = st.builds(
 )
 
 
-def middle(net: Net, board: BoardProfile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
+def middle(net: Costs, board: BoardProfile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
     ms = estimate(net, board, engine=engine, precision=precision, threads=threads).ms
     assert ms is not None
     return ms.value
@@ -63,7 +63,9 @@ def test_nnls_is_scipys(seed: int):
 
 @settings(deadline=None)
 @given(net=faces, board=boards, precision=st.sampled_from(["fp32", "int8"]), threads=st.sampled_from([1, 4]))
-def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: BoardProfile, precision: str, threads: int):
+def test_every_estimate_has_an_interval_around_its_middle(
+    net: Costs, board: BoardProfile, precision: str, threads: int
+):
     ms = estimate(net, board, engine="ncnn", precision=precision, threads=threads).ms
     assert ms is not None
     assert ms.source == "estimated"
@@ -77,7 +79,7 @@ def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: Board
 
 @settings(deadline=None)
 @given(net=faces, board=boards, grown=classes, factor=st.floats(1, 1.1), precision=st.sampled_from(["fp32", "int8"]))
-def test_more_work_never_takes_less_time(net: Net, board: BoardProfile, grown: str, factor: float, precision: str):
+def test_more_work_never_takes_less_time(net: Costs, board: BoardProfile, grown: str, factor: float, precision: str):
     larger = replace(net, **{grown: getattr(net, grown) * factor})
     assert middle(larger, board, precision=precision) >= middle(net, board, precision=precision) * (1 - 1e-9)
 
@@ -154,7 +156,7 @@ def test_transfer_is_the_median_ratio_and_exact_where_boards_are_proportional():
         ({}, {"engine": "litert", "board": PI5}, "on a Raspberry Pi 5"),
         ({}, {"engine": "onnxruntime", "board": profiles()["rpi-zero-2w"]}, "on a Raspberry Pi Zero 2 W"),
         ({}, {"engine": "onnxruntime", "board": profiles()["rpi-4b-1500"]}, "no published float row of onnxruntime"),
-        (dict.fromkeys(Net.__dataclass_fields__, 0.0), {}, "the contract has no cost table"),
+        (dict.fromkeys(Costs.__dataclass_fields__, 0.0), {}, "the contract has no cost table"),
     ],
 )
 def test_without_evidence_there_is_no_number(change: dict[str, float], options: dict[str, object], reason: str):
@@ -204,19 +206,19 @@ def contract(**changes: object) -> Contract:
 
 
 def test_costs_come_from_the_contract_and_the_files_size():
-    net = net_of(contract(), 4_000_000)
+    net = costs_of(contract(), 4_000_000)
     assert (net.pointwise, net.conv, net.depthwise, net.linear) == pytest.approx((205.6, 8.4, 10.0, 0.0))
     assert (net.parameters, net.activations, net.layers) == pytest.approx((1.0, 6.0, 84))
 
 
 def test_an_int8_contract_gives_the_same_net():
     cost = {name: replace(row, bytes=row.bytes // 4) for name, row in COST.items()}
-    net = net_of(contract(cost=cost, precision="int8", recipe="static_wi8_ai8"), 1_000_000)
-    assert net == net_of(contract(), 4_000_000)
+    net = costs_of(contract(cost=cost, precision="int8", recipe="static_wi8_ai8"), 1_000_000)
+    assert net == costs_of(contract(), 4_000_000)
 
 
 def test_a_file_larger_than_its_net_has_no_negative_activations():
-    net = net_of(contract(), 10**9)
+    net = costs_of(contract(), 10**9)
     assert (net.parameters, net.activations) == pytest.approx((7.0, 0.0))
 
 

@@ -126,14 +126,14 @@ def made(*operators: Operator) -> OperatorProfile:
     return OperatorProfile(path=Path("net.onnx"), precision="fp32", cpu_ms=10.0, operators=operators, **about)
 
 
-def test_kinds_add_up_and_the_dearest_come_first():
+def test_kinds_add_up_and_the_slowest_come_first():
     found = made(Operator("a", "Conv", 1.0), Operator("b", "Add", 3.0), Operator("c", "Conv", 4.0))
     assert found.total_ms == 8.0
     assert found.by_kind() == [("Conv", 2, 5.0), ("Add", 1, 3.0)]
-    assert [(place, operator.name) for place, operator in found.dearest(2)] == [(3, "c"), (2, "b")]
-    (_, kinds), (_, dearest) = found.tables()
+    assert [(place, operator.name) for place, operator in found.slowest(2)] == [(3, "c"), (2, "b")]
+    (_, kinds), (_, slowest) = found.tables()
     assert kinds[0] == ["Conv", "2", "5.000", "62.5 %"]
-    assert dearest[0] == ["3 c", "Conv", "4.000", "50.0 %"]
+    assert slowest[0] == ["3 c", "Conv", "4.000", "50.0 %"]
     document = found.as_json()
     assert document["kinds"][1] == {"kind": "Add", "operators": 1, "ms": 3.0}
     assert document["operators"][0] == {"name": "a", "kind": "Conv", "ms": 1.0}

@@ -55,22 +55,22 @@ class OperatorProfile:
         return sum(operator.ms for operator in self.operators)
 
     def by_kind(self) -> list[tuple[str, int, float]]:
-        """(kind, number of operators, their milliseconds), the dearest kind first."""
+        """(kind, number of operators, their milliseconds), the slowest kind first."""
         kinds = dict.fromkeys(operator.kind for operator in self.operators)
         its = {kind: [operator.ms for operator in self.operators if operator.kind == kind] for kind in kinds}
         return sorted(((kind, len(ms), sum(ms)) for kind, ms in its.items()), key=lambda row: -row[2])
 
-    def dearest(self, count: int = 10) -> list[tuple[int, Operator]]:
+    def slowest(self, count: int = 10) -> list[tuple[int, Operator]]:
         """(place in the order of execution from 1, operator) of those that take longest."""
         ordered = sorted(enumerate(self.operators, 1), key=lambda item: -item[1].ms)
         return ordered[:count]
 
     def tables(self) -> list[tuple[list[str], list[list[str]]]]:
-        """(columns, rows) for a terminal: by kind, then the ten dearest operators."""
+        """(columns, rows) for a terminal: by kind, then the ten slowest operators."""
         kinds = [[kind, str(count), f"{ms:.3f}", self._share(ms)] for kind, count, ms in self.by_kind()]
-        names = {n: f"{n}" if o.name == o.kind else f"{n} {o.name}" for n, o in self.dearest()}
-        dearest = [[names[n], o.kind, f"{o.ms:.3f}", self._share(o.ms)] for n, o in self.dearest()]
-        return [(["kind", "operators", "ms", "share"], kinds), (["operator", "kind", "ms", "share"], dearest)]
+        names = {n: f"{n}" if o.name == o.kind else f"{n} {o.name}" for n, o in self.slowest()}
+        slowest = [[names[n], o.kind, f"{o.ms:.3f}", self._share(o.ms)] for n, o in self.slowest()]
+        return [(["kind", "operators", "ms", "share"], kinds), (["operator", "kind", "ms", "share"], slowest)]
 
     def as_json(self) -> dict[str, object]:
         """The document of ``edgeface profile --json``."""

@@ -1,4 +1,4 @@
-"""Model files on the core of a board under emulation: their answers and instruction counts, never milliseconds."""
+"""Model files on the emulated core of a board: their embeddings and instruction counts, never milliseconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
 
 _COUNTED = 3
-"""Counted calls of each file; the median is told."""
+"""Counted calls of each file; the median counts."""
 _CHUNK = 8
 
 Progress = Callable[[Sequence[int], str], Iterable[int]]

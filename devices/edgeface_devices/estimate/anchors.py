@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from edgeface_devices.estimate.published import Net
+from edgeface_devices.estimate.published import Costs
 from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
 
@@ -25,7 +25,7 @@ class Anchor:
     version: str
     precision: str
     threads: int
-    net: Net
+    net: Costs
     ms: float
     """Median of a call."""
     sha256: str
@@ -50,13 +50,13 @@ def load_anchors() -> list[Anchor]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
         try:
             entry = json.loads(line)
-            rows.append(Anchor(**entry | {"net": Net(**entry["net"])}))
+            rows.append(Anchor(**entry | {"net": Costs(**entry["net"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path}: line {number} is no measured row; remove it") from error
     return rows
 
 
-def keep(results: Results, nets: Sequence[Net]) -> list[Anchor]:
+def keep(results: Results, nets: Sequence[Costs]) -> list[Anchor]:
     """Keeps what a board measured, in the place of older rows of the same files there, and gives the new rows.
 
     Nothing is kept of an emulated machine, of a board that is not known, of one that was throttled, or of files

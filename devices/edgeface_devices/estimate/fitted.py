@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeface_devices.estimate.published import Net
+from edgeface_devices.estimate.published import Costs
 
 FILE = Path(__file__).parent / "fitted.json"
 LEAST_MACS, MOST_MACS, MOST_LINEAR = 50.0, 2000.0, 4.0
@@ -118,13 +118,13 @@ def fitted() -> Fitted:
     )
 
 
-def features(net: Net, precision: str) -> list[float]:
+def features(net: Costs, precision: str) -> list[float]:
     """The terms of the form, each growing with the net."""
     if precision == "int8":
         return [net.macs, net.activations, net.layers]
     return [net.pointwise, net.conv, net.depthwise, net.activations, net.parameters, net.layers]
 
 
-def predict(net: Net, fit: CostFit) -> float:
+def predict(net: Costs, fit: CostFit) -> float:
     """Milliseconds of a net with ncnn."""
     return float(np.array(features(net, fit.precision)) @ np.array(fit.coefficients))

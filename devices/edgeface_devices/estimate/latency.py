@@ -13,7 +13,7 @@ import numpy as np
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.estimate.anchors import Anchor
 from edgeface_devices.estimate.fitted import LEAST_MACS, MOST_LINEAR, MOST_MACS, CostFit, fitted, predict
-from edgeface_devices.estimate.published import Net, ncnn_times, nets
+from edgeface_devices.estimate.published import Costs, ncnn_times, nets
 from edgeface_devices.measurement import Figure, Measurement, Source, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import Contract
@@ -63,7 +63,7 @@ class _NoBasisError(Exception):
     """The evidence carries no estimate; says why."""
 
 
-def net_of(contract: Contract, size_bytes: int) -> Net:
+def costs_of(contract: Contract, size_bytes: int) -> Costs:
     """Costs of a file's net from its contract.
 
     The cost table holds weights and activations in one number of bytes, each as wide as the recipe says;
@@ -78,7 +78,7 @@ def net_of(contract: Contract, size_bytes: int) -> Net:
     macs = {name: cost.macs / 1e6 for name, cost in contract.cost.items()}
     megabytes = sum(cost.bytes for cost in contract.cost.values()) / 1e6
     parameters = min(size_bytes / 1e6, megabytes) / weight
-    return Net(
+    return Costs(
         pointwise=macs.get("pointwise", 0.0),
         conv=macs.get("conv", 0.0) + macs.get("grouped", 0.0),
         depthwise=macs.get("depthwise", 0.0),
@@ -90,7 +90,7 @@ def net_of(contract: Contract, size_bytes: int) -> Net:
 
 
 def estimate(
-    net: Net,
+    net: Costs,
     board: BoardProfile,
     *,
     engine: str,
@@ -133,7 +133,7 @@ def estimate(
     return Estimate(ms=Figure(guess.ms, "estimated", (low, high)), note=guess.note)
 
 
-def _ncnn(net: Net, board: BoardProfile, kind: str, threads: int, version: str | None) -> _Guess:
+def _ncnn(net: Costs, board: BoardProfile, kind: str, threads: int, version: str | None) -> _Guess:
     fit = _cost_fit(board, kind, threads)
     guess = _same_net(net, board, fit) or _from_costs(net, fit)
     note = f"{guess.note}, ncnn of {fit.version}"
@@ -150,7 +150,7 @@ def _cost_fit(board: BoardProfile, kind: str, threads: int, purpose: str = "") -
     return fit
 
 
-def _same_net(net: Net, board: BoardProfile, fit: CostFit) -> _Guess | None:
+def _same_net(net: Costs, board: BoardProfile, fit: CostFit) -> _Guess | None:
     """The net's own row, on this board or else on the one that errs least: either beats its costs."""
     name = next((name for name, other in nets().items() if _is_same(net, other)), None)
     if name is None:
@@ -168,7 +168,7 @@ def _same_net(net: Net, board: BoardProfile, fit: CostFit) -> _Guess | None:
     return min(guesses, key=lambda guess: guess.half_width, default=None)
 
 
-def _measured(net: Net, board: BoardProfile, threads: int, mine: Sequence[Anchor]) -> _Guess:
+def _measured(net: Costs, board: BoardProfile, threads: int, mine: Sequence[Anchor]) -> _Guess:
     """The net's own measured row, or the fit scaled by how the measured nets stand to it."""
     last = mine[-1]
     same = next((row for row in reversed(mine) if _is_same(net, row.net)), None)
@@ -183,12 +183,12 @@ def _measured(net: Net, board: BoardProfile, threads: int, mine: Sequence[Anchor
     return _Guess(guess.ms * math.exp(float(logs.mean())), width, f"{note} with {last.engine} {last.version}")
 
 
-def _is_same(net: Net, other: Net) -> bool:
+def _is_same(net: Costs, other: Costs) -> bool:
     pairs = [(getattr(net, key), getattr(other, key)) for key in ("pointwise", "conv", "depthwise", "linear")]
     return all(abs(a - b) <= _SAME_NET * other.macs for a, b in pairs)
 
 
-def _from_costs(net: Net, fit: CostFit) -> _Guess:
+def _from_costs(net: Costs, fit: CostFit) -> _Guess:
     if not net.macs:
         raise _NoBasisError("the contract has no cost table")
     if not LEAST_MACS <= net.macs <= MOST_MACS:
@@ -199,7 +199,7 @@ def _from_costs(net: Net, fit: CostFit) -> _Guess:
     return _Guess(predict(net, fit), fit.half_width, f"costs, fitted to {fit.nets} published nets")
 
 
-def _anchored(net: Net, board: BoardProfile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
+def _anchored(net: Costs, board: BoardProfile, engine: str, kind: str, threads: int, version: str | None) -> _Guess:
     found = fitted().engines.get((board.name, engine, kind, threads))
     if found is None:
         number = f"{threads} threads" if threads > 1 else "1 thread"
@@ -241,7 +241,7 @@ def estimated(
     """A row, with the contract of its file, with the estimate of its time on a board in place of its own."""
     assert row.contract is not None
     value = estimate(
-        net_of(row.contract, row.size_bytes),
+        costs_of(row.contract, row.size_bytes),
         board,
         engine=row.engine,
         precision=row.precision,

@@ -11,8 +11,8 @@ FOLDER = Path(__file__).parent / "facts"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Net:
-    """What one inference costs, in millions; ``layers`` counts operators."""
+class Costs:
+    """Work and data of one inference of a model, in millions; ``layers`` counts operators."""
 
     pointwise: float
     """Multiply-accumulates of 1×1 convolutions."""
@@ -49,10 +49,10 @@ class Published:
 
 
 @cache
-def nets() -> dict[str, Net]:
+def nets() -> dict[str, Costs]:
     """Name → costs of the nets that the ncnn tables time."""
-    names = Net.__dataclass_fields__
-    return {row["net"]: Net(**{name: float(row[name]) for name in names}) for row in read_facts("nets.csv")}
+    names = Costs.__dataclass_fields__
+    return {row["net"]: Costs(**{name: float(row[name]) for name in names}) for row in read_facts("nets.csv")}
 
 
 @cache
