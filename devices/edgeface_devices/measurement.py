@@ -24,9 +24,9 @@ ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "ncnn": "ncnn"}
 DISTURBED = 1.25
 """Median duration over median processor time; with several threads it is below 1."""
 _DIGITS = 4
-_INTERVAL = "interval_ms"
-"""In JSON the interval of ``p50_ms`` is a key of its own."""
-_ESTIMATE_KEYS = ("threads", "p50_ms", _INTERVAL, "source", "note")
+_WITH_INTERVAL, _INTERVAL = "p50_ms", "interval_ms"
+"""In JSON the interval of this figure is a key of its own."""
+_ESTIMATE_KEYS = ("threads", _WITH_INTERVAL, _INTERVAL, "source", "note")
 _NOT_IN_JSON = ("contract", "embeddings", "embeddings_here")
 
 
@@ -225,8 +225,8 @@ class Measurement:
                 whole = value.to_json()
                 value = {key: whole[key] for key in _ESTIMATE_KEYS}
             found[name] = _plain(value)
-            if name == "cpu_p50_ms":
-                found[_INTERVAL] = _plain(self.p50_ms.interval) if self.p50_ms else None
+            if name == _WITH_INTERVAL:
+                found[_INTERVAL] = _plain(value.interval) if value else None
         return found
 
     @classmethod
@@ -243,18 +243,16 @@ class Measurement:
         for name in _NEEDED:
             if name not in found:
                 raise KeyError(name)
-        interval = _pair(entries.get(_INTERVAL))
-        for name, kind in _NUMBERS.items():
-            if name in found:
-                number = kind(found[name])
-                figure = Figure(number, source, interval if name == "p50_ms" else None) if name in _FIGURES else number
-                found[name] = figure
+        found |= {name: kind(found[name]) for name, kind in _NUMBERS.items() if name in found}
+        intervals = {_WITH_INTERVAL: _pair(entries.get(_INTERVAL))}
+        for name in _FIGURES & found.keys():
+            found[name] = Figure(found[name], source, intervals.get(name))
         if found["format"] not in FORMAT_NAMES:
             raise ValueError(f"format {found['format']!r}")
         if "estimate" in found:
             found["estimate"] = cls.from_json({name: entries[name] for name in _NEEDED} | found["estimate"])
         if "agreement" in found:
-            found["agreement"] = Agreement(**found["agreement"])
+            found["agreement"] = Agreement(**{key: found["agreement"][key] for key in Agreement.__dataclass_fields__})
         if "verification" in found:
             float(found["verification"]["value"])
         return cls(**found | {"path": Path(found["path"]), "rounds_ms": _pair(found.get("rounds_ms"))})
@@ -269,15 +267,13 @@ _NUMBERS: dict[str, type[float]] = {
 _NEEDED = tuple(entry.name for entry in fields(Measurement) if entry.default is MISSING)
 
 
-def of_file(path: Path, *, engine: str | None = None, threads: int, source: Source, **known: Any) -> Measurement:
-    """A row with what a file says of itself; ``known`` are other fields of ``Measurement``.
+def of_file(path: Path, *, threads: int, source: Source) -> Measurement:
+    """A row with what a file says of itself, on the engine that opens its format; nothing is measured yet.
 
     Args:
         path: of the file.
-        engine: None: the one that opens its format.
         threads: of one call.
-        source: of the durations.
-        known: whatever else was obtained.
+        source: of the durations that will be filled in.
 
     Raises:
         ModelError: the file is no model; names it.
@@ -286,14 +282,13 @@ def of_file(path: Path, *, engine: str | None = None, threads: int, source: Sour
     return Measurement(
         path=path,
         format=kind,
-        engine=engine or ENGINES[kind],
+        engine=ENGINES[kind],
         precision=contract.precision,
         recipe=contract.recipe,
         threads=threads,
         size_bytes=path.stat().st_size,
         source=source,
         contract=contract,
-        **known,
     )
 
 

@@ -27,8 +27,8 @@ def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(path: Path, ms: float = 50.0, throttled: tuple[str, ...] = (), **device: object) -> Results:
-    known = {"engine": "onnxruntime", "engine_version": "1.32.0", "threads": 4, "p50_ms": Figure(ms, "measured")}
-    row = of_file(path, source="measured", **known)
+    file = of_file(path, threads=4, source="measured")
+    row = replace(file, engine="onnxruntime", engine_version="1.32.0", p50_ms=Figure(ms, "measured"))
     board = Device("Raspberry Pi 4B", "measured", 4, "Linux", profile="rpi-4b")
     silent = BoardState(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None)
     state = Conditions(before=silent, after=silent, throttled=throttled)

@@ -219,7 +219,7 @@ def test_what_a_board_says_of_itself_is_kept_in_a_merged_document():
         (json.dumps(document(row(format="pb"))), "pb"),
         (json.dumps(document(row(size_bytes="big"))), "big"),
         (json.dumps(document(row(verification={}))), "value"),
-        (json.dumps(document(row(agreement={"same": True}))), "same"),
+        (json.dumps(document(row(agreement={"same": True}))), "faces"),
     ],
 )
 def test_another_file_in_place_of_a_result_is_named(text: str, message: str, tmp_path: Path):

@@ -59,7 +59,7 @@ def bench(
     """
     limits.check()
     _check(paths, threads=threads, calls=calls, rounds=rounds)
-    rows = [of_file(path, threads=threads, source="measured", note=limits.words or None) for path in paths]
+    rows = [of_file(path, threads=threads, source="measured") for path in paths]
     rounds = min(rounds, calls)
     with ExitStack() as stack:
         workers: list[Worker] = []
@@ -76,7 +76,7 @@ def bench(
                 wall[turn] += wall_ms
                 cpu[turn] += cpu_ms
         # Before the embeddings: those run in batches, which take memory that one face does not.
-        rows = [_filled(*each, rounds) for each in zip(rows, workers, wall, cpu, strict=True)]
+        rows = [_filled(*each, rounds, limits) for each in zip(rows, workers, wall, cpu, strict=True)]
         if faces is not None:
             embedded = zip(rows, _embed(workers, faces), strict=True)
             rows = [replace(row, embeddings=embeddings) for row, embeddings in embedded]
@@ -96,7 +96,7 @@ def _start(path: Path, threads: int, limits: Limits) -> Worker:
 
 
 def _filled(
-    row: Measurement, worker: Worker, wall_ms: Sequence[float], cpu_ms: Sequence[float], rounds: int
+    row: Measurement, worker: Worker, wall_ms: Sequence[float], cpu_ms: Sequence[float], rounds: int, limits: Limits
 ) -> Measurement:
     latency, loaded = summarise(wall_ms), worker.loaded
     return replace(
@@ -113,6 +113,7 @@ def _filled(
         rounds_ms=spread(wall_ms, rounds),
         calls=latency.calls,
         peak_mb=round(worker.peak_mb(), 1),
+        note=limits.words or None,
     )
 
 
