@@ -1,14 +1,15 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+# `make build`, `make demo` and `make test` need Python 3.11 or newer and nothing else.
 PYTHON ?= python3.11
+DIST ?= dist
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow reproduce-test check bench build docs web clean
+.PHONY: help setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow reproduce-test check bench build docs web clean"
+	@echo "setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -30,6 +31,11 @@ test: $(READY) check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+# --converter keras: TensorFlow is 1.5 GB, so nothing else installs it.
+test-tensorflow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]' $(PIP_ARGS)
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/edgeface_export/test_keras_twin.py
+
 reproduce-test: $(READY)
 	$(BIN)/python -m pytest reproduce/tests
 
@@ -45,8 +51,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-build: $(READY)
-	$(BIN)/python -m build --no-isolation --wheel --outdir dist
+# The wheel alone: a device needs no workstation.
+build:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
 
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
@@ -54,8 +61,8 @@ docs: $(READY)
 	$(BIN)/python scripts/training_config_reference.py
 
 # The browser example's engine, from npm, into an ignored folder.
-web: $(READY)
-	$(BIN)/python scripts/fetch_web.py
+web:
+	$(PYTHON) scripts/fetch_web.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -9,8 +9,8 @@ from typing import Any
 
 from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
+from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.exporting import export_checkpoint
 from edgeface.files import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[
     draw_curves(curves, folder / "run" / "curves.png")
 
     reporter.say("2/4 exporting fp32 and int8 as ONNX and TFLite", heading=True)
-    exported = export_checkpoint(folder / "run", photos, folder / "models", progress=reporter.say)
+    exported = export_model(folder / "run", ExportPhotos(data=photos), folder / "models", reporter=reporter)
     if not exported.passed:
         return {"schema": 1, "report": None, "models": [], "reason": f"the export gate failed: {exported.reason}"}
 

@@ -17,7 +17,18 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from edgeface_runtime import FaceRecognizer, Frame, Gallery, ImageError, Moment, Pace, open_rgb, open_source, watch
+from edgeface import (
+    EdgefaceError,
+    FaceRecognizer,
+    Frame,
+    Gallery,
+    ImageError,
+    Moment,
+    Pace,
+    open_rgb,
+    open_source,
+    watch,
+)
 
 
 def arriving(folder: Path, once: bool) -> Iterator[Frame]:
@@ -67,13 +78,16 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("strangers.log"))
     parser.add_argument("--once", action="store_true", help="stop when all photos of the folder were looked at")
     arguments = parser.parse_args()
-    recognizer = FaceRecognizer(arguments.model)
-    if arguments.folder:
-        frames, pace = arriving(arguments.folder, arguments.once), Pace.photos()
-    else:
-        frames, pace = open_source(arguments.camera).frames, Pace()
-    with Gallery.open(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
-        attend(watch(frames, recognizer, gallery, pace=pace), pace, arguments.log)
+    try:
+        recognizer = FaceRecognizer(arguments.model)
+        if arguments.folder:
+            frames, pace = arriving(arguments.folder, arguments.once), Pace.photos()
+        else:
+            frames, pace = open_source(arguments.camera).frames, Pace()
+        with Gallery(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
+            attend(watch(frames, recognizer, gallery, pace=pace), pace, arguments.log)
+    except EdgefaceError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

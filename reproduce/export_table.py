@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.cli.reporter import TerminalReporter
 from edgeface.data.dataset import FaceData, load_data
+from edgeface.deploy import ExportPhotos, balanced, export_model
 from edgeface.evaluation.identification import identify
-from edgeface.exporting import balanced, export_checkpoint
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_devices.bench.interleaved import local_device
 from edgeface_devices.doctor import VNNI, features
-from edgeface_export.build import CALIBRATOR, Export
-from edgeface_export.one_file import Exported
-from edgeface_export.recipes import RECIPES
+from edgeface_export.options import RECIPES, ExportOptions
+from edgeface_export.result import ExportedFile, ExportResult
 from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import load
 
@@ -46,9 +46,9 @@ class Table:
     """One run's files."""
 
     title: str
-    export: Export
+    export: ExportResult
     closed_set: NDArray[np.float64]
-    """(test photos,) how often the parent names each of them rightly, as a share of the draws."""
+    """(test photos,) how often the source model names each of them rightly, as a share of the draws."""
     closed_sets: list[NDArray[np.float64]]
     """The same of each file."""
     seconds: float
@@ -63,9 +63,8 @@ def table_of(
     checkpoint, refused = load_checkpoint(run), list[str]()
     while True:
         start = time.perf_counter()
-        export = export_checkpoint(
-            run, data, folder, precisions=precisions, formats=formats, calibrator=calibrator, progress=note
-        )
+        options = ExportOptions(precisions=precisions, formats=formats, calibrator=calibrator)
+        export = export_model(run, ExportPhotos(data=data), folder, options, reporter=TerminalReporter())
         seconds = time.perf_counter() - start
         if export.reason is None:
             break
@@ -137,14 +136,13 @@ def section(table: Table) -> str:
         "",
     ]
     for file in files:
-        if file.as_json()["calibrator"]:
+        if file.calibrator:
             tried = ", ".join(f"{trial.method} {trial.cosine_mean:.5f}" for trial in file.trials) or "none tried"
             kept = "; ".join(
-                f"`{item.layer}` {item.size_bytes:+,} bytes, {item.latency_ratio:.2f} of the time" for item in file.kept
+                f"`{item.layer}` {item.size_bytes:+,} bytes, {item.latency_ratio:.2f} of the time"
+                for item in file.excluded
             )
-            said = (
-                f"`{file.path.name}`: calibrator {file.as_json()['calibrator']} ({tried}); in float: {kept or 'none'}."
-            )
+            said = f"`{file.path.name}`: calibrator {file.calibrator} ({tried}); in float: {kept or 'none'}."
             lines.append(f"- {said}")
     lines += [f"- Refused by the gate: {reason}." for reason in table.refused]
     lines += [f"- {line}." for line in table.export.advice]
@@ -158,7 +156,7 @@ def dot_products(has: set[str]) -> str:
     return ", on a processor with VNNI" if has & VNNI else ", on a processor without VNNI"
 
 
-def row(file: Exported, parent: NDArray[np.float64], found: NDArray[np.float64]) -> str:
+def row(file: ExportedFile, parent: NDArray[np.float64], found: NDArray[np.float64]) -> str:
     """One file's cells, beside the source model's answers."""
     drop, lost = file.drop, 100 * (parent - found)
     points, width = lost.mean(), 1.96 * lost.std(ddof=1) / len(lost) ** 0.5
@@ -187,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--calibrator", default=CALIBRATOR)
+    parser.add_argument("--calibrator", default=ExportOptions.calibrator)
     parser.add_argument("--format", dest="formats", action="append")
     parser.add_argument("--precision", dest="precisions", action="append")
     parser.add_argument("--models", type=Path, help="folder of the files, one below it a run [default: in the run]")

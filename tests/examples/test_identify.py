@@ -29,6 +29,6 @@ def test_it_names_who_is_enrolled(tmp_path: Path, make_onnx: Callable[..., Path]
         assert -1 <= float(done.stdout.split()[1]) <= 1.001
 
 
-def test_it_is_ten_lines():
+def test_it_stays_short():
     code = EXAMPLE.read_text(encoding="utf-8").split('"""')[2]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15

@@ -57,6 +57,6 @@ def examine_host(host: str, *, options: Sequence[str] = (), python: str = "pytho
         return [Finding(level="wrong", topic="Python", text=lines[0], remedy=remedy)]
     if done.returncode:
         said = (done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"])[-1]
-        remedy = "pip install edgeface there, in a virtual environment"
+        remedy = "install the wheel there, in a virtual environment (docs/pi.md), and name its Python by --host-python"
         return [Finding(level="wrong", topic="Python", text=f"cannot run edgeface: {said}", remedy=remedy)]
     return [Finding(**entry) for entry in json.loads(lines[-1])]

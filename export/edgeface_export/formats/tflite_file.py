@@ -7,20 +7,28 @@ import copy
 import io
 import logging
 import re
+import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface_export.ranges import Range, rounded
+from edgeface_export.formats.protocols import Inputs, Writer
+from edgeface_export.quantize.ranges import Range, rounded
+from edgeface_runtime import Contract
 from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.metadata import KEY
+
+if TYPE_CHECKING:
+    from ai_edge_litert.schema_py_generated import ModelT, TensorT
+    from ai_edge_quantizer.quantizer import Quantizer
 
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _CHANNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
@@ -74,7 +82,7 @@ def layers(prepared: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[np.float32]]]:
+def observe(prepared: Path, inputs: Inputs) -> Iterator[dict[str, NDArray[np.float32]]]:
     """For each of the (N, S, S, 3) inputs every tensor of numbers that an operator gives; int8 ones in their units."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -94,15 +102,18 @@ def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[
     for face in inputs:
         interpreter.set_tensor(entry, face[None])
         interpreter.invoke()
-        yield {name: _real(interpreter.get_tensor(item["index"]), item) for name, item in places.items()}
+        yield {
+            name: _real(interpreter.get_tensor(item["index"]), *item["quantization"]) for name, item in places.items()
+        }
 
 
-def _real(values: NDArray[Any], tensor: dict[str, Any]) -> NDArray[np.float32]:
-    scale, zero = tensor["quantization"]
-    return values if values.dtype == np.float32 else ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+def _real(values: NDArray[np.float32 | np.int8], scale: float, zero: int) -> NDArray[np.float32]:
+    if values.dtype == np.int8:
+        values = ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+    return np.asarray(values, np.float32)
 
 
-def rounding_shifts(prepared: Path, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def rounding_shifts(prepared: Path, inputs: Inputs) -> dict[str, NDArray[np.float32]]:
     """Layer → (C,) what its channels gain on average over the (N, …) inputs when its weights alone are rounded.
 
     Each convolution gets a twin beside it, of what rounding adds to the weights.
@@ -153,11 +164,11 @@ def shift_biases(prepared: Path, shifts: Mapping[str, NDArray[np.float32]], path
     path.write_bytes(_packed(prepared.read_bytes(), model))
 
 
-def _values(model: Any, tensor: Any) -> NDArray[np.float32]:
+def _values(model: ModelT, tensor: TensorT) -> NDArray[np.float32]:
     return np.array(model.buffers[tensor.buffer].data, np.uint8).view(np.float32).reshape(tensor.shape)
 
 
-def _add(schema: Any, model: Any, like: Any, values: NDArray[np.float32]) -> int:
+def _add(schema: ModuleType, model: ModelT, like: TensorT, values: NDArray[np.float32]) -> int:
     """Appends a constant like another tensor, and gives its place."""
     added, buffer = copy.deepcopy(like), schema.BufferT()
     buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
@@ -168,7 +179,7 @@ def _add(schema: Any, model: Any, like: Any, values: NDArray[np.float32]) -> int
     return len(tensors) - 1
 
 
-def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
+def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded: Collection[str] = ()) -> None:
     """Static int8, ``static_wi8_ai8``: weights per channel, activations int8.
 
     The file still takes uint8 pixels and gives float embeddings; the preprocessing stays float,
@@ -178,10 +189,10 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Co
         prepared: a float file.
         ranges: tensor → its range.
         path: where to.
-        keep: scopes of operators that stay float.
+        excluded: scopes of operators that stay float.
     """
-    exact = "|".join(re.escape(scope) for scope in keep)
-    scopes = [(".*", "INPUT"), (".*", "OUTPUT"), (_FLOAT, "*"), *([(f"^(?:{exact})$", "*")] if keep else [])]
+    exact = "|".join(re.escape(scope) for scope in excluded)
+    scopes = [(".*", "INPUT"), (".*", "OUTPUT"), (_FLOAT, "*"), *([(f"^(?:{exact})$", "*")] if excluded else [])]
     known = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
     with quiet():
         from ai_edge_quantizer import quantizer, recipe
@@ -202,7 +213,8 @@ def write_weights(source: Path, path: Path) -> None:
     _by_recipe("weight_only_wi8_afp32", source, path)
 
 
-WRITERS: dict[str, Callable[[Path, Path], None]] = {
+WRITERS: dict[str, Writer] = {
+    "fp32": shutil.copyfile,
     "fp16": write_fp16,
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
@@ -216,7 +228,7 @@ def _by_recipe(name: str, source: Path, path: Path) -> None:
         _write(quantizer.Quantizer(str(source), getattr(recipe, name)()), path)
 
 
-def _write(job: Any, path: Path, ranges: Any = None) -> None:
+def _write(job: Quantizer, path: Path, ranges: dict[str, dict[str, NDArray[np.float64]]] | None = None) -> None:
     job.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
 
 
@@ -252,12 +264,12 @@ def write_contract(path: Path, text: str) -> None:
     _pack(path, model)
 
 
-def _pack(path: Path, model: Any) -> None:
+def _pack(path: Path, model: ModelT) -> None:
     """Writes a model over the file that it was read from."""
     path.write_bytes(_packed(path.read_bytes(), model))
 
 
-def _packed(data: bytes, model: Any) -> bytes:
+def _packed(data: bytes, model: ModelT) -> bytes:
     """A model as the bytes of a file; ``data`` is what it was read from."""
     import flatbuffers
 
@@ -271,7 +283,7 @@ def _packed(data: bytes, model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def operators(path: Path) -> dict[str, Counter[str]]:
+def operators(path: Path, source: Contract | None = None) -> dict[str, Counter[str]]:
     """``int8``, ``float``, ``other`` → operators by name; one that takes int8 weights as they are computes in int8."""
     schema, model = _read(path)
     graph = model.subgraphs[0]
@@ -295,7 +307,7 @@ def _operators(path: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _read(path: Path) -> tuple[Any, Any]:
+def _read(path: Path) -> tuple[ModuleType, ModelT]:
     from ai_edge_litert import schema_py_generated as schema
 
     return schema, schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)

@@ -1,4 +1,4 @@
-"""Nets of other origin: PReLU of each kind, other input, what cannot be exported."""
+"""Third-party models: PReLU of each kind, other input, what cannot be exported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from edgeface_export.foreign import export_file, rewrite_prelu
-from edgeface_export.gate import HeldOut, draw_pairs
+from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
+from edgeface_export.options import ExportOptions
+from edgeface_export.pipeline import export
+from edgeface_export.result import ExportResult
+from edgeface_export.third_party import rewrite_prelu, third_party_model
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load, read_contract
 from edgeface_runtime.inspection import inspect_file
 
@@ -90,12 +93,18 @@ def test_slopes_that_are_computed_are_left_alone():
 
 
 @pytest.fixture
-def photos() -> dict[str, Any]:
+def photos() -> ExportFaces:
     faces = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
     labels = np.repeat(np.arange(6), 4)
     pairs = draw_pairs(labels)
-    held_out = HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
-    return {"calibration": faces[:8], "held_out": held_out, "max_drop": 100, "min_cosine": -1}
+    evaluation = EvaluationSet(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
+    return ExportFaces(calibration=faces[:8], evaluation=evaluation)
+
+
+def export_file(source: Path, contract: Contract, folder: Path, photos: ExportFaces, **options: Any) -> ExportResult:
+    """An export whose gate is open."""
+    options = {"max_drop": 100, "min_cosine": -1} | options
+    return export(third_party_model(source, contract), photos, folder, ExportOptions(**options))
 
 
 Save = Callable[..., Path]
@@ -113,14 +122,14 @@ def save(tmp_path: Path) -> Save:
 
 @pytest.mark.parametrize("options", [{}, {"opset": 9, "old": True}, {"batch": 2}], ids=["new", "old", "batch 2"])
 def test_each_precision_answers_as_the_source_does(
-    options: dict[str, Any], save: Save, photos: dict[str, Any], tmp_path: Path
+    options: dict[str, Any], save: Save, photos: ExportFaces, tmp_path: Path
 ):
     source = save(**options)
     before = source.read_bytes()
-    faces = photos["held_out"].faces
+    faces = photos.evaluation.faces
     expected = load(source, contract=CONTRACT).embed(faces)
     precisions = ["fp32", "fp16", "int8", "int8-dynamic", "int8-weights"]
-    made = export_file(source, CONTRACT, tmp_path / "models", precisions=precisions, **photos)
+    made = export_file(source, CONTRACT, tmp_path / "models", photos, precisions=precisions)
     assert made.passed, made.reason
     assert [file.precision for file in made.files] == precisions
     for file, least in zip(made.files, (0.999999, 0.9999, 0.98, 0.98, 0.999), strict=True):
@@ -142,33 +151,35 @@ def test_each_precision_answers_as_the_source_does(
     ],
 )
 def test_a_contract_that_does_not_fit_is_named(
-    change: dict[str, Any], error: type[Exception], message: str, save: Save, photos: dict[str, Any], tmp_path: Path
+    change: dict[str, Any], error: type[Exception], message: str, save: Save, photos: ExportFaces, tmp_path: Path
 ):
     with pytest.raises(error, match=message):
-        export_file(save(), replace(CONTRACT, **change), tmp_path / "models", **photos)
+        export_file(save(), replace(CONTRACT, **change), tmp_path / "models", photos)
     assert not (tmp_path / "models").exists()
 
 
 def test_what_cannot_be_exported_is_named(
-    save: Save, photos: dict[str, Any], tmp_path: Path, make_onnx: Callable[..., Path], tiny_tflite: Path
+    save: Save, photos: ExportFaces, tmp_path: Path, make_onnx: Callable[..., Path], tiny_tflite: Path
 ):
     target = tmp_path / "models"
-    with pytest.raises(UsageError, match="no other format is made; ask for --format onnx"):
-        export_file(save(), CONTRACT, target, formats=["onnx", "tflite"], **photos)
+    with pytest.raises(UsageError, match=r"theirs\.onnx: format tflite: it goes to onnx alone"):
+        export_file(save(), CONTRACT, target, photos, formats=["onnx", "tflite"])
     for name in ("../theirs", "a/b", ""):
         with pytest.raises(UsageError, match="cannot begin the name of a file"):
-            export_file(save(), replace(CONTRACT, name=name), target, **photos)
+            export_file(save(), replace(CONTRACT, name=name), target, photos)
     source = save().rename(tmp_path / "theirs.int8.onnx")
     with pytest.raises(UsageError, match=r"theirs\.int8\.onnx: would be written over"):
-        export_file(source, CONTRACT, tmp_path, **photos)
+        export_file(source, CONTRACT, tmp_path, photos)
     model = net(SMALL)
     for side in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[side].dim_param = "side"
     onnx.save(model, tmp_path / "free.onnx")
     with pytest.raises(ModelError, match=r"free.onnx: takes \(1, 3, None, None\), its contract says"):
-        export_file(tmp_path / "free.onnx", CONTRACT, target, **photos)
-    with pytest.raises(UsageError, match="a TFLite file of other origin only gets its contract"):
-        export_file(tiny_tflite, read_contract(tiny_tflite), target, precisions=["int8"], **photos)
+        export_file(tmp_path / "free.onnx", CONTRACT, target, photos)
+    with pytest.raises(
+        UsageError, match=r"precision int8: it goes to fp32 alone .* a TFLite file only gets its contract"
+    ):
+        export_file(tiny_tflite, read_contract(tiny_tflite), target, photos, precisions=["int8"])
     model = net(SMALL)
     for node in list(model.graph.node)[:3]:
         model.graph.node.remove(node)
@@ -176,17 +187,17 @@ def test_what_cannot_be_exported_is_named(
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 768
     onnx.save(model, tmp_path / "flat.onnx")
     with pytest.raises(ModelError, match="holds no convolution and no matrix product"):
-        export_file(tmp_path / "flat.onnx", replace(CONTRACT, embedding=EmbeddingSpec(length=768)), target, **photos)
+        export_file(tmp_path / "flat.onnx", replace(CONTRACT, embedding=EmbeddingSpec(length=768)), target, photos)
     onnx.save(net(SMALL), tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     with pytest.raises(ModelError, match=r"outside.onnx: onnxruntime cannot open it"):
-        export_file(tmp_path / "outside.onnx", CONTRACT, target, **photos)
+        export_file(tmp_path / "outside.onnx", CONTRACT, target, photos)
     assert not target.exists()
 
 
-def test_no_face_model_at_all_is_named(photos: dict[str, Any], tmp_path: Path):
+def test_no_face_model_at_all_is_named(photos: ExportFaces, tmp_path: Path):
     (tmp_path / "notes.onnx").write_text("no model")
     with pytest.raises(ModelError, match=r"notes.onnx: "):
-        export_file(tmp_path / "notes.onnx", CONTRACT, tmp_path / "models", **photos)
+        export_file(tmp_path / "notes.onnx", CONTRACT, tmp_path / "models", photos)
     # A detector: it takes the image, and gives a map of scores.
     model = net(SMALL)
     del model.graph.node[-1]
@@ -194,18 +205,18 @@ def test_no_face_model_at_all_is_named(photos: dict[str, Any], tmp_path: Path):
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     onnx.save(model, tmp_path / "detector.onnx")
     with pytest.raises(ModelError, match=r"detector.onnx: gave \(1, 6, 1, 1\), its contract says \(1, 6\)"):
-        export_file(tmp_path / "detector.onnx", CONTRACT, tmp_path / "models", **photos)
+        export_file(tmp_path / "detector.onnx", CONTRACT, tmp_path / "models", photos)
     assert not (tmp_path / "models").exists()
 
 
-def test_what_stays_float_is_named(photos: dict[str, Any], tmp_path: Path):
+def test_what_stays_float_is_named(photos: ExportFaces, tmp_path: Path):
     model = net(SMALL)
     make = onnx.helper.make_node
     model.graph.node.insert(2, make("Sin", ["b"], ["sine"]))
     model.graph.node.insert(3, make("Cos", ["sine"], ["wave"]))
     model.graph.node[4].input[0] = "wave"
     onnx.save(model, tmp_path / "waves.onnx")
-    found = export_file(tmp_path / "waves.onnx", CONTRACT, tmp_path / "models", precisions=["int8"], **photos)
+    found = export_file(tmp_path / "waves.onnx", CONTRACT, tmp_path / "models", photos, precisions=["int8"])
     assert not found.passed
     assert "operators cannot be quantized and stayed float: " in str(found.reason)
     assert "Cos 1" in str(found.reason)

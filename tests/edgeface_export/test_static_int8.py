@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgeface_export import one_file
-from edgeface_export.build import export
-from edgeface_export.gate import HeldOut, draw_pairs
-from edgeface_export.int8 import Draft, Trial, mend, try_methods
-from edgeface_export.ranges import METHODS
+from edgeface_export import pipeline
+from edgeface_export.faces import EvaluationSet, draw_pairs
+from edgeface_export.formats import STATIC_FORMATS
+from edgeface_export.quantize.ranges import METHODS
+from edgeface_export.quantize.sensitivity import exclude_layers
+from edgeface_export.quantize.static import Calibrated, Trial, try_methods
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load, read_contract
 
 nn = torch.nn
@@ -48,9 +50,9 @@ def net(*, hostile: bool) -> Net:
     return made
 
 
-def held_out(faces: np.ndarray, labels: np.ndarray) -> HeldOut:
+def with_pairs(faces: np.ndarray, labels: np.ndarray) -> EvaluationSet:
     pairs = draw_pairs(labels)
-    return HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
+    return EvaluationSet(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
 
 
 @pytest.fixture
@@ -65,8 +67,8 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "contract": Contract(name="net", backbone="net", **spec),
         "folder": tmp_path / "models",
         "calibration": faces[turn == 0],
-        "chooser": held_out(faces[turn == 1], np.repeat(np.arange(20), 2)),
-        "held_out": held_out(faces[turn > 1], labels[turn > 1]),
+        "selection": with_pairs(faces[turn == 1], np.repeat(np.arange(20), 2)),
+        "evaluation": with_pairs(faces[turn > 1], labels[turn > 1]),
         "formats": ["onnx"],
         "precisions": ["int8"],
     }
@@ -88,58 +90,60 @@ def convert_once(converter: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
-def test_a_hostile_net_is_caught_and_mended(kind: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_the_sensitive_layers_of_a_hostile_net_are_excluded(
+    export_net: Callable[..., Any], kind: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     if kind == "tflite":
         pytest.importorskip("litert_torch")
     job["formats"] = [kind]
-    convert_once(one_file.FORMATS[kind], job["folder"].parent, monkeypatch)
-    mended = export(net(hostile=True), **job)
+    convert_once(STATIC_FORMATS[kind], job["folder"].parent, monkeypatch)
+    mended = export_net(net(hostile=True), **job)
     (file,) = mended.files
     assert mended.passed, mended.reason
     assert file.drop.points <= 0.15
     # It is the two layers beside the loud channel, or the one that cannot read it.
-    names = [kept.layer.rsplit("conv.", 1)[-1].split(";")[0] for kept in file.kept]
+    names = [item.layer.rsplit("conv.", 1)[-1].split(";")[0] for item in file.excluded]
     assert set(names) <= set(HOSTILE[kind])
     assert HOSTILE[kind][1] in names
-    assert read_contract(file.path).calibration["float_layers"] == [kept.layer for kept in file.kept]
+    assert read_contract(file.path).calibration["float_layers"] == [item.layer for item in file.excluded]
     assert file.operators["int8"] > file.operators["float"] > 2
     row = file.as_json()["float_layers"][0]
     assert set(row) == {"layer", "cosine_alone", "size_bytes", "latency_ratio"}
     assert row["latency_ratio"] > 0
     # Without layers in float the same file loses nearly everything, and does not get its name.
-    monkeypatch.setattr(one_file, "mend", lambda *_: None)
-    refused = export(net(hostile=True), **job | {"folder": job["folder"] / "refused"})
+    monkeypatch.setattr(pipeline, "exclude_layers", lambda *_: None)
+    refused = export_net(net(hostile=True), **job | {"folder": job["folder"] / "refused"})
     assert not refused.passed
     assert refused.files[0].drop.points > 20
     assert f"net.int8.{kind}: loses " in str(refused.reason)
     assert not (job["folder"] / "refused").exists()
 
 
-def test_a_net_that_is_not_hostile_keeps_nothing_in_float(job: dict[str, Any]):
-    made = export(net(hostile=False), **job)
+def test_a_net_that_is_not_hostile_is_int8_throughout(export_net: Callable[..., Any], job: dict[str, Any]):
+    made = export_net(net(hostile=False), **job)
     assert made.passed, made.reason
-    assert made.files[0].kept == ()
+    assert made.files[0].excluded == ()
     assert made.files[0].contract.calibration["method"] == "mse"
 
 
-def test_the_calibrator_is_chosen_and_recorded(job: dict[str, Any]):
+def test_the_calibrator_is_chosen_and_recorded(export_net: Callable[..., Any], job: dict[str, Any]):
     said: list[str] = []
-    made = export(net(hostile=False), **job, calibrator="auto", progress=said.append)
+    made = export_net(net(hostile=False), **job, calibrator="auto", progress=said.append)
     (file,) = made.files
     assert "choosing the calibrator of net.int8.onnx" in said
     assert sorted(trial.method for trial in file.trials) == sorted(METHODS)
     assert file.contract.calibration["method"] == file.as_json()["calibrator"] == file.trials[0].method
-    found = load(file.path).embed(job["chooser"].faces)
-    named = export(net(hostile=False), **job, calibrator=file.trials[0].method)
+    found = load(file.path).embed(job["selection"].faces)
+    named = export_net(net(hostile=False), **job, calibrator=file.trials[0].method)
     # The chosen method by name gives the same file.
     assert named.files[0].sha256 == file.sha256
-    np.testing.assert_array_equal(load(named.files[0].path).embed(job["chooser"].faces), found)
+    np.testing.assert_array_equal(load(named.files[0].path).embed(job["selection"].faces), found)
 
 
 def trials_by(cosines: dict[str, float], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """What is chosen among methods that turn each embedding by a known angle."""
     rng = np.random.default_rng(1)
-    faces = job["chooser"].faces
+    faces = job["selection"].faces
     expected = rng.normal(0, 1, (len(faces), 16)).astype(np.float32)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     side = rng.normal(0, 1, expected.shape).astype(np.float32)
@@ -153,10 +157,10 @@ def trials_by(cosines: dict[str, float], job: dict[str, Any], monkeypatch: pytes
         def embed(self, _: np.ndarray) -> np.ndarray:
             return self.cosine * expected + np.sqrt(1 - self.cosine**2) * side
 
-    monkeypatch.setattr("edgeface_export.int8.load", lambda path, contract: Model(cosines[path.name]))
-    monkeypatch.setattr(Draft, "write", lambda self, path, method, keep=(): path.with_name(method))
-    draft = Draft(None, Path("a"), {}, {}, {})
-    return try_methods(draft, job["contract"], job["chooser"], expected, Path("b"))
+    monkeypatch.setattr("edgeface_export.quantize.static.load", lambda path, contract: Model(cosines[path.name]))
+    monkeypatch.setattr(Calibrated, "write", lambda self, path, method, keep=(): path.with_name(method))
+    ready = Calibrated(None, Path("a"), {}, {}, {})
+    return try_methods(ready, job["contract"], job["selection"], expected, Path("b"))
 
 
 def test_the_closest_method_comes_first_where_accuracy_is_the_same(
@@ -173,7 +177,7 @@ LAYERS = [f"l{number}" for number in range(9)]
 
 
 @pytest.mark.parametrize("needed", [{"l3"}, {"l5", "l6"}, {"l8"}, {"l0", "l4", "l8"}])
-def test_the_fewest_layers_are_kept(needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_fewest_layers_are_excluded(needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     alone = {layer: 0.9 + 0.01 * (layer not in needed) for layer in sorted(LAYERS, key=lambda name: name not in needed)}
     kept = search(alone, needed, tmp_path, monkeypatch)
     assert kept is not None
@@ -182,31 +186,33 @@ def test_the_fewest_layers_are_kept(needed: set[str], tmp_path: Path, monkeypatc
     assert {item.layer: item.size_bytes for item in kept} == {layer: int(layer[1:]) + 1 for layer in needed}
 
 
-def test_a_harmless_looking_layer_is_found_and_the_others_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_layer_that_looks_insensitive_is_found_and_the_others_included_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     alone = dict.fromkeys(LAYERS, 0.9)
     kept = search(alone, {"l4"}, tmp_path, monkeypatch)
     assert kept is not None
     assert [item.layer for item in kept] == ["l4"]
 
 
-def test_more_than_half_of_the_layers_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_more_than_half_of_the_layers_are_never_excluded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert search(dict.fromkeys(LAYERS, 0.9), {"l5"}, tmp_path, monkeypatch) is None
 
 
 def search(alone: dict[str, float], needed: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``mend`` where a file fits when all ``needed`` layers are in float."""
+    """``exclude_layers`` where a file fits when all ``needed`` layers are in float."""
 
-    def write(self: Draft, path: Path, method: str, keep: Any = ()) -> Path:
+    def write(self: Calibrated, path: Path, method: str, keep: Any = ()) -> Path:
         path.write_text("".join("x" * (int(layer[1:]) + 1) for layer in keep))
         path.with_suffix(".keep").write_text(" ".join(keep))
         return path
 
-    monkeypatch.setattr(Draft, "write", write)
-    monkeypatch.setattr("edgeface_export.int8.load", lambda path, contract: path)
-    monkeypatch.setattr("edgeface_export.int8.compare", lambda models: [2.0, 1.0])
-    draft = Draft(None, folder, dict.fromkeys(alone, ()), {}, {})
+    monkeypatch.setattr(Calibrated, "write", write)
+    monkeypatch.setattr("edgeface_export.quantize.sensitivity.load", lambda path, contract: path)
+    monkeypatch.setattr("edgeface_export.quantize.sensitivity.compare", lambda models: [2.0, 1.0])
+    ready = Calibrated(None, folder, dict.fromkeys(alone, ()), {}, {})
 
     def fits(path: Path) -> bool:
         return needed <= set(path.with_suffix(".keep").read_text().split())
 
-    return mend(draft, "mse", None, alone, fits, folder / "scratch.onnx")  # type: ignore[arg-type]
+    return exclude_layers(ready, "mse", None, alone, fits, folder / "scratch.onnx")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgeface.exporting import Photos, balanced, export_checkpoint
+from edgeface.deploy import ExportPhotos, balanced, export_model
 from edgeface.training.checkpoints import load_checkpoint
-from edgeface_export import one_file, onnx_file
-from edgeface_export.build import export, torch_embeddings
-from edgeface_export.gate import HeldOut, draw_pairs
-from edgeface_export.recipes import RECIPES
+from edgeface_export import pipeline
+from edgeface_export.faces import EvaluationSet, draw_pairs
+from edgeface_export.formats import STATIC_FORMATS, onnx_file
+from edgeface_export.options import RECIPES, ExportOptions
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact
 from edgeface_runtime.inspection import inspect_file
@@ -27,7 +29,11 @@ from edgeface_runtime.inspection import inspect_file
 if TYPE_CHECKING:
     from conftest import Trained
 
-FILES = [(recipe.precision, recipe.format) for recipe in RECIPES if recipe.precision in ("fp32", "int8")]
+FILES = [
+    (recipe.precision, recipe.format)
+    for recipe in RECIPES
+    if recipe.format in STATIC_FORMATS and recipe.precision in ("fp32", "int8")
+]
 
 
 @pytest.fixture(params=FILES, ids=".".join)
@@ -124,8 +130,8 @@ def test_onnx_takes_any_batch_and_tflite_one(kind: str, trained: Trained):
 
 
 def test_exported_again_the_onnx_files_are_the_same_bytes(trained: Trained, tmp_path: Path):
-    options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
-    again = export_checkpoint(trained.run, trained.data, tmp_path, formats=["onnx"], **options)
+    options = ExportOptions(formats=["onnx"], calibration_faces=16, max_drop=100, min_cosine=-1)
+    again = export_model(trained.run, ExportPhotos(data=trained.data), tmp_path, options)
     for row in again.files:
         assert row.path.read_bytes() == trained.file(row.precision, row.format).read_bytes()
 
@@ -142,8 +148,8 @@ class Small(torch.nn.Module):
         return self.layers(x)
 
 
-def held_out_by(pairs: np.ndarray) -> HeldOut:
-    return HeldOut(np.zeros((4, 16, 16, 3), np.uint8), pairs, np.ones(len(pairs), bool))
+def pairs_of_four(pairs: np.ndarray) -> EvaluationSet:
+    return EvaluationSet(np.zeros((4, 16, 16, 3), np.uint8), pairs, np.ones(len(pairs), bool))
 
 
 @pytest.fixture
@@ -161,26 +167,46 @@ def job(tmp_path: Path) -> dict[str, Any]:
         ),
         "folder": tmp_path / "models",
         "calibration": faces[:8],
-        "held_out": HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
+        "evaluation": EvaluationSet(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
         "formats": ["onnx"],
         "precisions": ["fp32"],
     }
 
 
-def test_a_small_net_passes_and_says_what_it_does(job: dict[str, Any]):
+def test_a_small_net_passes_and_says_what_it_does(export_net: Callable[..., Any], job: dict[str, Any]):
     said: list[str] = []
-    result = export(**job, progress=said.append)
+    result = export_net(**job, progress=said.append)
     assert (result.passed, said) == (True, ["writing small.fp32.onnx", "timing"])
     assert result.as_json()["gate"] == {"passed": True, "max_drop_points": 0.15, "reason": None}
     assert sorted(path.name for path in job["folder"].iterdir()) == ["small.card.md", "small.fp32.onnx"]
 
 
+def test_the_options_stand_in_the_json_and_the_card(export_net: Callable[..., Any], job: dict[str, Any]):
+    asked = job | {"precisions": None, "formats": ["onnx"]}
+    result = export_net(**asked, max_drop=100, min_cosine=0.5, calibrator="minmax", calibration_faces=7, seed=3)
+    options = result.as_json()["options"]
+    assert options == {
+        "formats": ("onnx",), "precisions": ("fp32", "int8"), "calibrator": "minmax", "calibration_faces": 7,
+        "min_cosine": 0.5, "max_drop": 100, "converter": "litert", "qat": False, "qat_steps": 300, "seed": 3,
+    }  # fmt: skip
+    assert [file.precision for file in result.files] == ["fp32", "int8"]
+    (line,) = (line for line in result.card.read_text("utf-8").splitlines() if line.startswith("Export options: "))
+    for name, value in options.items():
+        assert f"{name} {' and '.join(value) if isinstance(value, tuple) else value}" in line
+
+
+def test_float_files_need_nobody_to_calibrate_with(export_net: Callable[..., Any], job: dict[str, Any]):
+    assert export_net(**job | {"calibration": job["calibration"][:0]}).passed
+
+
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_refusal_writes_nothing(is_there: bool, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_refusal_writes_nothing(
+    export_net: Callable[..., Any], is_there: bool, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     if is_there:
         job["folder"].mkdir()
         (job["folder"] / "small.fp32.onnx").write_bytes(b"an older export")
-    result = export(**job, max_drop=-1)
+    result = export_net(**job, max_drop=-1)
     assert not result.passed
     assert result.reason == "small.fp32.onnx: loses 0.000 points on 276 pairs, at most -1 are allowed"
     assert result.files[0].path == job["folder"] / "small.fp32.onnx"
@@ -190,77 +216,96 @@ def test_a_refusal_writes_nothing(is_there: bool, job: dict[str, Any], monkeypat
         assert not job["folder"].exists()
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [
-        ("cosine_p1", 0.9998, "cosine to its parent 0.999800, at least 0.9999 is needed"),
-        ("cosine_p1", float("nan"), "gives embeddings that are no numbers"),
-    ],
-)
 def test_an_fp32_file_that_is_not_the_net_is_refused(
-    field: str, value: float, reason: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    export_net: Callable[..., Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    check = one_file._check
-    monkeypatch.setattr(one_file, "_check", lambda *arguments: replace(check(*arguments), **{field: value}))
-    assert export(**job).reason == f"small.fp32.onnx: {reason}"
+    parity = pipeline.parity
+    monkeypatch.setattr(pipeline, "parity", lambda *arguments: replace(parity(*arguments), cosine_p1=0.9998))
+    reason = "small.fp32.onnx: cosine to the source model 0.999800, at least 0.9999 is needed"
+    assert export_net(**job).reason == reason
 
 
-def test_an_int8_file_whose_operators_stayed_float_is_refused(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_source_model_that_diverged_is_named(export_net: Callable[..., Any], job: dict[str, Any]):
+    with torch.no_grad():
+        job["net"].layers[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"^small: gives embeddings that are not finite numbers$"):
+        export_net(**job)
+    assert not job["folder"].exists()
+
+
+def test_an_int8_file_whose_operators_stayed_float_is_refused(
+    export_net: Callable[..., Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     counts = {"int8": Counter(QLinearConv=5), "float": Counter(Resize=1, Gelu=3), "other": Counter(Cast=3)}
-    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
-    result = export(**job | {"precisions": ["int8"]}, max_drop=100)
+    monkeypatch.setattr(onnx_file, "operators", lambda path, source: counts)
+    result = export_net(**job | {"precisions": ["int8"]}, max_drop=100)
     reason = "small.int8.onnx: 4 operators cannot be quantized and stayed float: Gelu 3, Resize 1"
-    assert (result.reason, result.files[0].kept) == (reason, ())
+    assert (result.reason, result.files[0].excluded) == (reason, ())
 
 
-def test_a_short_net_is_not_refused_for_its_preprocessing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_short_net_is_not_refused_for_its_preprocessing(
+    export_net: Callable[..., Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     counts = {"int8": Counter(QLinearConv=9, NhwcMaxPool=5), "float": Counter(Sub=1, Mul=1), "other": Counter(Cast=1)}
-    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
-    assert export(**job | {"precisions": ["int8"]}, max_drop=100).passed
+    monkeypatch.setattr(onnx_file, "operators", lambda path, source: counts)
+    assert export_net(**job | {"precisions": ["int8"]}, max_drop=100).passed
 
 
-def test_a_conversion_that_fails_leaves_nothing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_conversion_that_fails_leaves_nothing(
+    export_net: Callable[..., Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     def fail(*_: object) -> None:
         raise RuntimeError("the converter gave up\nat line 7")
 
     monkeypatch.setattr(onnx_file, "write_int8", fail)
     with pytest.raises(ModelError, match=r"^small.int8.onnx: cannot be made: RuntimeError: the converter gave up$"):
-        export(**job | {"precisions": ["fp32", "int8"]})
+        export_net(**job | {"precisions": ["fp32", "int8"]})
     assert not job["folder"].exists()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"formats": ["onnx", "coreml"]}, "format onnx, coreml: there are onnx, tflite"),
+        ({"formats": ["onnx", "coreml"]}, "format onnx, coreml: there are ncnn, onnx, tflite"),
         ({"formats": []}, "format : there are"),
+        ({"formats": ["ncnn"]}, r"small: format ncnn: it goes to onnx, tflite alone"),
+        ({"formats": ["ncnn", "onnx"]}, "format ncnn goes alone"),
+        ({"precisions": []}, "precision : there are"),
+        ({"converter": "onnx2tf"}, "converter onnx2tf: there are litert, keras"),
+        ({"calibration_faces": 0}, "taken from 0 faces; at least 1"),
+        ({"qat": True, "precisions": ["int8", "fp16"]}, "--qat moves the weights for int8; export fp16 without it"),
         ({"precisions": ["int4"]}, "precision int4: there are fp16, fp32, int8, int8-dynamic, int8-weights"),
         ({"calibrator": "taste"}, "calibrator taste: there are auto, moving-average, minmax, percentile, entropy, mse"),
         ({"calibrator": "auto"}, "no photos are left to choose a calibrator on"),
         ({"max_drop": float("nan")}, "the largest drop must be a number"),
         ({"min_cosine": 1.5}, r"the least cosine is 1\.5; a cosine lies between -1 and 1"),
-        ({"calibration": np.zeros((0, 16, 16, 3), np.uint8)}, r"calibration faces are uint8 \(0, 16, 16, 3\)"),
+        (
+            {"calibration": np.zeros((0, 16, 16, 3), np.uint8), "precisions": ["int8"]},
+            r"calibration faces are uint8 \(0, 16, 16, 3\)",
+        ),
         ({"calibration": np.zeros((2, 16, 16, 3), np.float32)}, "calibration faces are float32"),
         ({"calibration": np.zeros((2, 8, 8, 3), np.uint8)}, r"calibration faces are uint8 \(2, 8, 8, 3\), not uint8"),
         ({"calibration": np.zeros((2, 3, 16, 16), np.uint8)}, r"calibration faces are uint8 \(2, 3, 16, 16\), not"),
         (
-            {"held_out": held_out_by(np.zeros((0, 2), np.int64))},
-            "0 pairs cannot judge: pairs of one person and pairs of",
+            {"evaluation": pairs_of_four(np.zeros((0, 2), np.int64))},
+            "0 pairs measure no accuracy: genuine and impostor pairs",
         ),
-        ({"held_out": held_out_by(np.array([[0, 1]]))}, "1 pairs cannot judge"),
+        ({"evaluation": pairs_of_four(np.array([[0, 1]]))}, "1 pairs measure no accuracy"),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, job: dict[str, Any]):
+def test_what_does_not_fit_is_named(
+    export_net: Callable[..., Any], change: dict[str, Any], message: str, job: dict[str, Any]
+):
     with pytest.raises(UsageError, match=message):
-        export(**job | change)
+        export_net(**job | change)
     assert not job["folder"].exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(job: dict[str, Any], tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_named(export_net: Callable[..., Any], job: dict[str, Any], tmp_path: Path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match=r"file.*: cannot be written to \("):
-            export(**job | {"folder": folder})
+            export_net(**job | {"folder": folder})
 
 
 def test_calibration_faces_take_turns():
@@ -276,45 +321,46 @@ def test_calibration_faces_take_turns():
 
 
 @pytest.mark.parametrize("faces", [8, 16])
-def test_who_chooses_neither_calibrates_nor_judges(faces: int, trained: Trained):
-    options = Photos(data=trained.data, calibration_faces=faces).options(112)
-    groups = [options["calibration"], options["chooser"].faces, options["held_out"].faces]
+def test_the_selection_set_neither_calibrates_nor_evaluates(faces: int, trained: Trained):
+    found = ExportPhotos(data=trained.data).select(112, ExportOptions(calibration_faces=faces))
+    assert found.selection is not None
+    groups = [found.calibration, found.selection.faces, found.evaluation.faces]
     digests = [{face.tobytes() for face in group} for group in groups]
     assert all(digests)
     assert sum(map(len, digests)) == len(set.union(*digests))
-    assert 0 < options["chooser"].same.sum() < len(options["chooser"].same)
+    assert 0 < found.selection.same.sum() < len(found.selection.same)
 
 
-def test_where_nobody_is_left_there_is_no_chooser(trained: Trained):
+def test_where_nobody_is_left_there_is_no_selection_set(trained: Trained):
     data = replace(trained.data, split=np.where(trained.data.split == "val", "train", trained.data.split))
-    assert Photos(data=data, calibration_faces=10_000).options(112)["chooser"] is None
+    assert ExportPhotos(data=data).select(112, ExportOptions(calibration_faces=10_000)).selection is None
 
 
-def test_photos_without_a_test_split_cannot_judge(trained: Trained, tmp_path: Path):
+def test_photos_without_a_test_split_cannot_evaluate(trained: Trained, tmp_path: Path):
     data = replace(trained.data, split=np.where(trained.data.split == "test", "val", trained.data.split))
-    with pytest.raises(UsageError, match="no test split to judge an export on"):
-        export_checkpoint(trained.run, data, tmp_path / "models")
-    with pytest.raises(UsageError, match="taken from 0 faces; at least 1"):
-        export_checkpoint(trained.run, trained.data, tmp_path / "models", calibration_faces=0)
+    with pytest.raises(UsageError, match="no test split to evaluate an export on"):
+        export_model(trained.run, ExportPhotos(data=data), tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
-def test_faces_in_the_wrong_order_of_colours_are_asked_about(job: dict[str, Any]):
+def test_faces_in_the_wrong_order_of_colours_are_asked_about(export_net: Callable[..., Any], job: dict[str, Any]):
     said: list[str] = []
     reddish = job["calibration"] // np.array([1, 2, 4], np.uint8)
-    export(**job | {"calibration": reddish}, progress=said.append)
+    export_net(**job | {"calibration": reddish}, progress=said.append)
     assert not any("BGR" in line for line in said)
-    export(**job | {"calibration": np.ascontiguousarray(reddish[..., ::-1])}, progress=said.append)
+    export_net(**job | {"calibration": np.ascontiguousarray(reddish[..., ::-1])}, progress=said.append)
     assert "calibration faces have more blue than red: are they BGR? RGB is what is asked for" in said
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
-def test_exported_again_every_file_is_the_same_bytes(kind: str, job: dict[str, Any], tmp_path: Path):
+def test_exported_again_every_file_is_the_same_bytes(
+    export_net: Callable[..., Any], kind: str, job: dict[str, Any], tmp_path: Path
+):
     if kind == "tflite":
         pytest.importorskip("litert_torch")
     precisions = sorted({recipe.precision for recipe in RECIPES})
     twice = [
-        export(**job | {"folder": tmp_path / name, "formats": [kind], "precisions": precisions}, max_drop=100)
+        export_net(**job | {"folder": tmp_path / name, "formats": [kind], "precisions": precisions}, max_drop=100)
         for name in ("first", "second")
     ]
     assert [file.sha256 for file in twice[0].files] == [file.sha256 for file in twice[1].files]

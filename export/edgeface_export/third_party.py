@@ -1,94 +1,77 @@
-"""An embedder of other origin in, checked files with contracts out; its graph is changed only where that is exact."""
+"""Third-party embedders as source models; a graph is changed only where that is exact."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeface_export.build import Export, export_parent
-from edgeface_export.one_file import Parent
-from edgeface_export.onnx_file import OPSET
-from edgeface_export.recipes import RECIPES, Recipe
-from edgeface_export.tflite_file import operators
+from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.options import Recipe
+from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ModelError, UsageError, load
 from edgeface_runtime.metadata import file_format
 
-LEAST_OPSET = 13
+MIN_OPSET = 13
 """Before it, weights cannot have a scale for each channel."""
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "tflite": ()}
-"""Format → what writes the files."""
 
 
-def export_file(
-    source: Path,
-    contract: Contract,
-    folder: Path,
-    *,
-    formats: Iterable[str] = (),
-    precisions: Iterable[str] = (),
-    **options: Any,
-) -> Export:
-    """Checks and stamps somebody else's embedder; an ONNX file is quantized too. It keeps its input and its batch.
+def third_party_model(path: Path, contract: Contract) -> SourceModel:
+    """An embedder that somebody else made. It keeps its input and its batch.
 
     Args:
-        source: an ONNX file with its weights inside, or a TFLite file.
+        path: an ONNX file with its weights inside, which is quantized too, or a float TFLite file, which only gets
+            its contract.
         contract: what to feed it and what it gives.
-        folder: where the files go; made if absent.
-        formats: the source's own, which is the default.
-        precisions: of ``RECIPES``, by default fp32 and int8. Of a TFLite file: fp32 alone, a copy with its contract.
-        options: of ``build.export_parent``.
 
     Raises:
-        UsageError: another format or precision asked for, a name that no file can have, or the source would be
-            written over.
+        UsageError: the contract's name cannot be a file's.
         ModelError: no model file, one that does not fit the contract, or one without anything to quantize.
     """
     if not contract.name or Path(contract.name).name != contract.name:
         raise UsageError(f"the contract's name {contract.name!r} cannot begin the name of a file")
-    if any(source.resolve() == (folder / f"{contract.name}.{recipe.suffix}").resolve() for recipe in RECIPES):
-        raise UsageError(f"{source}: would be written over; name another folder, or another name in the contract")
-    model = load(source, contract=contract)
-    kind = file_format(source.read_bytes())
-    assert kind is not None  # it has been opened
-    if set(formats) - {kind}:
-        raise UsageError(f"{source}: of a file of other origin no other format is made; ask for --format {kind}")
-    precisions = list(precisions) or (["fp32", "int8"] if kind == "onnx" else ["fp32"])
-    if kind == "tflite":
-        _require_float(source, precisions)
-    elif not any(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(source).graph.node):
-        raise ModelError(f"{source}: holds no convolution and no matrix product to quantize")
+    model = load(path, contract=contract)
+    kind = file_format(path.read_bytes())
+    is_onnx = kind == "onnx"
+    if not is_onnx and (quantized := tflite_file.operators(path)["int8"].total()):
+        raise ModelError(f"{path}: {quantized} of its operators compute in int8; only float files can be taken in")
+    if is_onnx and not any(node.op_type in onnx_file.WEIGHTED for node in onnx.load(path).graph.node):
+        raise ModelError(f"{path}: holds no convolution and no matrix product to quantize")
 
-    def write_float(recipe: Recipe, path: Path) -> None:
-        if kind == "onnx":
-            onnx.save(rewrite_prelu(_recent(source), recipe.prelu), path)
-        else:
-            path.write_bytes(source.read_bytes())
+    def float_file(recipe: Recipe, folder: Path) -> Path:
+        if not is_onnx:
+            return path
+        written = folder / f"{recipe.prelu}.onnx"
+        if not written.exists():  # recipes share it
+            onnx.save(rewrite_prelu(_recent(path), recipe.prelu), written)
+        return written
 
-    stamped = replace(contract, parent_sha256=hashlib.sha256(source.read_bytes()).hexdigest())
-    parent = Parent(write_float, model.embed, lambda _: {}, PACKAGES)
-    return export_parent(parent, stamped, folder, formats=[kind], precisions=precisions, **options)
-
-
-def _require_float(source: Path, precisions: list[str]) -> None:
-    if precisions != ["fp32"]:
-        raise UsageError(f"{source}: a TFLite file of other origin only gets its contract; ask for --precision fp32")
-    if quantized := operators(source)["int8"].total():
-        raise ModelError(f"{source}: {quantized} of its operators compute in int8; only float files can be taken in")
+    limits = "a third-party model stays in its format"
+    return SourceModel(
+        contract=replace(contract, parent_sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+        formats=(kind,),
+        precisions=("fp32", "fp16", "int8", "int8-dynamic", "int8-weights") if is_onnx else ("fp32",),
+        default_precisions=("fp32", "int8") if is_onnx else ("fp32",),
+        limits=limits if is_onnx else f"{limits}, and a TFLite file only gets its contract",
+        path=path,
+        float_file=float_file,
+        embed=model.embed,
+        cost=lambda _: {},
+        packages={"onnx": ("onnx", "onnxruntime"), "tflite": ()},
+    )
 
 
 def _recent(source: Path) -> onnx.ModelProto:
     """The model at an opset that quantizers take, every node named: they tell nodes apart by name."""
     model = onnx.load(source)
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if opset < LEAST_OPSET:
-        model = onnx.version_converter.convert_version(model, OPSET)
+    if opset < MIN_OPSET:
+        model = onnx.version_converter.convert_version(model, onnx_file.OPSET)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
@@ -139,7 +122,7 @@ def _pieces(
     x, y = node.input[0], node.output[0]
     a, b = f"{stem}_a", f"{stem}_b"
 
-    def make(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    def make(kind: str, inputs: list[str], output: str, **attributes: int | Sequence[int]) -> onnx.NodeProto:
         return onnx.helper.make_node(kind, inputs, [output], output, **attributes)
 
     if (slopes > 1).any():

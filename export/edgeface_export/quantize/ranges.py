@@ -1,4 +1,4 @@
-"""Ranges of activations for static int8, from faces: one definition of each method, whatever engine ran the net."""
+"""Activation ranges for static int8, from calibration faces: one definition of each method for all formats."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Range = tuple[float, float]
+"""The least and the greatest value that a tensor's 8 bits tell apart."""
+
 Runs = Callable[[], Iterable[Mapping[str, NDArray[np.float32]]]]
-"""Runs the net over the calibration faces anew, one face a step: tensor → its values."""
+"""Runs the model over the calibration faces anew, one face a step: tensor → its values."""
 
 BINS = 2048
 LEVELS = 256
@@ -37,7 +39,7 @@ class Spread:
 
 
 def observe(runs: Runs) -> dict[str, Spread]:
-    """The spread of each tensor. The net is run twice: first for the ends, then for what lies between."""
+    """The spread of each tensor. The model is run twice: first for the ends, then for what lies between."""
     ends: dict[str, list[Range]] = {}
     for values in runs():
         for name, value in values.items():
