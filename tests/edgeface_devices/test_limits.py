@@ -62,8 +62,8 @@ def test_photos_are_embedded_without_the_models_limit(tiny_onnx: Path):
     limits = Limits(cpus=1, memory_mb=250)
     result = bench([tiny_onnx], limits=limits, calls=2, faces=faces)
     assert result.rows[0].embeddings.shape == (2000, 8)
-    assert result.as_json()["rows"][0]["note"] == "on 1 cpu, in 250 MB"
-    assert bench([tiny_onnx], calls=2).as_json()["rows"][0]["note"] is None
+    assert result.to_json()["rows"][0]["note"] == "on 1 cpu, in 250 MB"
+    assert bench([tiny_onnx], calls=2).to_json()["rows"][0]["note"] is None
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_board_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
     state = read_state(tmp_path)
     assert state == BoardState(governor="ondemand", mhz=600, max_mhz=1800, celsius=48.312, throttled=0x50000)
-    assert state.as_json()["throttled"] == "0x50000"
+    assert state.to_json()["throttled"] == "0x50000"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_state(tmp_path / "bin") == reading(None)
 
