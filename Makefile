@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow check bench build docs web clean
+.PHONY: help setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow check bench build docs web clean"
+	@echo "setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -31,6 +31,14 @@ test: $(READY) check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+# --converter keras: TensorFlow is 1.5 GB, so nothing else installs it.
+test-tensorflow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]' $(PIP_ARGS)
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/edgeface_export/test_keras_twin.py
+
+reproduce-test: $(READY)
+	$(BIN)/python -m pytest reproduce/tests
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +46,7 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/api_reference.py --check
+	$(BIN)/python scripts/training_config_reference.py --check
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -49,6 +58,7 @@ build:
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/api_reference.py
+	$(BIN)/python scripts/training_config_reference.py
 
 # The browser example's engine, from npm, into an ignored folder.
 web:

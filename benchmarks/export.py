@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from edgeface.backbones import build_backbone
-from edgeface_export import onnx_file, tflite_file
-from edgeface_export.int8 import draft
+from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.formats.protocols import StaticFormat
 from edgeface_export.latency import compare
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 
@@ -42,8 +43,8 @@ def with_plain_prelu(net: nn.Module) -> nn.Module:
     return net
 
 
-def int8_file(module: object, source: Path, folder: Path) -> Path:
-    return draft(module, source, FACES, folder).write(folder / f"int8.{source.stem}{source.suffix}", "mse")
+def int8_file(module: StaticFormat, source: Path, folder: Path) -> Path:
+    return calibrate(module, source, FACES, folder).write(folder / f"int8.{source.stem}{source.suffix}", "mse")
 
 
 def write_files(backbone: str, folder: Path) -> dict[str, Path]:

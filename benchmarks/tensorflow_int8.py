@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.export import FACES, SIZE, SPEC, int8_file, random_net, time_files
-from edgeface_export import keras_twin, tflite_file
+from edgeface_export.formats import keras_twin, tflite_file
 from edgeface_export.rewrite import Preprocess, embedder
 
 

@@ -20,11 +20,11 @@ from edgeface.backbones import build_backbone
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import load_data
 from edgeface.heads import build_head
-from edgeface.training.augment import augment, draw, normalise
-from edgeface.training.config import NORMALISATIONS, load_config
-from edgeface.training.loop import losses, make_optimiser
+from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.config import load_config
+from edgeface.training.loop import losses, make_optimizer
 from edgeface.training.pool import Pool
-from edgeface.training.state import Learner
+from edgeface.training.training_state import Learner
 
 
 def main() -> None:
@@ -36,31 +36,32 @@ def main() -> None:
     parser.add_argument("--precision", default="no", choices=["no", "bf16"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(backbone=options.backbone, batch=options.batch)
+    config = load_config(backbone=options.backbone, batch_size=options.batch)
     data = load_data(options.data) if options.data else load_data(att_folder(), pattern="*.pgm")
     pool = Pool(data, None, None, torch.device("cpu"))
-    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
-    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+    net = build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
+    scale, margin = config.head.logit_scale, config.head.margin
+    head = build_head(config.head.loss, config.model.embedding_dim, len(data.identities), s=scale, m=margin)
     learner = Learner(net, head).to(memory_format=torch.channels_last)
-    optimiser = make_optimiser(learner, config)
+    optimizer = make_optimizer(learner, config.optim)
     rng = np.random.default_rng(0)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16")
 
     def fed() -> tuple[torch.Tensor, torch.Tensor]:
-        faces, labels, _ = pool.batch(rng.choice(len(data.faces), config.batch))
-        drawn = draw(config.batch, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
-        x = augment(normalise(faces, *NORMALISATIONS[config.normalise]), drawn, config)
+        faces, labels, _ = pool.batch(rng.choice(len(data.faces), config.data.batch_size))
+        drawn = draw(config.data.batch_size, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
+        x = augment(normalize(faces, *config.model.pixel_statistics), drawn, config.augment)
         return x.contiguous(memory_format=torch.channels_last), labels
 
     still = fed()
 
     def step(x: torch.Tensor, labels: torch.Tensor) -> None:
         with autocast:
-            embeddings, logits = learner(x, labels, config.m)
-        loss, _ = losses(embeddings, logits, labels, None, config.batch, config)
-        optimiser.zero_grad()
+            embeddings, logits = learner(x, labels, config.head.margin)
+        loss, _ = losses(embeddings, logits, labels, None, config.data.batch_size, config.distill)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     seconds: dict[str, list[float]] = {"fed": [], "still": []}
     for number in range(options.rounds + 2):
@@ -71,10 +72,10 @@ def main() -> None:
                 seconds[name].append(time.thread_time() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     document = {
-        "backbone": config.backbone,
+        "backbone": config.model.backbone,
         "precision": options.precision,
         "cpu_s_per_step": medians,
-        "images_per_cpu_s": {name: config.batch / value for name, value in medians.items()},
+        "images_per_cpu_s": {name: config.data.batch_size / value for name, value in medians.items()},
         "fed_over_still_speed": medians["still"] / medians["fed"],
     }
     print(json.dumps(document, indent=2))

@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from edgeface.cli.console import bar
 from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
+from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.exporting import export_checkpoint
 from edgeface.files import write_text
+from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import Photos, write_report
 from edgeface.training.config import load_config
@@ -25,7 +23,7 @@ from edgeface_runtime.inspection import inspect_file
 MARKER = "demo.json"
 
 
-def run_demo(folder: Path, *, epochs: int, console: Console) -> dict[str, Any]:
+def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Writes ``report.html``, ``bench.json``, ``models/`` and ``run/`` into the folder, afresh each time.
 
     Returns:
@@ -37,9 +35,6 @@ def run_demo(folder: Path, *, epochs: int, console: Console) -> dict[str, Any]:
         EdgefaceError: a file does not hold what its contract says.
     """
 
-    def step(words: str) -> None:
-        console.print(f"[bold]{words}[/bold]", highlight=False)
-
     config = load_config(epochs=epochs)
     photos = load_data(att_folder(), pattern="*.pgm")
     if folder.exists() and not _is_ours(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -48,23 +43,24 @@ def run_demo(folder: Path, *, epochs: int, console: Console) -> dict[str, Any]:
     folder.mkdir(parents=True)
     write_text(folder / MARKER, json.dumps({"edgeface": "demo", "epochs": epochs}) + "\n")
 
-    step(f"1/4 training MobileFaceNet on {len(photos.rows('train'))} photos of {len(photos.identities)} people")
-    curves = train(photos, folder / "run", config, console=console, licence=LICENCE)
+    seen = f"{len(photos.rows('train'))} photos of {len(photos.identities)} people"
+    reporter.say(f"1/4 training MobileFaceNet on {seen}", heading=True)
+    curves = train(photos, folder / "run", config, reporter=reporter, licence=LICENCE)
     draw_curves(curves, folder / "run" / "curves.png")
 
-    step("2/4 exporting fp32 and int8 as ONNX and TFLite")
-    exported = export_checkpoint(folder / "run", photos, folder / "models", progress=lambda line: console.print(line))
+    reporter.say("2/4 exporting fp32 and int8 as ONNX and TFLite", heading=True)
+    exported = export_model(folder / "run", ExportPhotos(data=photos), folder / "models", reporter=reporter)
     if not exported.passed:
         return {"schema": 1, "report": None, "models": [], "reason": f"the export gate failed: {exported.reason}"}
 
-    step("3/4 checking the contracts and golden vectors")
+    reporter.say("3/4 checking the contracts and golden vectors", heading=True)
     files = [file.path for file in exported.files]
     for found in map(inspect_file, files):
         if not found.ok:
             raise EdgefaceError(f"{found.path}: {found.reason}")
 
-    step("4/4 measuring each file in a process of its own, one thread")
-    bench = measure(files, data=photos, progress=lambda rounds: bar(console, rounds, "bench"))
+    reporter.say("4/4 measuring each file in a process of its own, one thread", heading=True)
+    bench = measure(files, data=photos, progress=lambda rounds: reporter.track(rounds, "bench"))
     document = bench.as_json()
     write_text(folder / "bench.json", json.dumps(document, indent=2) + "\n")
     write_report(

@@ -1,68 +1,195 @@
-"""Enrols folders of photos: who is on which photo, and what became of it."""
+"""Enrolls folders of photos: who is on which photo, and what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import itertools
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeface_runtime import EnrollmentError, Gallery, ImageError, Photo, UsageError
+from edgeface_runtime import Enrollment, EnrollmentError, Gallery, ImageError, Refusal, UsageError
+from edgeface_runtime.enrolment import WhichFace, checked_name
 from edgeface_runtime.images import SUFFIXES, shown
+
+_LITTER = frozenset({"thumbs.db", "desktop.ini"})
+"""What file managers leave beside photos."""
+_NAMED = 5
+
+Named = tuple[str, Path]
+"""Whom a photo shows, and its file."""
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A photo that was not enrolled."""
+class PassedOver:
+    """A file or folder from which nothing is enrolled."""
 
-    name: str
-    photo: str
+    path: str
     reason: str
+    missed: bool
+    """True where photos, or all that there is of a person, are left out."""
 
 
-def named_photos(paths: Sequence[Path], name: str | None = None) -> list[tuple[str, Path]]:
+@dataclass(frozen=True)
+class Listing:
+    """The photos of some folders."""
+
+    photos: list[Named] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    photos: list[Path]
+    others: list[Path]
+    folders: list[Path]
+
+    def __bool__(self) -> bool:
+        """Whether there is a photo, at whatever depth."""
+        return bool(self.photos) or any(_contents(folder) for folder in self.folders)
+
+
+def named_photos(paths: Sequence[Path], name: str | None = None) -> Listing:
     """Each photo with the name of whom it shows, in the order of the paths and then of the names.
+
+    A folder is one person's, or where folders in it hold photos, a folder of people.
 
     Args:
         paths: photos, which need ``name``; folders of one person's photos; folders of such folders.
-        name: whom all show; the name of the photo's folder where None.
+        name: whom all show, however deep in a folder; the name of the photo's folder where None.
 
     Raises:
-        UsageError: nothing there, a photo without a name, or a folder without photos.
+        UsageError: nothing there, a photo without a name, a name that cannot be used, or a folder without photos.
     """
-    found: list[tuple[str, Path]] = []
+    listing = Listing()
+    name = None if name is None else checked_name(name)
     for path in paths:
-        if not path.is_dir():
-            if not path.exists():
-                raise UsageError(f"{shown(path)}: no such file or folder")
-            if name is None:
-                raise UsageError(f"{shown(path)}: say whom it shows with --name, or name the folder <name>/<photo>")
-            found.append((name, path))
-            continue
-        photos = sorted(_photos(path)) or sorted(photo for folder in path.iterdir() for photo in _photos(folder))
-        if not photos:
-            raise UsageError(f"{shown(path)}: no photo in it, nor in its folders")
-        found += [(name or photo.absolute().parent.name, photo) for photo in photos]
-    return found
+        if path.is_dir():
+            contents = _contents(path)
+            if not contents:
+                found = f" but {_list(contents.others)}" if contents.others else ""
+                raise UsageError(f"{shown(path)}: no photo in it, nor in its folders{found}")
+            _add_folder(listing, path, contents, name)
+        elif not path.exists():
+            raise UsageError(f"{shown(path)}: no such file or folder")
+        elif name is None:
+            raise UsageError(f"{shown(path)}: say whom it shows with --name, or name the folder <name>/<photo>")
+        else:
+            listing.photos.append((name, path))
+    return listing
 
 
 def enroll_all(
-    gallery: Gallery, photos: Iterable[tuple[str, Path]], *, force: bool = False
-) -> tuple[list[Photo], list[Refusal]]:
-    """Enrols photos one by one, each kept as soon as it is done; what cannot be used is passed over.
+    gallery: Gallery,
+    photos: Sequence[Named],
+    *,
+    face: WhichFace | None = None,
+    force: bool = False,
+    progress: Callable[[Sequence[Named]], Iterable[Named]] = iter,
+) -> Enrollment:
+    """Enrolls photos person by person, each kept as soon as the person is done; what cannot be used is passed over.
+
+    Whoever has most photos comes first: a wrong photo among few of somebody cannot then keep out whom it shows.
+
+    Args:
+        gallery: where to.
+        photos: with whom they show.
+        face: of each photo with several faces, ``"largest"``; of one photo, whatever ``Gallery.enroll`` takes.
+        force: take photos that would be refused.
+        progress: wraps the photos in the order in which they are looked at.
 
     Raises:
+        UsageError: a place of a face and several photos.
         GalleryError: the gallery cannot be written.
     """
-    enrolled, refused = [], []
-    for name, path in photos:
+    done = Enrollment([], [])
+    if face is not None and face != "largest":
+        if len(photos) != 1:
+            raise UsageError(f"one face is meant, but there are {len(photos)} photos: name one, or take the largest")
+        ((name, path),) = photos
         try:
-            enrolled.append(gallery.enroll(name, path, force=force))
+            done.photos.append(gallery.enroll(name, path, face=face, force=force))
         except (EnrollmentError, ImageError) as error:
-            refused.append(Refusal(name, shown(path), str(error)))
-    return enrolled, refused
+            done.refused.append(Refusal(name, shown(path), str(error)))
+        return done
+    counts = Counter(name for name, _ in photos)  # in the order in which the names come
+    place = {name: turn for turn, (name, _) in enumerate(counts.most_common())}
+    ordered = sorted(photos, key=lambda named: place[named[0]])
+    for name, group in itertools.groupby(progress(ordered), lambda named: named[0]):
+        found = gallery.enroll_all(name, (path for _, path in group), face=face, force=force)
+        done.photos.extend(found.photos)
+        done.refused.extend(found.refused)
+    return done
 
 
-def _photos(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+def _add_folder(listing: Listing, top: Path, contents: _Contents, name: str | None) -> None:
+    people = [folder for folder in contents.folders if _contents(folder)]
+    if name is not None:
+        _add_photos(listing, top, contents, name)
+        for folder in people:
+            _add_folder(listing, folder, _contents(folder), name)
+    elif people:
+        reason = "beside the folders of people; put it into the folder of whom it shows, or give all one --name"
+        listing.passed_over.extend(PassedOver(shown(photo), reason, missed=True) for photo in contents.photos)
+        _pass_over(listing, top, contents.others)
+        for folder in contents.folders:
+            _add_person(listing, folder, _contents(folder))
+    else:
+        _add_photos(listing, top, contents, (top.resolve() if top.name in ("", "..") else top).name)
+
+
+def _add_person(listing: Listing, folder: Path, contents: _Contents) -> None:
+    for deeper in filter(_contents, contents.folders):
+        who = f"enroll {_quoted(folder)} --name {_quoted(folder.name)}"
+        reason = f"deeper than <name>/<photo>; if it shows {folder.name}: {who}"
+        listing.passed_over.append(PassedOver(shown(deeper), reason, missed=True))
+    if not contents:
+        listing.passed_over.append(PassedOver(shown(folder), "no photo in it", missed=True))
+    _add_photos(listing, folder, contents, folder.name)
+
+
+def _add_photos(listing: Listing, folder: Path, contents: _Contents, name: str) -> None:
+    _pass_over(listing, folder, contents.others)
+    try:
+        name = checked_name(name)
+    except UsageError as error:
+        listing.passed_over.append(PassedOver(shown(folder), str(error), missed=True))
+    else:
+        listing.photos.extend((name, photo) for photo in contents.photos)
+
+
+def _pass_over(listing: Listing, folder: Path, others: list[Path]) -> None:
+    if others:
+        listing.passed_over.append(PassedOver(shown(folder), f"no photos: {_list(others)}", missed=False))
+
+
+def _list(files: list[Path]) -> str:
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(shown(file.name) for file in files[:_NAMED]) + more
+
+
+def _quoted(path: str | Path) -> str:
+    return shlex.quote(shown(path))
+
+
+def _contents(folder: Path) -> _Contents:
+    """What is in a folder, but for hidden files.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    found = _Contents([], [], [])
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        for path in paths:
+            if path.is_dir():
+                if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a loop
+                    found.folders.append(path)
+            elif path.suffix.lower() in SUFFIXES:
+                found.photos.append(path)
+            elif path.name.lower() not in _LITTER:
+                found.others.append(path)
+    except OSError as error:
+        raise UsageError(f"{shown(folder)}: {error.strerror}") from error
+    return found

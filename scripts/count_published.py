@@ -23,8 +23,10 @@ from torch import nn
 from edgeface_devices.emulated import emulate
 from edgeface_devices.profiles import find_profile
 from edgeface_devices.published import FOLDER
-from edgeface_export.build import export
-from edgeface_export.gate import HeldOut
+from edgeface_export.faces import EvaluationSet, ExportFaces
+from edgeface_export.options import ExportOptions
+from edgeface_export.pipeline import export
+from edgeface_export.source_model import torch_source
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import Contract, InputSpec, read_contract
 from edgeface_runtime.contract import EmbeddingSpec
@@ -68,11 +70,10 @@ def write(name: str, build: Callable[[], nn.Module], precisions: tuple[str, ...]
     rng = np.random.default_rng(0)
     faces = rng.integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
     contract = Contract(name=name, backbone=name, input=InputSpec(size=SIZE), embedding=EmbeddingSpec(length=CLASSES))
-    held_out = HeldOut(faces[3:], np.array([[0, 0], [0, 1]]), np.array([True, False]))
-    result = export(
-        build().eval(), contract, folder, calibration=faces[:3], held_out=held_out, formats=["tflite"],
-        precisions=precisions, max_drop=100.0, min_cosine=-1.0,
-    )  # fmt: skip
+    evaluation = EvaluationSet(faces[3:], np.array([[0, 0], [0, 1]]), np.array([True, False]))
+    options = ExportOptions(formats=["tflite"], precisions=precisions, max_drop=100.0, min_cosine=-1.0)
+    model = torch_source(build().eval(), contract)
+    result = export(model, ExportFaces(calibration=faces[:3], evaluation=evaluation), folder, options)
     assert result.passed, result.reason
     return [file.path for file in result.files]
 

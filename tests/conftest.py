@@ -22,7 +22,7 @@ from edgeface_runtime.metadata import KEY
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface_export.build import Export
+    from edgeface_export.result import ExportResult
 
 # No test is to fail because a machine is slow.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -245,7 +245,7 @@ class Trained:
     data: FaceData
     run: Path
     models: Path
-    export: Export
+    export: ExportResult
 
     def file(self, precision: str, kind: str) -> Path:
         """One of the four exported files."""
@@ -269,18 +269,17 @@ def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     """Trained and exported once a session, in about half a minute. Copy a file before you change it."""
     for package in ("torch", "accelerate", "litert_torch", "ai_edge_quantizer", "onnx"):
         pytest.importorskip(package)
-    from rich.console import Console
-
     from edgeface.data.dataset import load_data
-    from edgeface.exporting import export_checkpoint
+    from edgeface.deploy import ExportPhotos, export_model
     from edgeface.training.config import load_config
     from edgeface.training.loop import train
+    from edgeface_export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("trained")
     data = load_data(att_people)
-    train(data, folder / "run", load_config(epochs=2, batch=16), console=Console(quiet=True), licence="test")
+    train(data, folder / "run", load_config(epochs=2, batch_size=16), licence="test")
     # Two epochs make a poor net, so its int8 files may lose more than a good one's.
-    options = {"calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
-    export = export_checkpoint(folder / "run", data, folder / "models", **options)
+    options = ExportOptions(calibration_faces=16, max_drop=100, min_cosine=-1)
+    export = export_model(folder / "run", ExportPhotos(data=data), folder / "models", options)
     assert export.passed, export.reason
     return Trained(att_people, data, folder / "run", folder / "models", export)

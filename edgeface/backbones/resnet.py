@@ -18,7 +18,7 @@ def resnet18(embedding: int, size: int, stem: str = "stride2", pool: str = "mean
         size: S; with ``pool=mean`` the net takes every size.
         stem: ``stride2``, torchvision's 7×7 convolution and max-pool (485 M multiply-accumulates at
             112 px), or ``stride1``, a 3×3 convolution on all pixels and a first stage that halves
-            (1,730 M), as face recognisers have it.
+            (1,730 M), as face recognizers have it.
         pool: ``mean``, torchvision's mean over the last map, or ``none``: the linear layer sees the whole
             map (1 M parameters more at 112 px, 3.1 M with ``stride1``), as ArcFace's nets have it ("option E" of
             its section 3).

@@ -16,6 +16,11 @@ from edgeface.cli.console import ERR, Json, note, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Photos in, aligned and labelled faces out.")
 
+METHODS = (
+    "photos or paper (every identity in all splits), identities (each in one split alone), or k (k training photos "
+    "per identity, the others test)."
+)
+
 Prepared = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `data prepare` made.")]
 
 
@@ -25,7 +30,7 @@ def fetch(
     dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
     json: Json = False,
 ) -> None:
-    """Lay a public set of faces into a folder, one folder per identity.
+    """Fetch a public face dataset into a folder, one folder per identity.
 
     att comes with the data extra; lfw (about 200 MB) and olivetti are downloaded.
 
@@ -46,24 +51,35 @@ def fetch(
 @app.command()
 def prepare(
     src: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder of photos: one folder per identity, or LFW names.")
+        Path, typer.Argument(metavar="SRC", help="Folder of photos: one folder per identity, or LFW's flat file names.")
     ],
-    dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make, or one whose preparation was stopped.")],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make, or one to continue.")],
     labels: Annotated[Path | None, typer.Option(help="CSV with path and identity, or CelebA's identity file.")] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Folder levels that name the identity.")] = 1,
-    faces: Annotated[str, typer.Option(help="largest: the largest central face of a photo; all.")] = "largest",
-    detector: Annotated[str, typer.Option(help="fast, as on the device; mtcnn; or a detector's file.")] = "fast",
+    depth: Annotated[int, typer.Option(min=1, help="Number of folder levels that name the identity.")] = 1,
+    faces: Annotated[
+        str, typer.Option(help="Faces to take of a photo: largest (and most central), or all.")
+    ] = "largest",
+    detector: Annotated[
+        str, typer.Option(help="Detector: fast (BlazeFace, as on devices), mtcnn, or a YuNet file.")
+    ] = "fast",
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, pixels.")] = 112,
-    drop: Annotated[str, typer.Option(help="Leave out more: blur, small, pose, score, duplicates; blur=30.")] = "",
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one for each core.")] = 0,
-    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler, tcp://host:8786, in place of workers.")] = None,
-    licence: Annotated[str, typer.Option(help="What the photos may be used for; goes into the card.")] = "unknown",
+    drop: Annotated[
+        str,
+        typer.Option(
+            help="Also leave out: blur, small, pose, score, duplicates, comma-separated; blur=60 sets a limit."
+        ),
+    ] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one per core.")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler, tcp://host:8786, instead of --workers.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the photos; goes into the data card.")] = "unknown",
     json: Json = False,
 ) -> None:
-    """Find, align and describe the faces of a folder of photos.
+    """Detect, align and describe the faces of a folder of photos.
 
-    Writes DST/faces, faces.csv, rejected.csv and dataset.json. Stopped at any moment, the same
-    command goes on where it was and ends with the same files.
+    Writes DST/faces, faces.csv, rejected.csv and dataset.json. After a stop at any moment the same
+    command continues, and ends with the same files.
 
     \b
     Examples:
@@ -100,15 +116,15 @@ def split(
     folder: Prepared,
     method: Annotated[
         str,
-        typer.Option("--method", "--protocol", help="photos or paper, identities, or k photos of each to train."),
+        typer.Option("--method", "--protocol", help=METHODS),
     ] = "photos",
-    test: Annotated[float, typer.Option(help="Part of all faces that tests, 0 to 1.")] = 0.1,
-    val: Annotated[float, typer.Option(help="Part of the other faces that validates, 0 to 1.")] = 0.12,
-    k: Annotated[int, typer.Option("-k", help="Photos of each identity that train, with --method k.")] = 10,
-    seed: Annotated[int, typer.Option(help="Another seed draws other photos.")] = 0,
+    test: Annotated[float, typer.Option(help="Test fraction, 0 to 1.")] = 0.1,
+    val: Annotated[float, typer.Option(help="Validation fraction of the remainder, 0 to 1.")] = 0.12,
+    k: Annotated[int, typer.Option("-k", help="Training photos per identity, with --method k.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     json: Json = False,
 ) -> None:
-    """Say which faces train, which validate and which test; copies of a photo stay together.
+    """Assign each face to the training, validation or test split; copies of a photo stay in one.
 
     \b
     Examples:
@@ -132,12 +148,12 @@ def split(
 def inspect(
     folder: Prepared,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; default DIR/inspect.html.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Recogniser that looks for wrong names.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Recognition model that looks for mislabelled faces.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's engine.")] = 1,
     seed: Annotated[int, typer.Option(help="Draws the faces of the contact sheet.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make one HTML page that shows what a prepared folder holds and what looks wrong in it.
+    """Write one HTML page with statistics of a prepared folder and the faces that look wrong.
 
     \b
     Examples:

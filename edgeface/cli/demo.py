@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, note, print_json
+from edgeface.cli.console import Json, note, print_json
+from edgeface.cli.reporter import TerminalReporter
 
 
 def demo(
@@ -26,7 +27,7 @@ def demo(
     """
     from edgeface.demo import run_demo
 
-    result = run_demo(output, epochs=epochs, console=ERR)
+    result = run_demo(output, epochs=epochs, reporter=TerminalReporter())
     if json:
         print_json(result)
     if result["report"] is None:

@@ -24,7 +24,10 @@ def enroll(
     gallery: Gallery,
     model: Model = Path(DEFAULT),
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Whom all photos show; else the folder says.")
+        str | None, typer.Option("--name", "-n", help="Person's name; default: name of the photo's folder.")
+    ] = None,
+    face: Annotated[
+        str | None, typer.Option(help="Of several faces: largest, a point X,Y on it, or its box X0,Y0,X1,Y1.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Take photos that would be refused.")] = False,
     int8: Annotated[
@@ -37,13 +40,17 @@ def enroll(
     """Learn people by their photos, one face a photo.
 
     Of each photo the embedding is kept and the photo is not. A photo without a face, of several faces,
-    blurred, small, turned away, unlike the person's other photos or like somebody else is refused, and
-    the exit code is 1. A photo that is already there is passed over, so that a stopped command goes on.
+    dark, blurred, small, turned away, unlike the person's other photos or like somebody else is refused.
+    A person's photos are judged together: those that are alike count, whichever comes first. Photos are
+    taken from folders of people, <name>/<photo>; what lies beside or deeper is named and passed over.
+    The exit code is 1 where a photo or a person was left out. A photo that is already there is left as
+    it is, so that a stopped command goes on.
 
     \b
     Examples:
       edgeface enroll ada1.jpg ada2.jpg --name Ada --gallery people.gallery
       edgeface enroll family/ -g people.gallery -m net.int8.tflite
+      edgeface enroll party.jpg --name Bob --face 310,120 -g people.gallery
     """
     from dataclasses import asdict
 
@@ -51,24 +58,46 @@ def enroll(
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime import Gallery as OpenGallery
 
-    chosen = named_photos(photos, name)
+    listing = named_photos(photos, name)
     recognizer = FaceRecognizer(model, detector, threads)
     with OpenGallery.open(gallery, recognizer, precision="int8" if int8 else None) as people:
-        enrolled, refused = enroll_all(people, bar(ERR, chosen, "enrolling"), force=force)
-    for refusal in refused:
+        done = enroll_all(
+            people,
+            listing.photos,
+            face=_face(face),
+            force=force,
+            progress=lambda named: bar(ERR, named, "enrolling"),
+        )
+    for refusal in done.refused:
         note(refusal.reason)
+    for passed in listing.passed_over:
+        note(f"{passed.path}: passed over: {passed.reason}")
+    kinds = ([photo for photo in done.photos if photo.new], [photo for photo in done.photos if not photo.new])
     if json:
+        fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
+        enrolled, already = ([{key: getattr(photo, key) for key in fields} for photo in kind] for kind in kinds)
         print_json(
             {
                 "schema": 1,
                 "gallery": str(gallery),
-                "enrolled": [asdict(photo) for photo in enrolled],
-                "refused": [asdict(refusal) for refusal in refused],
+                "enrolled": enrolled,
+                "already_there": already,
+                "refused": [asdict(refusal) for refusal in done.refused],
+                "passed_over": [{"path": passed.path, "reason": passed.reason} for passed in listing.passed_over],
             }
         )
     else:
-        names = sorted({who for who, _ in chosen})
-        counts = [(who, *(sum(row.name == who for row in rows) for rows in (enrolled, refused))) for who in names]
-        print_table(str(gallery), ("person", "enrolled", "refused"), counts)
-    if refused:
+        names = sorted({who for who, _ in listing.photos})
+        rows = [(who, *(sum(row.name == who for row in kind) for kind in (*kinds, done.refused))) for who in names]
+        print_table(str(gallery), ("person", "enrolled", "already there", "refused"), rows)
+    if done.refused or any(passed.missed for passed in listing.passed_over):
         raise typer.Exit(1)
+
+
+def _face(text: str | None) -> str | list[float] | None:
+    if text in (None, "largest"):
+        return text
+    try:
+        return [float(number) for number in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: largest, or numbers: a point X,Y or a box X0,Y0,X1,Y1") from error

@@ -17,30 +17,36 @@ Source = Annotated[
     ),
 ]
 Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]
-Method = Annotated[str, typer.Option(help="How photos are named: centroid, svc, head (of a run folder).")]
+Method = Annotated[str, typer.Option(help="Classifier of test photos: centroid, svc, or head (of a run folder).")]
 
 
 def eval(
     model: Source,
     data: Data = None,
     method: Method = "centroid",
-    flip: Annotated[bool, typer.Option("--flip", help="Embed each face and its mirror image; twice the time.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average the embeddings of each face and its mirror image; twice the time.")
+    ] = False,
     lfw: Annotated[Path | None, typer.Option(help="Folder of LFW's photos, or a prepared one.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="LFW's pair file: pairsDevTest.txt, pairs.txt.")] = None,
-    train_pairs: Annotated[Path | None, typer.Option(help="Pair file that chooses the threshold.")] = None,
-    detector: Annotated[str, typer.Option(help="fast, as on the device; mtcnn; or a detector's file.")] = "fast",
-    groups: Annotated[Path | None, typer.Option(help="CSV with the columns identity and group.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="LFW pair list to score: pairsDevTest.txt or pairs.txt.")] = None,
+    train_pairs: Annotated[Path | None, typer.Option(help="Pair list that the threshold is chosen on.")] = None,
+    detector: Annotated[
+        str, typer.Option(help="Detector: fast (BlazeFace, as on devices), mtcnn, or a YuNet file.")
+    ] = "fast",
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
+    ] = None,
     contract: Annotated[Path | None, typer.Option(help="Contract (TOML or JSON) of a model that carries none.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML page to write, with the photos that were confused.")] = None,
-    example: Annotated[int | None, typer.Option(min=0, help="Number of a test photo to show.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write, with the misidentified photos.")] = None,
+    example: Annotated[int | None, typer.Option(min=0, help="Index of a test photo to show, from 0.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     json: Json = False,
 ) -> None:
-    """Measure how well a model tells people apart.
+    """Measure a model's identification and verification accuracy.
 
-    With --data, the training and validation photos of each identity are its gallery, every test photo
-    is named after one of them, and all pairs of test photos are scored. With --lfw, the pairs of a
+    With --data, each identity's training and validation photos are its gallery, every test photo is
+    identified in it (1:N, closed set), and all pairs of test photos are scored (1:1). With --lfw, the pairs of a
     list are scored instead: View 1 with --train-pairs, View 2 fold by fold.
 
     \b

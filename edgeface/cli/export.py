@@ -3,53 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, note, print_json, print_table
+from edgeface.cli.console import Json, note, print_json, print_table
+from edgeface.cli.reporter import TerminalReporter
+from edgeface_export.options import ExportOptions
 
 if TYPE_CHECKING:
-    from edgeface_export.build import Export
+    from edgeface_export.result import ExportResult
 
-CALIBRATOR = (
-    "How int8 ranges are taken: moving-average, minmax, percentile, entropy, mse; auto tries all, which takes longer."
+SOURCE = "Run folder or checkpoint; with --contract a third-party model file; for ncnn an exported fp32 .onnx."
+OUTPUT = "Folder to write into.  [default: the run, else the model's folder]"
+PRECISION = (
+    "fp32, fp16, int8, int8-dynamic or int8-weights; repeatable.  [default: fp32 and int8; int8 with --qat; fp32 of a "
+    "third-party TFLite file; fp16 for ncnn]"
 )
-PRECISION = "fp32, fp16, int8, int8-dynamic or int8-weights; may repeat.  [default: fp32 and int8]"
+FORMATS = (
+    "onnx, tflite (repeatable) or ncnn (not combinable).  [default: onnx and tflite; a third-party model's own format]"
+)
+QAT = (
+    "Quantization-aware fine-tuning before the export, self-distilled from the fp32 model; needs no labels. int8 "
+    "precisions only."
+)
+CALIBRATOR = (
+    "How int8 activation ranges are taken: mse, minmax, moving-average, percentile or entropy; auto tries all, which "
+    "takes longer."
+)
+MIN_COSINE = (
+    "Mean cosine to the source model, -1 to 1, below which sensitive layers are excluded from int8 quantization."
+)
+DEFAULTS = ExportOptions
 
 
 def export(
-    source: Annotated[Path | None, typer.Argument(help="Run folder, checkpoint, or a model of other origin.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Photos to calibrate and compare on.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.  [default: the run]")] = None,
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help=SOURCE)],
+    data: Annotated[Path, typer.Option("--data", "-d", help="Photos: train calibrates int8, test evaluates.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=OUTPUT)] = None,
     precision: Annotated[list[str] | None, typer.Option(help=PRECISION)] = None,
     int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or tflite; may repeat. ncnn alone.")
+    formats: Annotated[list[str] | None, typer.Option("--format", help=FORMATS)] = None,
+    faces: Annotated[int, typer.Option(help="Training faces to calibrate int8 with.")] = DEFAULTS.calibration_faces,
+    qat: Annotated[bool, typer.Option("--qat", help=QAT)] = DEFAULTS.qat,
+    qat_steps: Annotated[int, typer.Option(help="Steps of --qat, of 16 faces each.")] = DEFAULTS.qat_steps,
+    converter: Annotated[
+        str, typer.Option(help="What writes TFLite: litert, or keras (extra tensorflow).")
+    ] = DEFAULTS.converter,
+    calibrator: Annotated[str, typer.Option(help=CALIBRATOR)] = DEFAULTS.calibrator,
+    max_drop: Annotated[
+        float, typer.Option(help="Verification accuracy that a file may lose, in percentage points.")
+    ] = DEFAULTS.max_drop,
+    min_cosine: Annotated[float, typer.Option(help=MIN_COSINE)] = DEFAULTS.min_cosine,
+    pairs: Annotated[Path | None, typer.Option(help="Pairs of test photos to evaluate on, as LFW lists them.")] = None,
+    threshold_data: Annotated[
+        Path | None, typer.Option(help="Photos of people the model was not trained on, to set thresholds with.")
     ] = None,
-    faces: Annotated[int, typer.Option(help="Training faces to calibrate int8 with.")] = 100,
-    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune for int8 first; the net itself teaches.")] = False,
-    qat_steps: Annotated[int, typer.Option(help="Steps of --qat, of 16 faces each.")] = 300,
-    converter: Annotated[str, typer.Option(help="TFLite by litert, or by keras (extra tensorflow).")] = "litert",
-    calibrator: Annotated[str, typer.Option(help=CALIBRATOR)] = "mse",
-    max_drop: Annotated[float, typer.Option(help="Accuracy that a file may lose, in percentage points.")] = 0.15,
-    min_cosine: Annotated[float, typer.Option(help="Mean cosine below which int8 keeps layers in float.")] = 0.995,
-    pairs: Annotated[Path | None, typer.Option(help="Pairs of test photos to judge on, as LFW lists them.")] = None,
-    threshold_data: Annotated[Path | None, typer.Option(help="Photos of people it was not trained on.")] = None,
-    contract: Annotated[Path | None, typer.Option(help="TOML or JSON contract of a file of other origin.")] = None,
-    detector: Annotated[str | None, typer.Option(help="Instead of a net: mtcnn or fast, into --output.")] = None,
+    contract: Annotated[Path | None, typer.Option(help="TOML or JSON contract of a third-party model.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a trained net as checked ONNX and TFLite files, with a model card.
+    """Export a trained model as checked ONNX and TFLite files, with a model card.
 
-    Each file carries its contract, and is compared with the net itself on held-out photos. Layers whose
-    int8 costs too much stay float. When a file still loses more than --max-drop, nothing is written and
-    the exit code is 1. Thresholds for false-accept
-    rates of 1e-2 to 1e-5 come from --threshold-data, else from people without training photos.
+    Each file carries its contract, and is compared with the source model on the test photos. Layers too
+    sensitive to int8 stay in float (mixed precision). When a file still loses more than --max-drop,
+    nothing is written and the exit code is 1. Thresholds for false match rates of 1e-2 to 1e-5 come from
+    --threshold-data, else from people without training photos.
 
-    An .onnx of other origin is quantized, checked and stamped as its --contract says, to ONNX only; a
+    A third-party .onnx is quantized, checked and stamped as its --contract says, to ONNX only; a
     .tflite gets its contract, with which every command takes it.
-    --format ncnn converts an exported fp32 .onnx, to fp16 unless told, and compares the result with it.
+    --format ncnn converts an exported fp32 .onnx and compares the result with it.
 
     \b
     Examples:
@@ -59,93 +81,38 @@ def export(
       edgeface export runs/train -d photos/ --precision fp16 --threshold-data others/
       edgeface export model.onnx --contract contract.toml -d photos/ --int8 -o models/
       edgeface export models/net.fp32.onnx --format ncnn -d photos/
-      edgeface export --detector mtcnn -o detectors/
     """
-    from edgeface_runtime import UsageError
-
-    if detector is not None:
-        from edgeface_export.detectors import export_detector
-
-        written = export_detector(detector, output or Path("detectors"))
-        if json:
-            print_json({"schema": 1, "files": [{"path": str(path)} for path in written]})
-        for path in written if not json else ():
-            typer.echo(path)
-        return
-    if source is None or data is None:
-        raise UsageError("name a run or checkpoint and its photos: edgeface export RUN --data PHOTOS")
-    if formats == ["ncnn"]:
-        folder = output or source.parent
-        _ncnn(
-            source, {"data": data, "threshold_data": threshold_data, "pairs": pairs}, folder, precision, max_drop, json
-        )
-        return
-    result = _export(
-        source,
-        contract,
-        {"data": data, "calibration_faces": faces, "threshold_data": threshold_data, "pairs": pairs},
-        output or (source if source.is_dir() else source.parent),
-        formats=formats or ([] if contract else ["onnx", "tflite"]),
-        precisions=[*(precision or []), *(["int8"] if int8 else [])] or _precisions(qat, contract),
-        trained_only={"qat_steps": qat_steps if qat else 0, "converter": converter},
-        max_drop=max_drop,
-        min_cosine=min_cosine,
+    options = ExportOptions(
+        formats=formats,
+        precisions=[*(precision or []), *(["int8"] if int8 else [])] or None,
         calibrator=calibrator,
-        progress=note,
+        calibration_faces=faces,
+        min_cosine=min_cosine,
+        max_drop=max_drop,
+        converter=converter,
+        qat=qat,
+        qat_steps=qat_steps,
+    )
+    from edgeface.deploy import ExportPhotos, export_model
+
+    result = export_model(
+        source,
+        ExportPhotos(data=data, threshold_data=threshold_data, pairs=pairs),
+        output or (source if source.is_dir() else source.parent),
+        options,
+        contract=contract,
+        reporter=TerminalReporter(),
     )
     if json:
         print_json(result.as_json())
     else:
-        _show(result, f"{source} against {'itself' if contract else 'PyTorch'}")
+        _show(result, source)
     if not result.passed:
         note(f"edgeface: gate failed, nothing written: {result.reason}")
         raise typer.Exit(1)
 
 
-def _precisions(qat: bool, contract: Path | None) -> list[str]:
-    if contract is not None:
-        return []  # what there can be, the file itself decides
-    return ["int8"] if qat else ["fp32", "int8"]
-
-
-def _export(
-    source: Path,
-    contract: Path | None,
-    photos: dict[str, Any],
-    output: Path,
-    trained_only: dict[str, Any],
-    **options: Any,
-) -> Export:
-    from edgeface.exporting import Photos, export_checkpoint, export_foreign
-    from edgeface_runtime import UsageError
-
-    if contract is not None:
-        if trained_only != {"qat_steps": 0, "converter": "litert"}:
-            raise UsageError(f"{source}: --qat and --converter are for runs and checkpoints, not with --contract")
-        return export_foreign(source, contract, Photos(**photos), output, **options)
-    if source.suffix in (".onnx", ".tflite"):
-        raise UsageError(f"{source}: not a whole checkpoint; a file of other origin needs --contract")
-    return export_checkpoint(source, folder=output, console=ERR, **photos, **trained_only, **options)
-
-
-def _ncnn(
-    source: Path, photos: dict[str, Any], folder: Path, precision: list[str] | None, max_drop: float, json: bool
-) -> None:
-    from edgeface.exporting import Photos
-    from edgeface.ncnn_export import export_to_ncnn
-
-    precisions = precision or ["fp16"]
-    made = export_to_ncnn(source, Photos(**photos), folder, precisions=precisions, max_drop=max_drop, progress=note)
-    if json:
-        print_json(made.as_json())
-    else:
-        print_table(f"against {source.name}, {made.files[0].drop.pairs} held-out pairs", *made.table())
-    if made.reason is not None:
-        note(f"edgeface: gate failed, nothing written: {made.reason}")
-        raise typer.Exit(1)
-
-
-def _show(result: Export, title: str) -> None:
+def _show(result: ExportResult, source: Path) -> None:
     columns = ("file", "bytes", "cosine", "worst 1%", "drop, points", "int8/float", "÷ fp32")
     rows = [
         (
@@ -159,16 +126,16 @@ def _show(result: Export, title: str) -> None:
         )
         for file in result.files
     ]
-    said = "int8 and float operators, processor time divided by fp32's"
-    print_table(f"{title}, {result.files[0].drop.pairs} held-out pairs; {said}", columns, rows)
+    title = f"{source} exported, and compared with it on {result.files[0].drop.pairs} evaluation pairs"
+    print_table(f"{title}; int8 and float operators, processor time divided by fp32's", columns, rows)
     for file in result.files:
         if file.trials:
             tried = ", ".join(f"{trial.method} {trial.cosine_mean:.5f}" for trial in file.trials)
             note(f"{file.path.name}: calibrators, the taken one first, with their mean cosines: {tried}")
-        for kept in file.kept:
+        for excluded in file.excluded:
             note(
-                f"{file.path.name}: {kept.layer} stays float: it alone in int8 gives a cosine of "
-                f"{kept.cosine_alone:.5f}; {kept.size_bytes:+,} bytes, {kept.latency_ratio:.2f} of the time"
+                f"{file.path.name}: {excluded.layer} is excluded from quantization: it alone in int8 gives a cosine of "
+                f"{excluded.cosine_alone:.5f}; {excluded.size_bytes:+,} bytes, {excluded.latency_ratio:.2f} of the time"
             )
     for line in result.advice:
         note(line)

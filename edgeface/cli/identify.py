@@ -34,6 +34,7 @@ def identify(
     from dataclasses import asdict
 
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+    from edgeface_runtime.thresholds import told_apart
 
     if not gallery.exists():
         raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
@@ -48,8 +49,7 @@ def identify(
     rows = [
         (
             "unknown" if face.name is None else face.name,
-            "" if face.score is None else f"{face.score:.3f}",
-            f"{face.threshold:.3f}",
+            *(("", f"{face.threshold:.3f}") if face.score is None else told_apart(face.score, face.threshold, 3)),
             " ".join(f"{side:.0f}" for side in face.box),
         )
         for face in found

@@ -7,89 +7,116 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, note, print_json
+from edgeface.cli.console import Json, note, print_json
+from edgeface.cli.reporter import TerminalReporter
 from edgeface_runtime.models import find_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-Setting = Annotated[list[str] | None, typer.Option("--set", help="One setting, as key=value; may repeat.")]
+BACKBONE = (
+    "mobilefacenet, mobilefacenet-tiny, resnet18, vgg11 or vgg16; options follow a colon: resnet18:pool=none.  "
+    "[default: mobilefacenet]"
+)
+HEAD = "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface or softmax.  [default: arcface]"
+INIT = (
+    "Weights to start from: imagenet, a run folder, .safetensors, .pt; a wider MobileFaceNet is pruned to fit, dlib's "
+    "net initializes resnet18/vgg11 by way of python -m reproduce.dlib_start."
+)
+GUIDE = "Feature-distillation teacher (FitNets), a run or checkpoint: embeddings and intermediate feature maps."
+SETTING = "One setting, as key=value; may repeat. docs/training-config.md lists all keys."
+
 Teacher = Annotated[
     list[Path] | None,
-    typer.Option(parser=find_model, metavar="MODEL", help="Model to learn from; several make an ensemble."),
+    typer.Option(
+        parser=find_model, metavar="MODEL", help="Model whose embeddings the student learns; several make an ensemble."
+    ),
 ]
 TeacherContract = Annotated[
-    list[Path] | None, typer.Option(help="Contract of a teacher that carries none, in the order of these teachers.")
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Contract (TOML or JSON) of a --teacher that carries none; may repeat, in their order."
+    ),
 ]
 
 
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of <identity>/<photo>, or one made by edgeface data prepare.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/train"),
-    backbone: Annotated[str | None, typer.Option(help="Net, with options.  [default: mobilefacenet]")] = None,
-    head: Annotated[str | None, typer.Option(help="Loss head.  [default: arcface]")] = None,
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
+    head: Annotated[str | None, typer.Option(help=HEAD)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.  [default: 25]")] = None,
-    embedding: Annotated[int | None, typer.Option(help="Floats in an embedding.  [default: 128]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, or paper.")] = None,
-    setting: Setting = None,
-    init: Annotated[
-        str | None, typer.Option(help="Weights to start from: imagenet, or a file; a wider net's or dlib's are fitted.")
+    embedding_dim: Annotated[
+        int | None, typer.Option("--embedding-dim", "--embedding", help="Length of an embedding.  [default: 128]")
     ] = None,
-    init_names: Annotated[str | None, typer.Option(help="Name map for --init: foamliu, or a TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of settings; paper: those of the ArcFace paper.")
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
+    init: Annotated[str | None, typer.Option(metavar="WEIGHTS", help=INIT)] = None,
+    init_names: Annotated[
+        str | None, typer.Option(metavar="MAP", help="Layer names of --init: foamliu, or a TOML or JSON file.")
+    ] = None,
     teacher: Teacher = None,
     teacher_contract: TeacherContract = None,
-    guide: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="Net to learn from in a teacher's place, maps included.")
+    guide: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help=GUIDE)] = None,
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option("--unlabeled", "--unlabelled", help="Unlabeled photos, used only in the distillation loss."),
     ] = None,
-    unlabelled: Annotated[Path | None, typer.Option(help="Photos without names, for teachers or guide alone.")] = None,
-    licence: Annotated[str, typer.Option(help="What the photos allow; travels into every model.")] = "unknown",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    licence: Annotated[
+        str, typer.Option(metavar="TEXT", help="Licence of the photos; travels into every model.")
+    ] = "unknown",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run folder too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Train a backbone with ArcFace on photos of people.
+    """Train a face embedding model on photos of people.
 
-    Writes a run folder: run.json, curves.csv, curves.png, best.safetensors (the net) and
+    Writes a run folder: run.json, curves.csv, curves.png, best.safetensors (the model) and
     last.safetensors (to resume from).
 
     \b
     Examples:
       edgeface train photos/
-      edgeface train prepared/ --backbone resnet18 --epochs 40 --set precision=bf16 -o runs/mine
-      edgeface train prepared/ --teacher big.onnx --unlabelled more/ --set classify=0
+      edgeface train prepared/ --backbone resnet18 --epochs 40 --set mixed_precision=bf16 -o runs/mine
+      edgeface train prepared/ --teacher big.onnx --unlabeled more/ --set classification_weight=0
       edgeface train prepared/ --backbone resnet18 --guide weights/mobilefacenet.safetensors
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
-    from edgeface.data.dataset import load_data, load_unlabelled
+    from edgeface.data.dataset import load_data, load_unlabeled
     from edgeface.evaluation.embedder import open_teachers
     from edgeface.report.curves import draw_curves
+    from edgeface.training.checkpoints import load_checkpoint
     from edgeface.training.config import load_config
-    from edgeface.training.init import start_from
+    from edgeface.training.init.start import start_from
     from edgeface.training.loop import train as run
-    from edgeface.training.run import load_checkpoint
 
-    settings = load_config(config, setting or (), backbone=backbone, head=head, epochs=epochs, embedding=embedding)
-    faces = load_data(data, size=settings.size)
+    reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
+    settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
+    faces = load_data(data, size=settings.model.input_size)
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, console=ERR, names=init_names))
+        note(start_from(net, str(init), settings, faces=some, names=init_names))
 
     curves = run(
         faces,
         output,
         settings,
-        console=ERR,
+        reporter=reporter,
         licence=licence,
         resume=resume,
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
-        guide=load_checkpoint(guide) if guide else None,
-        unlabelled=load_unlabelled(unlabelled, size=settings.size) if unlabelled else None,
+        feature_teacher=load_checkpoint(guide) if guide else None,
+        unlabeled=load_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
     draw_curves(curves, output / "curves.png")
@@ -97,4 +124,5 @@ def train(
     if json:
         print_json({"schema": 1, "run": str(output), "epochs": last.epoch, "val_accuracy": last.val_accuracy})
     else:
-        typer.echo(f"{output}: {last.epoch} epochs; next: edgeface export {output} --data {data} --int8")
+        epochs_done = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
+        typer.echo(f"{output}: {epochs_done}; next: edgeface export {output} --data {data} --int8")

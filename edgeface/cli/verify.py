@@ -25,6 +25,8 @@ def verify(
 ) -> None:
     """Say whether two photos show the same person; exit code 1 when not.
 
+    Of a photo with several faces the largest central one is compared, and stderr says which that is.
+
     \b
     Examples:
       edgeface verify passport.jpg selfie.jpg
@@ -33,16 +35,18 @@ def verify(
     from dataclasses import asdict
 
     from edgeface_runtime import FaceRecognizer
+    from edgeface_runtime.thresholds import told_apart
 
     match = FaceRecognizer(model, detector, threads).verify(a, b, far, threshold=threshold)
     for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):
         if count > 1:
             place = " ".join(f"{side:.0f}" for side in box)
-            note(f"{photo}: {count} faces; compared the largest central one, at {place}")
+            note(f"{photo}: {count} faces; compared the largest central one, in the box {place}; cut out another")
     if json:
         print_json({"schema": 1, **asdict(match)})
     else:
         answer = "same person" if match.same else "not the same person"
-        typer.echo(f"{answer} (score {match.score:.3f}, threshold {match.threshold:.3f})")
+        score, limit = told_apart(match.score, match.threshold, 3)
+        typer.echo(f"{answer} (score {score}, threshold {limit})")
     if not match.same:
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb, shown
-from edgeface_runtime.quality import face_sharpness, face_size, pose
+from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
 MIN_SIDE = 16
 """Photos with a shorter side, in pixels, hold no face worth keeping."""
@@ -132,7 +132,7 @@ def _crop(pixels: NDArray[np.uint8], face: Face, path: str, photo: Photo, margin
         box=tuple(round(float(value), 2) for value in face.box),
         landmarks=tuple(round(float(value), 2) for value in face.landmarks.reshape(-1)),
         score=round(float(face.score), 4),
-        sharpness=round(face_sharpness(pixels, face), 2),
+        sharpness=round(sharpness(face_crop(pixels, face)), 2),
         size=round(face_size(face), 1),
         yaw=round(angles.yaw, 1),
         pitch=round(angles.pitch, 1),

@@ -124,7 +124,7 @@ def _read_prepared(folder: Path, size: int, seed: int) -> FaceData:
     return FaceData(faces, labels.astype(np.int64), tuple(identities.tolist()), paths, split)
 
 
-def load_unlabelled(folder: str | Path, *, size: int = 112) -> NDArray[np.uint8]:
+def load_unlabeled(folder: str | Path, *, size: int = 112) -> NDArray[np.uint8]:
     """(M, size, size, 3) uint8 RGB: every face of a prepared folder, or every image below a plain one.
 
     Raises:

@@ -219,7 +219,7 @@ def _histograms(rows: list[dict[str, str]]) -> list[tuple[str, str, list[Bar]]]:
     return [
         ("Faces per identity", "faces", histogram(counts)),
         ("Face size in the photo", "pixels", histogram([float(row["size"]) for row in rows])),
-        ("Sharpness", "variance of the Laplacian", histogram([float(row["sharpness"]) for row in rows])),
+        ("Sharpness", "percent, fine detail for coarse", histogram([float(row["sharpness"]) for row in rows])),
         ("Turn of the head", "degrees of yaw", histogram([abs(float(row["yaw"])) for row in rows])),
     ]
 
@@ -254,7 +254,7 @@ def _sheets(folder: Path, rows: list[dict[str, str]], seed: int) -> list[tuple[s
 
     chosen = [
         ("People", "One face of each identity, drawn at random.", people[:PEOPLE], None),
-        ("Least sharp", "Variance of the Laplacian below each.", least("sharpness"), "sharpness"),
+        ("Least sharp", "Fine detail for coarse, in percent.", least("sharpness"), "sharpness"),
         ("Smallest", "Side in pixels of the photo below each.", least("size"), "size"),
         ("Least certain", "The detector's score below each.", least("score"), "score"),
         ("Most turned", "Degrees of yaw below each.", least("yaw", -1.0), "yaw"),

@@ -46,7 +46,7 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
     if source.suffix in EXPORTED:
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)
-    from edgeface.training.run import load_checkpoint
+    from edgeface.training.checkpoints import load_checkpoint
     from edgeface_export.torch_model import torch_embeddings
 
     checkpoint = load_checkpoint(source)
@@ -132,15 +132,15 @@ def open_classifier(run: str | Path) -> Classifier:
     """
     from edgeface.backbones import build_backbone
     from edgeface.heads import build_head
-    from edgeface.training.config import load_config
-    from edgeface.training.run import contract_draft, load_tensors
+    from edgeface.training.checkpoints import contract_draft, load_tensors
+    from edgeface.training.config import config_from
     from edgeface_export.torch_model import torch_embeddings
 
     path = Path(run) / "last.safetensors"
     if not Path(run).is_dir() or not path.exists():
         raise UsageError(f"{run}: --method head needs a run folder with its last.safetensors")
     tensors, document = load_tensors(path)
-    config = load_config(**document["config"])
+    config = config_from(document["config"])
     net_of = "average." if any(name.startswith("average.") for name in tensors) else "learner.net."
     parts = {
         prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -148,9 +148,10 @@ def open_classifier(run: str | Path) -> Classifier:
     }
     if "weight" not in parts["learner.head."]:
         raise UsageError(f"{run}: trained no head; choose another --method")
-    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
+    net = build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
     classes = len(parts["learner.head."]["weight"])
-    head = build_head(config.head, config.embedding, classes, s=config.s, m=config.m)
+    scale, margin = config.head.logit_scale, config.head.margin
+    head = build_head(config.head.loss, config.model.embedding_dim, classes, s=scale, m=margin)
     net.load_state_dict(parts[net_of])
     head.load_state_dict(parts["learner.head."])
     contract = contract_draft(config, data_sha256=document["data_sha256"], licence="unknown")

@@ -13,7 +13,7 @@ from edgeface.files import replacing
 from edgeface.report.pictures import COLOURS, STYLE, as_svg
 
 if TYPE_CHECKING:
-    from edgeface.training.state import Epoch
+    from edgeface.training.training_state import Epoch
 
 
 def training_curves(epochs: Sequence[Epoch]) -> str:

@@ -17,8 +17,8 @@ from edgeface_devices.bench import FORMAT_NAMES, Bench, Ratio, Row
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface.training.state import Epoch
-    from edgeface_export.one_file import Exported
+    from edgeface.training.training_state import Epoch
+    from edgeface_export.result import ExportedFile
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def write_report(
     title: str = "Face recognition on the device",
     photos: Photos | None = None,
     curves: Sequence[Epoch] = (),
-    parity: Sequence[Exported] = (),
+    parity: Sequence[ExportedFile] = (),
     parity_photos: int = 0,
 ) -> None:
     """Writes the report, whole or not at all.

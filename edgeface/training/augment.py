@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeface.training.config import TrainConfig
+from edgeface.training.config import AugmentConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def draw(count: int, generator: torch.Generator) -> Draw:
     return Draw(unit(), both(), both(), both(), both(), both(), both(), unit(), unit(), unit(5))
 
 
-def augment(faces: Tensor, drawn: Draw, config: TrainConfig) -> Tensor:
+def augment(faces: Tensor, drawn: Draw, config: AugmentConfig) -> Tensor:
     """Mirrors, turns, scales, shifts, recolours, blurs, coarsens and hides parts of each face.
 
     Args:
@@ -61,23 +61,23 @@ def augment(faces: Tensor, drawn: Draw, config: TrainConfig) -> Tensor:
         config: how much of each.
     """
     faces = _warp(faces, drawn, config)
-    if config.downscale > 0:
+    if config.downscale_prob > 0:
         coarse = F.interpolate(F.avg_pool2d(faces, 4), size=faces.shape[-2:], mode="bilinear")
-        faces = _where(drawn.downscale < config.downscale, coarse, faces)
-    if config.blur > 0:
+        faces = _where(drawn.downscale < config.downscale_prob, coarse, faces)
+    if config.blur_prob > 0:
         soft = F.avg_pool2d(F.pad(faces, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-        faces = _where(drawn.blur < config.blur, soft, faces)
-    contrast, brightness = 1 + config.colour * drawn.contrast, config.colour * drawn.brightness
+        faces = _where(drawn.blur < config.blur_prob, soft, faces)
+    contrast, brightness = 1 + config.color_jitter * drawn.contrast, config.color_jitter * drawn.brightness
     faces = faces * contrast[:, None, None, None] + brightness[:, None, None, None]
-    return _erase(faces, drawn.erase, config.erase) if config.erase > 0 else faces
+    return _erase(faces, drawn.erase, config.erase_prob) if config.erase_prob > 0 else faces
 
 
-def _warp(faces: Tensor, drawn: Draw, config: TrainConfig) -> Tensor:
-    angle, zoom = math.radians(config.rotate) * drawn.angle, 1 + config.scale * drawn.zoom
-    mirror = 1 - 2 * (drawn.mirror < config.flip).float()
+def _warp(faces: Tensor, drawn: Draw, config: AugmentConfig) -> Tensor:
+    angle, zoom = math.radians(config.rotation_degrees) * drawn.angle, 1 + config.scale_jitter * drawn.zoom
+    mirror = 1 - 2 * (drawn.mirror < config.flip_prob).float()
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     # affine_grid's coordinates span −1…1, so a shift of a share of the side is twice that share.
-    x, y = 2 * config.shift * drawn.shift_x, 2 * config.shift * drawn.shift_y
+    x, y = 2 * config.translate_ratio * drawn.shift_x, 2 * config.translate_ratio * drawn.shift_y
     theta = torch.stack([mirror * cos, -sin, x, mirror * sin, cos, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(faces.shape), align_corners=False)
     return F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
@@ -99,7 +99,7 @@ def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], yes, no)
 
 
-def normalise(faces: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(faces: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(N, H, W, 3) uint8 on any device → (N, 3, H, W) float: (pixel − mean) / std."""
     pixels = faces.permute(0, 3, 1, 2).float()
     centre = torch.tensor(mean, device=faces.device).view(1, 3, 1, 1)

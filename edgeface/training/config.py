@@ -1,4 +1,8 @@
-"""The training configuration: one frozen dataclass, from TOML, from ``--set key=value``, checked."""
+"""The training configuration: frozen dataclasses in groups, from TOML, from ``--set key=value``, checked.
+
+A key is given alone (``lr``) or with its group (``optim.lr``): no two groups have a key in common.
+docs/training-config.md is made from this file.
+"""
 
 from __future__ import annotations
 
@@ -8,196 +12,366 @@ import json
 import math
 import tomllib
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
 
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+T = TypeVar("T")
+
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # (mean, std) per channel in pixel units; ImageNet's are the paper's.
     "arcface": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
+SIZES = (112, 224)
+
+
+def setting(
+    default: T, allowed: str, good: Callable[[T], bool] = lambda _: True, *, unit: str = "", was: str = ""
+) -> T:
+    """A key of a group: its default, what it may be, in words and as a test, its unit, and the name it had once."""
+    return field(default=default, metadata={"allowed": allowed, "good": good, "unit": unit, "was": was})
+
+
+def switch(*, was: str = "") -> bool:
+    """A key that is off unless it is set."""
+    return setting(False, "true or false", was=was)
+
+
+def positive(default: float, *, unit: str, was: str = "") -> float:
+    """A key above 0."""
+    return setting(default, "above 0", lambda value: value > 0, unit=unit, was=was)
+
+
+def weight(default: float, *, unit: str, was: str = "") -> float:
+    """A key of 0, which switches off, or more."""
+    return setting(default, "0 or more", lambda value: value >= 0, unit=unit, was=was)
+
+
+def share(default: float, *, of: str, was: str = "") -> float:
+    """A key from 0 to 1."""
+    return setting(default, "0 to 1", lambda value: 0 <= value <= 1, unit=f"fraction of {of}", was=was)
+
+
+def below_1(default: float, *, unit: str, was: str = "") -> float:
+    """A key from 0 to less than 1."""
+    return setting(default, "0 to below 1", lambda value: 0 <= value < 1, unit=unit, was=was)
+
+
+def choice(default: str, *names: str, was: str = "") -> str:
+    """A key that is one of some words."""
+    words = f"{', '.join(names[:-1])} or {names[-1]}"
+    return setting(default, words, lambda value: value in names, was=was)
+
+
+class Group:
+    """What all groups do: each key is checked when a configuration is made."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not item.metadata["good"](value) or not finite:
+                raise UsageError(f"--set {item.name}={value}: must be {item.metadata['allowed']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Group):
+    """What is trained: the backbone, what it takes and what it gives."""
+
+    backbone: str = setting("mobilefacenet", "a name of docs/backbones.md, with its options")
+    """Network between the face and the embedding."""
+    embedding_dim: int = setting(128, "at least 1", lambda value: value >= 1, unit="numbers", was="embedding")
+    """Length of an embedding."""
+    input_size: int = setting(112, "112 or 224", lambda value: value in SIZES, unit="pixels", was="size")
+    """Height and width of the aligned faces that the model takes."""
+    normalization: str = choice("arcface", *NORMALIZATIONS, was="normalise")
+    """What becomes of pixels first: ``arcface`` brings 0…255 to −1…1, ``imagenet`` takes ImageNet's mean and
+    deviation off, as the paper does and as weights from ImageNet want."""
+
+    @property
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) of each channel in pixel units: a model sees (pixel − mean) / std."""
+        return NORMALIZATIONS[self.normalization]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Group):
+    """The loss head on top of the embedding; it stays behind when training ends."""
+
+    loss: str = setting("arcface", "arcface, arcface-learned, cosface or softmax", was="head")
+    """What turns embeddings and labels into a loss."""
+    logit_scale: float = positive(16.0, unit="factor", was="s")
+    """Scale s of the logits (ArcFace, eq. 3): 16 suits tens of identities, 30 hundreds, 64 tens of thousands."""
+    margin: float = setting(
+        0.3, "0 to 1.6 radians", lambda value: 0 <= value < 1.6, unit="radians (cosface: cosine)", was="m"
+    )
+    """Margin m between identities: larger ones pull a person's embeddings closer together and are harder to train."""
+    margin_warmup_ratio: float = share(0.4, of="the run", was="margin_warmup")
+    """How long the margin grows from 0; without that small sets diverge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Group):
+    """Which faces a step sees."""
+
+    batch_size: int = setting(
+        40, "at least 2 (batch norm needs two faces)", lambda value: value >= 2, unit="faces", was="batch"
+    )
+    """Faces in a step, over all processes together."""
+    balanced_sampling: bool = switch(was="balanced")
+    """Draw each identity equally often, not each photo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Group):
+    """The optimizer."""
+
+    optimizer: str = choice("adamw", "adamw", "sgd", was="optimiser")
+    """AdamW, or SGD with Nesterov momentum of 0.9."""
+    lr: float = positive(3e-3, unit="per step")
+    """Peak learning rate."""
+    embedding_lr_scale: float = weight(1.0, unit="factor of lr", was="embed_rate")
+    """Learning rate of the embedding layer of a ResNet18 or VGG: with ``pool=none`` thousands of inputs move each
+    number of the embedding at once. 0 freezes it."""
+    weight_decay: float = weight(5e-2, unit="per step, times lr")
+    """AdamW's decoupled decay, or SGD's L2; biases, batch norm and PReLU slopes have none."""
+    grad_clip_norm: float = positive(5.0, unit="L2 norm", was="clip")
+    """Gradients that are longer, over all weights together, are shortened to this."""
+    ema_decay: float = below_1(0.0, unit="per step", was="ema")
+    """Decay of a running average of the weights, which is validated and kept in their place; 0 keeps no average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Group):
+    """How long, at which rate, and on faces of which size."""
+
+    epochs: int = setting(25, "at least 1", lambda value: value >= 1, unit="epochs")
+    """Passes over the training photos."""
+    warmup_ratio: float = below_1(0.3, unit="fraction of the run", was="warmup")
+    """How long the learning rate rises; half a cosine brings it down to 0 after that."""
+    early_stopping_patience: int = setting(0, "0 or more", lambda value: value >= 0, unit="epochs", was="patience")
+    """Stop when validation has not improved for so long; 0 never stops early."""
+    progressive_size: int = setting(
+        0, "0, or 32 to less than input_size", lambda value: value == 0 or value >= 32, unit="pixels", was="small"
+    )
+    """Side to which faces are shrunk in the first part of the run, 0 never: at 64 an epoch takes a third of the
+    time."""
+    progressive_ratio: float = below_1(0.75, unit="fraction of the epochs", was="small_share")
+    """How much of the run sees faces of ``progressive_size``; the rest learns the full size, at a rate that starts
+    anew: larger faces are another scale to the filters, and a ResNet18 that grew at a rate near 0 fell from 85 % to
+    12 %."""
+    full_size_lr_scale: float = positive(0.5, unit="factor of lr", was="full_rate")
+    """Peak learning rate of the epochs at full size after ``progressive_size``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(Group):
+    """Layers that are fitted before the first step, for a model that knows faces already (``--init``)."""
+
+    fit_embedding: bool = switch(was="refit")
+    """Fit the embedding layer of a ResNet18 or VGG by least squares to the embeddings that the teachers
+    (``--teacher`` or ``--guide``) give of all faces."""
+    imprint_head: bool = switch(was="imprint")
+    """Start the head's class centers at the mean embeddings of the identities (Qi et al., CVPR 2018): random ones pull
+    apart what the model knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(Group):
+    """Weights of the terms of the loss where there are teachers (``--teacher``, ``--guide``)."""
+
+    classification_weight: float = weight(1.0, unit="factor", was="classify")
+    """Of the head's loss on labelled faces; 0 learns from the teachers alone."""
+    distill_weight: float = weight(10.0, unit="factor", was="distil")
+    """Of 1 − cosine between the student's embedding and the teachers'; without teachers it plays no part."""
+    hint_weight: float = weight(10.0, unit="factor", was="hint")
+    """Of the share of the variance of the feature-distillation teacher's feature maps (``--guide``) that the student's
+    do not explain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Group):
+    """What is done to faces before each step, on the device, a batch at a time."""
+
+    flip_prob: float = share(0.5, of="faces", was="flip")
+    """Mirrored."""
+    rotation_degrees: float = setting(10.0, "0 to 180", lambda value: 0 <= value <= 180, unit="degrees", was="rotate")
+    """Largest rotation to either side."""
+    scale_jitter: float = below_1(0.05, unit="fraction of the size", was="scale")
+    """Largest change of size, up or down."""
+    translate_ratio: float = share(0.05, of="the side", was="shift")
+    """Largest shift in each direction."""
+    color_jitter: float = weight(0.2, unit="fraction of the range", was="colour")
+    """Largest change of brightness and contrast."""
+    blur_prob: float = share(0.0, of="faces", was="blur")
+    """Blurred by a box of 5 pixels."""
+    downscale_prob: float = share(0.0, of="faces", was="downscale")
+    """Coarsened to a quarter of their resolution."""
+    erase_prob: float = share(0.0, of="faces", was="erase")
+    """A rectangle of a fifth to half of each side hidden."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig(Group):
+    """How the run is computed."""
+
+    seed: int = setting(0, "0 or more", lambda value: value >= 0)
+    """Of weights, order and augmentation: the same seed on the same machine gives the same weights."""
+    mixed_precision: str = choice("no", "no", "bf16", "fp16", was="precision")
+    """Number format of the forward pass: ``no`` is float32. On a CPU with bf16 instructions ResNet18 and VGG train
+    about twice as fast with ``bf16``."""
+    compile: bool = switch()
+    """Compile the backbone with torch.compile: slow to start, faster on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Every setting of a training run; ``edgeface train --set name=value`` changes one."""
+    """Every setting of a training run; ``edgeface train --set key=value`` changes one."""
 
-    # Net
-    backbone: str = "mobilefacenet"
-    """Name of the backbone."""
-    embedding: int = 128
-    """Floats in an embedding."""
-    size: int = 112
-    """Height and width of a face in pixels."""
-    normalise: str = "arcface"
-    """``arcface`` (to −1…1) or ``imagenet`` (the paper's mean and deviation)."""
-
-    # Head
-    head: str = "arcface"
-    """Name of the head."""
-    s: float = 16.0
-    """Scale of the logits; larger for more identities (64 for tens of thousands)."""
-    m: float = 0.3
-    """Angular margin in radians."""
-    margin_warmup: float = 0.4
-    """Share of the run over which the margin grows from 0 to m."""
-
-    # Optimiser and schedule
-    epochs: int = 25
-    """Passes over the training photos."""
-    batch: int = 40
-    """Faces per step, over all processes."""
-    optimiser: str = "adamw"
-    """``adamw`` or ``sgd``."""
-    lr: float = 3e-3
-    """Peak learning rate."""
-    embed_rate: float = 1.0
-    """Rate of the embedding layer of a ResNet18 or VGG, as a share of ``lr``."""
-    weight_decay: float = 5e-2
-    """AdamW's decoupled decay, or SGD's L2."""
-    small: int = 0
-    """Side in pixels to which faces are shrunk in the first part of the run, which saves most of its time; 0 never."""
-    small_share: float = 0.75
-    """Share of the epochs at that size; in the rest the net learns the full size, with a rate that starts anew."""
-    full_rate: float = 0.5
-    """Peak rate of the epochs at full size after ``small``, as a share of ``lr``."""
-    warmup: float = 0.3
-    """Share of the run over which the rate rises; it falls by a cosine after that."""
-    clip: float = 5.0
-    """Largest gradient norm."""
-    ema: float = 0.0
-    """Decay per step of the averaged weights that are validated and kept; 0 keeps the plain ones."""
-    patience: int = 0
-    """Epochs without a better validation after which training stops; 0 never stops early."""
-    balanced: bool = False
-    """Draw each identity equally often, not each photo."""
-
-    refit: bool = False
-    """Fit the embedding layer to what guide or teachers say, by least squares, before the first step: for --init."""
-    imprint: bool = False
-    """Start the head's centres at the means of the people's embeddings: for a net that knows faces already (--init)."""
-
-    # Distillation (with --teacher or --guide)
-    classify: float = 1.0
-    """Weight of the head's loss on labelled faces."""
-    distil: float = 10.0
-    """Weight of 1 − cos(student, teacher or guide); without one it plays no part."""
-    hint: float = 10.0
-    """Weight of the share of the guide's maps that the student's do not explain."""
-
-    # Augmentation
-    flip: float = 0.5
-    """Share of faces mirrored."""
-    rotate: float = 10.0
-    """Largest rotation in degrees."""
-    scale: float = 0.05
-    """Largest change of scale."""
-    shift: float = 0.05
-    """Largest shift as a share of the side."""
-    colour: float = 0.2
-    """Largest change of brightness and contrast."""
-    blur: float = 0.0
-    """Share of faces blurred."""
-    downscale: float = 0.0
-    """Share of faces coarsened to a quarter of their resolution."""
-    erase: float = 0.0
-    """Share of faces with a rectangle hidden."""
-
-    # System
-    seed: int = 0
-    """Of weights, order and augmentation."""
-    precision: str = "no"
-    """``no`` (float32), ``bf16`` or ``fp16``: mixed precision of the forward pass."""
-    compile: bool = False
-    """Compile the net with torch.compile: slow to start, faster on a GPU."""
+    model: ModelConfig = ModelConfig()
+    head: HeadConfig = HeadConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    init: InitConfig = InitConfig()
+    distill: DistillConfig = DistillConfig()
+    augment: AugmentConfig = AugmentConfig()
+    system: SystemConfig = SystemConfig()
 
     def __post_init__(self) -> None:
-        floats = [item.name for item in dataclasses.fields(self) if item.type == "float"]
-        checks = (
-            ("seed", self.seed >= 0, "0 or more"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch", self.batch >= 2, "at least 2 (batch norm needs two faces)"),
-            ("embedding", self.embedding >= 1, "at least 1"),
-            ("size", self.size in (112, 224), "112 or 224"),
-            ("small", self.small == 0 or 32 <= self.small < self.size, f"0, or 32 to {self.size - 1}"),
-            ("small_share", 0 <= self.small_share < 1, "0 to 1"),
-            ("full_rate", self.full_rate > 0, "above 0"),
-            ("lr", self.lr > 0, "above 0"),
-            ("embed_rate", self.embed_rate >= 0, "0 or more"),
-            ("s", self.s > 0, "above 0"),
-            ("m", 0 <= self.m < 1.6, "0 to 1.6 radians"),
-            ("margin_warmup", 0 <= self.margin_warmup <= 1, "0 to 1"),
-            ("warmup", 0 <= self.warmup < 1, "0 to 1"),
-            ("ema", 0 <= self.ema < 1, "0 to 1"),
-            ("classify", self.classify >= 0, "0 or more"),
-            ("distil", self.distil >= 0, "0 or more"),
-            ("hint", self.hint >= 0, "0 or more"),
-            *((name, 0 <= getattr(self, name) <= 1, "0 to 1") for name in ("flip", "blur", "downscale", "erase")),
-            ("precision", self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
-            ("optimiser", self.optimiser in ("adamw", "sgd"), "adamw or sgd"),
-            ("normalise", self.normalise in NORMALISATIONS, " or ".join(NORMALISATIONS)),
-            *((name, math.isfinite(getattr(self, name)), "a finite number") for name in floats),
-        )
-        for name, good, allowed in checks:
-            if not good:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be {allowed}")
+        small, full = self.schedule.progressive_size, self.model.input_size
+        if small >= full:
+            raise UsageError(f"--set progressive_size={small}: must be 0, or 32 to {full - 1}")
 
+
+GROUPS: dict[str, type[Group]] = {
+    name: kind for name, kind in typing.get_type_hints(TrainConfig).items() if name != "return"
+}
+KEYS: dict[str, tuple[str, type]] = {
+    key: (group, kind) for group, row in GROUPS.items() for key, kind in typing.get_type_hints(row).items()
+}
+"""Key → its group and its type."""
+OLD_NAMES: dict[str, str] = {
+    item.metadata["was"]: item.name
+    for row in GROUPS.values()
+    for item in dataclasses.fields(row)  # type: ignore[arg-type]
+    if item.metadata["was"]
+}
+"""Names that keys had before they were in groups; files and runs of that time are still read."""
 
 RECIPES = Path(__file__).parent / "recipes"
+NAMED = 3
+"""Old names that a line lists."""
 
 
-def load_config(file: Path | None = None, settings: Iterable[str] = (), **options: Any) -> TrainConfig:
+def load_config(
+    file: Path | None = None, settings: Iterable[str] = (), *, reporter: Reporter = SILENT, **options: object
+) -> TrainConfig:
     """Defaults, then a TOML file, then ``key=value`` settings, then options that are not None.
 
     Args:
-        file: a TOML file, or the name of one that comes with edgeface (``paper``).
-        settings: ``key=value``, the value as JSON or plain text.
-        options: settings by name.
+        file: a TOML file, or the name of one that comes with edgeface (``paper``). Keys stand in a table for each
+            group, or at the top.
+        settings: ``key=value`` or ``group.key=value``, the value as JSON or plain text.
+        reporter: told of each old name, with the new one.
+        options: values by key.
 
     Raises:
         UsageError: unreadable file, unknown key (the nearest is named) or a value of the wrong type.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if file is not None:
         named = RECIPES / f"{file}.toml"
         file = named if file.parent == Path() and named.exists() and not file.exists() else file
         try:
-            values.update(tomllib.loads(file.read_text(encoding="utf-8")))
+            given = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{file}: {error}") from error
-    for setting in settings:
-        key, equals, text = setting.partition("=")
+        values |= by_key(given, str(file), reporter)
+    given = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: write it as key=value")
-        values[key.strip()] = _parse(text.strip())
-    values.update({key: value for key, value in options.items() if value is not None})
-    return TrainConfig(**{key: _checked(key, value) for key, value in values.items()})
+            raise UsageError(f"--set {text}: write it as key=value")
+        given[key.strip()] = _parse(value.strip())
+    values |= by_key(given, "--set", reporter)
+    values |= by_key({key: value for key, value in options.items() if value is not None}, "options", reporter)
+    return _built(values)
 
 
-def _parse(text: str) -> Any:
+def config_from(document: Mapping[str, object], place: str = "", reporter: Reporter = SILENT) -> TrainConfig:
+    """The configuration that ``as_dict`` made, also one that was saved under the old names.
+
+    Args:
+        document: JSON values.
+        place: the file that they stand in, for ``reporter``.
+        reporter: told of old names.
+
+    Raises:
+        UsageError: as ``load_config``.
+    """
+    return _built(by_key(document, place, reporter))
+
+
+def as_dict(config: TrainConfig) -> dict[str, dict[str, object]]:
+    """The configuration as plain JSON values: group → key → value."""
+    return dataclasses.asdict(config)
+
+
+def by_key(given: Mapping[str, object], place: str = "", reporter: Reporter = SILENT) -> dict[str, object]:
+    """Values by key, whether they were given by key, in groups, or by old names.
+
+    Raises:
+        UsageError: no such key; the nearest is named.
+    """
+    flat: dict[str, object] = {}
+    for name, value in given.items():
+        if name in GROUPS and isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    old = [name for name in flat if name in OLD_NAMES]
+    if old:
+        said = ", ".join(f"{name} is called {OLD_NAMES[name]}" for name in old[:NAMED])
+        more = f" and {len(old) - NAMED} more have new names" if len(old) > NAMED else ""
+        reporter.say(f"{place}: {said}{more}; docs/training-config.md lists all keys")
+    return {_key(name): value for name, value in flat.items()}
+
+
+def _built(values: Mapping[str, object]) -> TrainConfig:
+    grouped: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
+    for key, value in values.items():
+        grouped[KEYS[key][0]][key] = _checked(key, value)
+    return TrainConfig(**{group: GROUPS[group](**given) for group, given in grouped.items()})  # type: ignore[arg-type]
+
+
+def _key(name: str) -> str:
+    if name in OLD_NAMES:
+        return OLD_NAMES[name]
+    group, dot, key = name.rpartition(".")
+    if key in KEYS and (not dot or group == KEYS[key][0]):
+        return key
+    (nearest,) = difflib.get_close_matches(key, (*KEYS, *OLD_NAMES), n=1, cutoff=0)
+    nearest = OLD_NAMES.get(nearest, nearest)
+    raise UsageError(f"no setting {name!r}; the nearest is {nearest!r} (all: {', '.join(KEYS)})")
+
+
+def _parse(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def _checked(key: str, value: Any) -> Any:
-    hints = typing.get_type_hints(TrainConfig)
-    if key not in hints:
-        nearest = difflib.get_close_matches(key, hints, n=1, cutoff=0)
-        raise UsageError(f"no setting {key!r}; the nearest is {nearest[0]!r} (all: {', '.join(hints)})")
-    kind = hints[key]
+def _checked(key: str, value: object) -> object:
+    kind = KEYS[key][1]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
         raise UsageError(f"setting {key}={value!r} is not of type {kind.__name__}")
     return value
-
-
-def as_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values."""
-    return dataclasses.asdict(config)

@@ -20,28 +20,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
-from edgeface.cli.console import bar
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
 from edgeface.files import write_text
 from edgeface.heads import LearnedArcFace, build_head
-from edgeface.training import run
-from edgeface.training.augment import augment, draw, normalise
-from edgeface.training.config import NORMALISATIONS, TrainConfig, as_dict
-from edgeface.training.distil import run_targets
-from edgeface.training.fitted import imprint, refit
-from edgeface.training.guide import Guide
+from edgeface.progress import SILENT, Reporter
+from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
+from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
+from edgeface.training.distill.features import FeatureTeacher
+from edgeface.training.distill.teachers import targets_of_run
+from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.pool import Pool
 from edgeface.training.processes import share_batch_norm
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.state import LAST, Epoch, Learner, State
+from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
 
 ROLLBACKS = 5
@@ -49,7 +49,7 @@ ROLLBACKS = 5
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
 SCALE_FACES = 256
-"""Faces from which the channels of a guide's maps get their scale."""
+"""Faces from which the channels of a feature teacher's maps get their scale."""
 
 
 def train(
@@ -57,13 +57,13 @@ def train(
     folder: Path,
     config: TrainConfig,
     *,
-    console: Console,
+    reporter: Reporter = SILENT,
     licence: str = "unknown",
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
-    guide: run.Checkpoint | None = None,
-    unlabelled: NDArray[np.uint8] | None = None,
+    feature_teacher: Checkpoint | None = None,
+    unlabeled: NDArray[np.uint8] | None = None,
     tensorboard: bool = False,
 ) -> list[Epoch]:
     """Trains on the data's ``train`` rows, watches its ``val`` rows, writes the run folder.
@@ -72,13 +72,14 @@ def train(
         data: labelled faces.
         folder: the run folder.
         config: every setting.
-        console: for progress and the line after each epoch.
+        reporter: told how far it is, and a line after each epoch.
         licence: what the photos allow.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
-        teachers: embedders to learn from.
-        guide: a net to learn from in their place: its maps too, of each altered face.
-        unlabelled: (M, S, S, 3) uint8 RGB faces without names, for the teachers or the guide alone.
+        teachers: embedders whose outputs the student learns.
+        feature_teacher: a trained model in their place, whose feature maps the student learns too, on each augmented
+            face (FitNets).
+        unlabeled: (M, S, S, 3) uint8 RGB faces without labels, used in the distillation loss alone.
         tensorboard: write the curves as TensorBoard events too.
 
     Returns:
@@ -89,120 +90,123 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    accelerator = Accelerator(mixed_precision=config.precision)
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    accelerator = Accelerator(mixed_precision=config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     is_main = accelerator.is_main_process
 
     # ---- net and head, before a folder is made: their names may be wrong
-    torch.manual_seed(config.seed)
-    net = build_backbone(config.backbone, embedding=config.embedding, size=config.size)
-    if config.small:
+    torch.manual_seed(config.system.seed)
+    net = build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
+    if config.schedule.progressive_size:
         stretch_small_maps(net)
-    head = build_head(config.head, config.embedding, len(data.identities), s=config.s, m=config.m)
+    scale, margin = config.head.logit_scale, config.head.margin
+    head = build_head(config.head.loss, config.model.embedding_dim, len(data.identities), s=scale, m=margin)
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
-    if unlabelled is not None and not teachers and guide is None:
+    if unlabeled is not None and not teachers and feature_teacher is None:
         raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
-    if config.refit and not teachers and guide is None:
-        raise UsageError("refit=true fits the embedding to what a teacher says: --guide CHECKPOINT or --teacher MODEL")
-    if config.refit and not isinstance(net, Pooled):
-        raise UsageError("refit=true: only resnet18 and vgg have one linear layer as their embedding")
-    if teachers and guide is not None:
-        raise UsageError("--guide is the teacher: name it alone, or --teacher alone")
-    extra = 0 if unlabelled is None else len(unlabelled)
+    if config.init.fit_embedding and not teachers and feature_teacher is None:
+        raise UsageError("fit_embedding=true fits to a teacher's embeddings: --guide CHECKPOINT or --teacher MODEL")
+    if config.init.fit_embedding and not isinstance(net, Pooled):
+        raise UsageError("fit_embedding=true: only resnet18 and vgg have one linear layer as their embedding")
+    if teachers and feature_teacher is not None:
+        raise UsageError("--guide is a teacher itself: give it alone, or --teacher alone")
+    extra = 0 if unlabeled is None else len(unlabeled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
-    if len(pool_rows) < config.batch:
-        raise UsageError(f"batch is {config.batch}, more than the {len(pool_rows)} training photos: --set batch=N")
-    if config.batch % world:
-        raise UsageError(f"batch is {config.batch}, not a multiple of the {world} processes: --set batch=N")
+    batch = config.data.batch_size
+    if len(pool_rows) < batch:
+        raise UsageError(f"batch_size is {batch}, more than the {len(pool_rows)} training photos: --set batch_size=N")
+    if batch % world:
+        raise UsageError(f"batch_size is {batch}, not a multiple of the {world} processes: --set batch_size=N")
     if is_main:
-        run.new_folder(folder, marker="run.json", resume=resume)
+        new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
     if init is not None and not (folder / LAST).exists():
         init(net)
-    digest = data.sha256 if unlabelled is None else hashlib.sha256(unlabelled.tobytes()).hexdigest() + data.sha256
+    digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
         student = net if init is not None else None
         with accelerator.main_process_first():
-            targets = run_targets(data, unlabelled, teachers, student, config, folder / "teachers", console)
-    pool = Pool(data, unlabelled, targets, device)
+            targets = targets_of_run(data, unlabeled, teachers, student, config, folder / "teachers", reporter)
+    pool = Pool(data, unlabeled, targets, device)
 
-    # ---- optimiser, and where an earlier run stopped
-    shower = None
-    if guide is not None:
-        some = normalise(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *NORMALISATIONS[config.normalise])
-        shower = Guide(net, guide, some, config)
-    learner = Learner(net, head, shower).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # ---- optimizer, and where an earlier run stopped
+    hints = None
+    if feature_teacher is not None:
+        some = normalize(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *config.model.pixel_statistics)
+        hints = FeatureTeacher(net, feature_teacher, some, config)
+    learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (folder / LAST).exists():
-        if config.refit:
-            refit(learner, pool, pool_rows, config, console)
-        if config.imprint:
-            imprint(learner, pool, train_rows, config, console)
+        if config.init.fit_embedding:
+            fit_to_teachers(learner, pool, pool_rows, config, reporter)
+        if config.init.imprint_head:
+            imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = None
-    if config.ema:
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
-    state = State(learner, make_optimiser(learner, config), average and average.module, [])
-    contract = run.contract_draft(config, data_sha256=digest, licence=licence)
+    if config.optim.ema_decay:
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
+    contract = contract_draft(config, data_sha256=digest, licence=licence)
     if (folder / LAST).exists():
-        state.restore(folder, config, digest)
+        state.restore(folder, config, digest, reporter)
     elif is_main:
         document = {
             "config": as_dict(config),
-            "environment": run.environment(),
+            "environment": environment(),
             "data": _card(data, digest, licence, extra),
         }
         write_text(folder / "run.json", json.dumps({"schema": 1, **document}, indent=2) + "\n")
         state.save(folder, config, digest, contract)
-    if config.compile:
+    if config.system.compile:
         net.compile()
-    model, optimiser = accelerator.prepare(learner, state.optimiser)
+    model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
-    steps = len(pool_rows) // config.batch
-    share = slice(rank * config.batch // world, (rank + 1) * config.batch // world)
+    steps, epochs = len(pool_rows) // batch, config.schedule.epochs
+    share = slice(rank * batch // world, (rank + 1) * batch // world)
     rollbacks = 0
 
-    while len(state.curves) < config.epochs and not stalled(state.curves, config.patience):
+    while len(state.curves) < epochs and not stalled(state.curves, config.schedule.early_stopping_patience):
         # ---- one pass over the training photos, in an order of its own
         epoch = len(state.curves)
         side = side_at(epoch, config)
         order = epoch_order(pool_rows, data.labels, config, epoch)
         model.train()
         seen: list[Tensor] = []
-        title = f"epoch {epoch + 1}/{config.epochs}"
-        for step, rows in enumerate(bar(console, batches(order, config.batch)[:steps], title)):
-            progress = (epoch * steps + step) / (steps * config.epochs)
+        title = f"epoch {epoch + 1}/{epochs}"
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+            progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = lr * group["share"]
-            generator = torch.Generator().manual_seed(step_seed(config.seed, epoch, step))
-            drawn = draw(config.batch, generator).part(share, device)
+            generator = torch.Generator().manual_seed(step_seed(config.system.seed, epoch, step))
+            drawn = draw(batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
-            x = normalise(faces, *NORMALISATIONS[config.normalise])
-            if shower is None:
-                x = augment(shrink(x, side), drawn, config)
-            else:  # at full size, which the guide wants
-                x = augment(x, drawn, config)
-                target = shower.say(x)
+            x = normalize(faces, *config.model.pixel_statistics)
+            if hints is None:
+                x = augment(shrink(x, side), drawn, config.augment)
+            else:  # at full size, which the teacher takes
+                x = augment(x, drawn, config.augment)
+                target = hints.embed(x)
                 x = shrink(x, side)
             try:
                 with accelerator.autocast():
-                    embeddings, logits, unexplained = model(
+                    embeddings, logits, hint_loss = model(
                         x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
                     )
-                loss, figures = losses(embeddings, logits, labels, target, labelled, config)
-                if unexplained is not None:
-                    loss = loss + config.hint * unexplained
-                optimiser.zero_grad()
+                loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill)
+                if hint_loss is not None:
+                    loss = loss + config.distill.hint_weight * hint_loss
+                optimizer.zero_grad()
                 accelerator.backward(loss)
             except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
-                raise _memory_error(error, config.batch) from error
-            accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimiser.step()
+                raise _memory_error(error, batch) from error
+            accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
+            optimizer.step()
             with torch.no_grad():
                 for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
                     slope.clamp_(max=1.0)
@@ -217,11 +221,11 @@ def train(
         if not math.isfinite(means[0]):
             rollbacks += 1
             if rollbacks > ROLLBACKS:
-                raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, s or m")
+                raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, logit_scale or margin")
             scale = state.lr_scale / 3
             state.restore(folder, config, digest)
             state.lr_scale = scale
-            console.print(
+            reporter.say(
                 f"Epoch {epoch + 1}: the loss is not finite; back to the last good state at a third of the rate"
             )
             continue
@@ -230,7 +234,7 @@ def train(
         row = Epoch(
             epoch + 1,
             means[0],
-            *_shown(means[1:], config, taught=targets is not None or shower is not None),
+            *_shown(means[1:], config, taught=targets is not None or hints is not None),
             *validate(state, pool, val_rows, side, config),
             lr,
             float(head.margin) if isinstance(head, LearnedArcFace) else margin,
@@ -239,13 +243,13 @@ def train(
         state.curves.append(row)
         if is_main:
             state.save(folder, config, digest, contract)
-            _report(row, folder, config, console, tensorboard)
+            _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
 
 
 def losses(
-    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, config: TrainConfig
+    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, weights: DistillConfig
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch and, for the curves, (loss, accuracy of the head, cosine to the teachers).
 
@@ -253,16 +257,17 @@ def losses(
     processes on average), and 1 − cosine to the target over all faces.
     """
     named = labels >= 0
-    loss = config.classify * F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / labelled
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    loss = weights.classification_weight * loss / labelled
     hits = ((logits.argmax(1) == labels) & named).sum() / labelled
     cosine = torch.zeros((), device=loss.device)
     if target is not None:
         cosine = F.cosine_similarity(embeddings, target).mean()
-        loss = loss + config.distil * (1 - cosine)
+        loss = loss + weights.distill_weight * (1 - cosine)
     return loss, torch.stack([loss.detach(), hits.float(), cosine.detach()])
 
 
-def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed, an embedding layer has a rate of its own."""
     embedding = [p for m in model.modules() if isinstance(m, Pooled) for p in m.embed.parameters() if p.ndim > 1]
     apart = set(map(id, embedding))
@@ -271,10 +276,10 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": others, "weight_decay": 0.0, "share": 1.0},
-        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embed_rate},
+        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embedding_lr_scale},
     ]
     groups = [group for group in groups if group["params"]]
-    if config.optimiser == "sgd":
+    if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)
 
@@ -286,7 +291,7 @@ def shrink(x: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    state: State, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
+    state: TrainingState, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
 ) -> tuple[float | None, float | None, float | None]:
     """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had."""
     if not len(rows):
@@ -296,45 +301,45 @@ def validate(
     total = torch.zeros(3, device=pool.device)
     for chunk in batches(rows, 64):
         faces, labels, target = pool.batch(chunk)
-        x = normalise(faces, *NORMALISATIONS[config.normalise])
-        if isinstance(guide := state.learner.guide, Guide):
-            target = guide.say(x)
+        x = normalize(faces, *config.model.pixel_statistics)
+        if isinstance(hints := state.learner.feature_teacher, FeatureTeacher):
+            target = hints.embed(x)
         x = shrink(x, side)
         embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
-        with_margin = state.learner.head(embeddings, labels, config.m)
+        with_margin = state.learner.head(embeddings, labels, config.head.margin)
         plain = state.learner.head(embeddings, labels, 0.0)
-        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config)
+        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config.distill)
         hits = (plain.argmax(1) == labels).float().mean()
         total += len(chunk) * torch.stack([loss, hits, figures[2]])
     loss_mean, accuracy, cosine = (total / len(rows)).tolist()
-    return loss_mean, accuracy if config.classify else None, cosine if target is not None else None
+    return loss_mean, accuracy if config.distill.classification_weight else None, cosine if target is not None else None
 
 
 def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:
-    return means[0] if config.classify else None, means[1] if taught else None
+    return means[0] if config.distill.classification_weight else None, means[1] if taught else None
 
 
-def _card(data: FaceData, digest: str, licence: str, unlabelled: int) -> dict[str, object]:
+def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str, object]:
     photos = {split: len(data.rows(split)) for split in ("train", "val", "test")}
     names = list(data.identities)
-    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabelled}
+    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
 def _memory_error(error: RuntimeError, batch: int) -> Exception:
     words = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in words:
-        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch={max(2, batch // 2)}")
+        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch_size={max(2, batch // 2)}")
     return error
 
 
-def _report(row: Epoch, folder: Path, config: TrainConfig, console: Console, tensorboard: bool) -> None:
+def _report(row: Epoch, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:
     figures = {
         "Validation Loss": row.val_loss,
         "Accuracy": row.val_accuracy,
         "Cosine to teacher": row.val_cosine if row.val_loss is not None else row.train_cosine,
     }
     held_out = "".join(f", {name}: {value:.4f}" for name, value in figures.items() if value is not None)
-    console.print(f"Epoch {row.epoch}/{config.epochs}, Training Loss: {row.train_loss:.4f}{held_out}", highlight=False)
+    reporter.say(f"Epoch {row.epoch}/{config.schedule.epochs}, Training Loss: {row.train_loss:.4f}{held_out}")
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 

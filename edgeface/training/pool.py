@@ -14,17 +14,17 @@ from edgeface.data.dataset import FaceData
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Labelled faces, then unlabelled ones, under one row number."""
+    """Labelled faces, then unlabeled ones, under one row number."""
 
     data: FaceData
-    unlabelled: NDArray[np.uint8] | None
+    unlabeled: NDArray[np.uint8] | None
     targets: NDArray[np.float32] | None
     device: torch.device
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N + M,) identities; −1 where a face has no name."""
-        extra = 0 if self.unlabelled is None else len(self.unlabelled)
+        extra = 0 if self.unlabeled is None else len(self.unlabeled)
         return np.concatenate([self.data.labels, np.full(extra, -1)])
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -33,8 +33,8 @@ class Pool:
         faces = np.empty((len(rows), *self.data.faces.shape[1:]), np.uint8)
         named = rows < count
         faces[named] = self.data.faces[rows[named]]
-        if self.unlabelled is not None:
-            faces[~named] = self.unlabelled[rows[~named] - count]
+        if self.unlabeled is not None:
+            faces[~named] = self.unlabeled[rows[~named] - count]
         labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
         target = (
             None if self.targets is None else torch.from_numpy(self.targets[rows]).to(self.device, non_blocking=True)

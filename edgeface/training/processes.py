@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,13 +11,13 @@ class _Sum(torch.autograd.Function):
     """The sum over all processes; so is its gradient."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
+    def forward(_: object, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
+    def backward(_: object, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total

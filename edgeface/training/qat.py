@@ -10,20 +10,18 @@ import copy
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from edgeface.cli.console import bar
-from edgeface.training.augment import augment, draw, normalise
-from edgeface.training.config import TrainConfig
-from edgeface.training.run import Checkpoint, save_tensors
+from edgeface.progress import SILENT, Reporter
+from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.checkpoints import Checkpoint, save_tensors
+from edgeface.training.config import AugmentConfig
 from edgeface_runtime import InputSpec, UsageError
 
 FILE = "qat.safetensors"
@@ -49,7 +47,7 @@ class FineTuned:
 
 
 def finetune_checkpoint(
-    checkpoint: Checkpoint, faces: NDArray[np.uint8], *, steps: int, console: Console, seed: int = 0
+    checkpoint: Checkpoint, faces: NDArray[np.uint8], *, steps: int, reporter: Reporter = SILENT, seed: int = 0
 ) -> Checkpoint:
     """Fine-tunes a checkpoint's net and writes ``qat.safetensors``, a checkpoint like any other, beside it.
 
@@ -57,16 +55,14 @@ def finetune_checkpoint(
 
     Args:
         checkpoint: what to start from and to learn from.
-        faces, steps, console, seed: as in ``finetune``.
+        faces, steps, reporter, seed: as in ``finetune``.
 
     Raises:
         UsageError: as in ``finetune``, or the file cannot be written.
     """
-    made = finetune(checkpoint.net, checkpoint.contract.input, faces, steps=steps, console=console, seed=seed)
+    made = finetune(checkpoint.net, checkpoint.contract.input, faces, steps=steps, reporter=reporter, seed=seed)
     figures = {"cosine_before": round(made.before, 5), "cosine_after": round(made.after, 5)}
-    console.print(
-        f"cosine in int8, step by step: {made.before:.5f} at first, {made.after:.5f} at last", highlight=False
-    )
+    reporter.say(f"cosine in int8, step by step: {made.before:.5f} at first, {made.after:.5f} at last")
     found = {"steps": steps, "seed": seed, "photos": len(faces), **figures}
     contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256, accuracy={"finetuning": found})
     path = checkpoint.path.with_name(FILE)
@@ -75,7 +71,7 @@ def finetune_checkpoint(
 
 
 def finetune(
-    net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8], *, steps: int, console: Console, seed: int = 0
+    net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8], *, steps: int, reporter: Reporter = SILENT, seed: int = 0
 ) -> FineTuned:
     """Trains a copy of the net, rounded to int8 as its files are, towards the net's own embeddings: 1 − cosine.
 
@@ -84,7 +80,7 @@ def finetune(
         spec: the contract's input.
         faces: (N, S, S, 3) uint8 RGB.
         steps: of 16 faces each, augmented as in training.
-        console: for the progress bar.
+        reporter: told how far it is.
         seed: of the choice of faces and their augmentation.
 
     Raises:
@@ -99,23 +95,23 @@ def finetune(
     # The net is good already: one rate for tensors of all sizes would undo the small ones before int8 is mended.
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     sizes = [{"params": [parameter], "lr": LR * float(parameter.detach().abs().mean())} for parameter in learned]
-    optimiser = torch.optim.Adam(sizes, betas=(0.9, 0.999))
+    optimizer = torch.optim.Adam(sizes, betas=(0.9, 0.999))
     # From almost nothing and back to it: Adam's first steps are as large as its rate, whatever the gradient.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
     slopes = [module.weight for module in student.modules() if isinstance(module, nn.PReLU)]
-    config, cosines = TrainConfig(), []
-    for step in bar(console, range(steps), "fine-tuning for int8"):
+    config, cosines = AugmentConfig(), []
+    for step in reporter.track(range(steps), "fine-tuning for int8"):
         rng = np.random.default_rng((seed, step))
         rows = np.sort(rng.choice(len(faces), BATCH, replace=len(faces) < BATCH))
         drawn = draw(BATCH, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
-        x = augment(normalise(torch.from_numpy(faces[rows]), spec.mean, spec.std), drawn, config)
+        x = augment(normalize(torch.from_numpy(faces[rows]), spec.mean, spec.std), drawn, config)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             target = net(x)
         cosine = F.cosine_similarity(rounded(x), target).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (1 - cosine).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         with torch.no_grad():
             for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
@@ -134,12 +130,12 @@ class _Round(torch.autograd.Function):
     """Rounds to a grid; the gradient passes straight through."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def forward(ctx: object, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
         # A quarter of the time of torch.fake_quantize_per_tensor_affine, which also keeps a mask.
         return x.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         return gradients[0], None, None, None
 
 

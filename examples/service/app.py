@@ -122,7 +122,7 @@ def create_app(
 
     Args:
         recognizer: used from several threads at once.
-        gallery: opened with that recogniser.
+        gallery: opened with that recognizer.
         key: what ``X-API-Key`` must hold.
         far: share of strangers that /identify may give a name.
         verify_far: share of pairs of strangers that /verify may take for one person.

@@ -1,20 +1,20 @@
-"""Where two files of one net part: every tensor that both compute, side by side."""
+"""Where two files of one model differ: every tensor that both compute, side by side."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export import onnx_file, tflite_file
+from edgeface_export.formats import STATIC_FORMATS
+from edgeface_export.formats.protocols import Inputs
 from edgeface_runtime import Contract, UsageError, load
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.metadata import file_format
@@ -41,7 +41,7 @@ class Layer:
         """The name without the packages that a TFLite converter puts before each module."""
         return re.sub(r"(torch\.nn\.modules\.\w+|edgeface_export\.rewrite)\.", "", self.name)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """One row of ``inspect --compare --json``."""
         return {"name": self.name, "shape": list(self.shape), "cosine": self.cosine, "sqnr_db": self.sqnr_db}
 
@@ -54,19 +54,21 @@ def compare_files(first: Path, second: Path, faces: NDArray[np.uint8] | None = N
 
     Args:
         first: whose values count as the signal; the more exact file.
-        second: another file of the same net, in the same format.
+        second: another file of the same model, in the same format.
         faces: (N, S, S, 3) uint8 RGB; None takes the golden probes.
 
     Raises:
-        UsageError: two formats, or files of different nets.
+        UsageError: two formats, or files of different models.
         ModelError: a file that does not open or was changed.
     """
     kind, contracts = file_format(first.read_bytes()), [load(path).contract for path in (first, second)]
     if file_format(second.read_bytes()) != kind:
         raise UsageError(f"{first} and {second} are of two formats; compare two .onnx or two .tflite files")
+    if kind not in STATIC_FORMATS:
+        raise UsageError(f"{first} and {second} are {kind} files; compare two .onnx or two .tflite files")
     _require_same_net(first, second, *contracts)
     inputs = as_input(probe_images(contracts[0].input.size) if faces is None else faces, contracts[0].input)
-    read: Callable[[Path, NDArray[Any]], Iterable[Tensors]] = _onnx_tensors if kind == "onnx" else tflite_file.observe
+    read = _onnx_tensors if kind == "onnx" else STATIC_FORMATS[kind].observe
     totals: dict[tuple[str, tuple[int, ...]], list[float]] = defaultdict(lambda: [0.0] * 4)
     for ours, theirs in zip(read(first, inputs), read(second, inputs), strict=True):
         for name, a, b in _matched(ours, theirs):
@@ -77,7 +79,7 @@ def compare_files(first: Path, second: Path, faces: NDArray[np.uint8] | None = N
             row[2] += float(((a - b) ** 2).sum())
             row[3] += 1
     if not totals:
-        raise UsageError(f"{first} and {second} are of different nets: they have no layer in common")
+        raise UsageError(f"{first} and {second} are of different models: they have no layer in common")
     return [
         Layer(name, shape, cosines / count, 10 * math.log10(signal / noise) if signal and noise else None)
         for (name, shape), (cosines, signal, noise, count) in totals.items()
@@ -92,7 +94,7 @@ def _require_same_net(first: Path, second: Path, ours: Contract, theirs: Contrac
         ("parent", ours.parent_sha256, theirs.parent_sha256),
     ):
         if a != b:
-            raise UsageError(f"{first} and {second} are of different nets: {what} {a} and {b}")
+            raise UsageError(f"{first} and {second} are of different models: {what} {a} and {b}")
 
 
 def _matched(ours: Tensors, theirs: Tensors) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
@@ -102,7 +104,7 @@ def _matched(ours: Tensors, theirs: Tensors) -> list[tuple[str, NDArray[np.float
     return [(name, a, b) for (name, a), b in zip(ours.items(), theirs.values(), strict=True)]
 
 
-def _onnx_tensors(path: Path, inputs: NDArray[Any]) -> list[Tensors]:
+def _onnx_tensors(path: Path, inputs: Inputs) -> Iterator[Tensors]:
     """For each input what every node gives, as the layer after it gets it."""
     import onnx
 
@@ -110,7 +112,7 @@ def _onnx_tensors(path: Path, inputs: NDArray[Any]) -> list[Tensors]:
     computed = {name for node in model.graph.node for name in node.output}
     with TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "inferred.onnx")
-        return [
+        yield from (
             {name: found.get(f"{name}{_DEQUANTIZED}", value) for name, value in found.items() if name in computed}
-            for found in onnx_file.observe(Path(folder) / "inferred.onnx", inputs)
-        ]
+            for found in STATIC_FORMATS["onnx"].observe(Path(folder) / "inferred.onnx", inputs)
+        )

@@ -1,90 +1,86 @@
-"""The gate: a file is as accurate as its parent on held-out pairs, or it does not get its name."""
+"""The gate: a file is as good as its source model on the evaluation set, or it does not get its name."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime import UsageError
+from edgeface_export.faces import EvaluationSet
+from edgeface_export.options import Recipe
+from edgeface_runtime import InputSpec, UsageError
 
-LEAST_PAIRS = 6000
-FAR = 0.01
-"""The false-accept rate at which the share of accepted genuine pairs is compared."""
-_LEAST_FALSE_ACCEPTS = 10
-MOST_PHOTOS = 3000
-"""All pairs of more photos would not fit into a small machine's memory."""
+FMR = 0.01
+"""The false match rate at which the share of accepted genuine pairs is compared."""
+_MIN_FALSE_MATCHES = 10
 
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Faces that took no part in calibration, and the pairs of them that the gate judges."""
-
-    faces: NDArray[np.uint8]
-    """(N, S, S, 3) uint8 RGB."""
-    pairs: NDArray[np.int64]
-    """(P, 2) rows of ``faces``."""
-    same: NDArray[np.bool_]
-    """(P,) True where both show one person."""
+Operators = Mapping[str, Counter[str]]
+"""``int8``, ``float``, ``other`` → operators of a file by name."""
 
 
 @dataclass(frozen=True)
-class Drop:
-    """Accuracy that a file loses against its parent, in percentage points, judged pair by pair."""
+class AccuracyDrop:
+    """Verification accuracy that a file loses against its source model, in percentage points, counted pair by pair."""
 
     points: float
-    """Parent's accuracy minus the file's."""
+    """The source model's accuracy minus the file's."""
     low: float
     high: float
     lost: int
-    """Pairs that only the parent gets right."""
+    """Pairs that only the source model decides correctly."""
     won: int
-    """Pairs that only the file gets right."""
+    """Pairs that only the file decides correctly."""
     pairs: int
     threshold_shift: float
-    """The file's best threshold minus the parent's."""
+    """The file's best threshold minus the source model's."""
     accuracy: float
     """The file's own, as a share of the pairs, at the threshold that is best on them."""
     tar: float | None
-    """Genuine pairs that the parent accepts at ``FAR`` minus those that the file accepts, in percentage points,
-    each at its own threshold; None where fewer than 10 false accepts are expected."""
+    """Genuine pairs that the source model accepts at ``FMR`` minus those that the file accepts, in percentage points,
+    each at its own threshold; None where fewer than 10 false matches are expected."""
 
 
-def few_people(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of at most ``MOST_PHOTOS`` photos: all of them, or those of whole people drawn at random."""
-    if len(labels) <= MOST_PHOTOS:
-        return np.arange(len(labels))
-    people, counts = np.unique(labels, return_counts=True)
-    turn = rng.permutation(len(people))
-    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= MOST_PHOTOS]))
+@dataclass(frozen=True)
+class Parity:
+    """A file's embeddings and decisions on the evaluation set, beside those of its source model."""
+
+    cosine_mean: float
+    cosine_p1: float
+    """The cosine that 1 % of the faces fall below."""
+    drop: AccuracyDrop
+
+    def meets(self, *, min_cosine: float, max_drop: float) -> bool:
+        """True when the mean cosine is at least, and the drop in percentage points at most, as given."""
+        return self.drop.points <= max_drop and self.cosine_mean >= min_cosine
+
+    def as_contract(self) -> dict[str, float]:
+        """The contract's ``accuracy["verification"]``."""
+        low, high = wilson(self.drop.accuracy, self.drop.pairs)
+        figures = {"value": self.drop.accuracy, "low": low, "high": high}
+        figures |= {"cosine_mean": self.cosine_mean, "cosine_p1": self.cosine_p1}
+        figures |= {"drop_points": self.drop.points, "drop_low": self.drop.low, "drop_high": self.drop.high}
+        # Rounded, so that the last bit of a float does not make two exports of one model differ.
+        return {"pairs": self.drop.pairs} | {key: round(value, 5) for key, value in figures.items()}
 
 
-def draw_pairs(labels: NDArray[np.int64], *, count: int = LEAST_PAIRS, seed: int = 0) -> NDArray[np.int64]:
-    """(P, 2) pairs of rows: every pair of one person up to ``count`` / 2, the rest of two people.
-
-    Where there are fewer than ``count`` pairs in all, every pair is taken. Past ``MOST_PHOTOS`` photos,
-    whole people are drawn until there are that many.
+def parity(source: NDArray[np.float32], found: NDArray[np.float32], evaluation: EvaluationSet) -> Parity:
+    """Compares (N, D) unit rows of the evaluation faces, the source model's and a file's.
 
     Raises:
-        UsageError: no two photos of one person, or of two people.
+        UsageError: as ``accuracy_drop``.
     """
-    rng = np.random.default_rng(seed)
-    rows = few_people(labels, rng)
-    first, second = (rows[half] for half in np.triu_indices(len(rows), 1))
-    same = labels[first] == labels[second]
-    if same.all() or not same.any():
-        raise UsageError("the gate needs held-out pairs of one person and of two people; one kind is missing")
-    genuine, impostor = rng.permutation(np.flatnonzero(same)), rng.permutation(np.flatnonzero(~same))
-    genuine = genuine[: max(count // 2, count - len(impostor))]
-    chosen = np.sort(np.concatenate([genuine, impostor[: max(0, count - len(genuine))]]))
-    return np.stack([first[chosen], second[chosen]], axis=1)
+    cosines = (found * source).sum(axis=1)
+    drop = accuracy_drop(source, found, evaluation.pairs, evaluation.same)
+    return Parity(float(cosines.mean()), float(np.percentile(cosines, 1)), drop)
 
 
 def accuracy_drop(
-    parent: NDArray[np.float32], child: NDArray[np.float32], pairs: NDArray[np.int64], same: NDArray[np.bool_]
-) -> Drop:
+    source: NDArray[np.float32], found: NDArray[np.float32], pairs: NDArray[np.int64], same: NDArray[np.bool_]
+) -> AccuracyDrop:
     """Compares two sets of embeddings of the same faces, each at its own best threshold.
 
     The interval is the 95 % Wald interval of a difference of paired proportions (A. Agresti,
@@ -93,25 +89,25 @@ def accuracy_drop(
     pair does not read as certainty.
 
     Args:
-        parent: (N, D) float32 unit rows.
-        child: (N, D) float32 unit rows of the same faces.
+        source: (N, D) float32 unit rows.
+        found: (N, D) float32 unit rows of the same faces.
         pairs: (P, 2) rows.
-        same: (P,) whether both show one person.
+        same: (P,) True for genuine pairs.
 
     Raises:
         UsageError: no pairs, or pairs of one kind only.
     """
     if same.all() or not same.any():
-        raise UsageError(f"{len(same)} pairs cannot judge: pairs of one person and pairs of two people are needed")
-    before, after = ((rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(axis=1) for rows in (parent, child))
-    (right, limit), (child_right, child_limit) = _decisions(before, same), _decisions(after, same)
-    tar, child_tar = _accepted(before, same), _accepted(after, same)
-    lost, won, count = int((right & ~child_right).sum()), int((~right & child_right).sum()), len(same)
+        raise UsageError(f"{len(same)} pairs measure no accuracy: genuine and impostor pairs are needed")
+    before, after = ((rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(axis=1) for rows in (source, found))
+    (right, limit), (found_right, found_limit) = _decisions(before, same), _decisions(after, same)
+    tar, found_tar = _accepted(before, same), _accepted(after, same)
+    lost, won, count = int((right & ~found_right).sum()), int((~right & found_right).sum()), len(same)
     half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
     points = (lost - won) / count
-    return Drop(
-        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(child_limit - limit),
-        float(child_right.mean()), None if tar is None or child_tar is None else 100 * (tar - child_tar),
+    return AccuracyDrop(
+        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(found_limit - limit),
+        float(found_right.mean()), None if tar is None or found_tar is None else 100 * (tar - found_tar),
     )  # fmt: skip
 
 
@@ -122,15 +118,50 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return (share + z * z / (2 * count) - width) / middle, (share + z * z / (2 * count) + width) / middle
 
 
+def is_int8(operators: Operators, recipe: Recipe, spec: InputSpec) -> bool:
+    """True where as many operators compute in int8 as the recipe asks for."""
+    int8, others = operators["int8"].total(), operators["float"].total()
+    # Preprocessing inside the graph, a subtraction and a product, stays float on purpose: VGG11 has 14 operators else.
+    others -= 2 if spec.dtype == "uint8" else 0
+    return int8 >= recipe.min_int8 * (int8 + others)
+
+
+def refusal(
+    name: str, parity: Parity, recipe: Recipe, max_drop: float, *, operators: Operators, spec: InputSpec, mixed: bool
+) -> str | None:
+    """Why a file does not get its name; None when it does.
+
+    Args:
+        name: of the file.
+        parity: to its source model.
+        recipe: by which it was made.
+        max_drop: accuracy that it may lose, in percentage points.
+        operators: of the file.
+        spec: of its input.
+        mixed: True where layers were excluded from quantization on purpose.
+    """
+    if parity.cosine_p1 < recipe.min_cosine:
+        least = f"at least {recipe.min_cosine} is needed"
+        return f"{name}: cosine to the source model {parity.cosine_p1:.6f}, {least}"
+    if not mixed and not is_int8(operators, recipe, spec):
+        floats = operators["float"]
+        listed = ", ".join(f"{operator} {count}" for operator, count in sorted(floats.items()))
+        return f"{name}: {floats.total()} operators cannot be quantized and stayed float: {listed}"
+    if parity.drop.points > max_drop:
+        lost = f"loses {parity.drop.points:.3f} points on {parity.drop.pairs} pairs"
+        return f"{name}: {lost}, at most {max_drop} are allowed"
+    return None
+
+
 def _accepted(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> float | None:
-    """Share of genuine pairs above all impostors but ``FAR`` of them; None with too few impostors."""
+    """Share of genuine pairs above all impostor pairs but ``FMR`` of them; None with too few impostors."""
     impostors = np.sort(scores[~same])[::-1]
-    allowed = int(FAR * len(impostors))
-    return float((scores[same] > impostors[allowed]).mean()) if allowed >= _LEAST_FALSE_ACCEPTS else None
+    allowed = int(FMR * len(impostors))
+    return float((scores[same] > impostors[allowed]).mean()) if allowed >= _MIN_FALSE_MATCHES else None
 
 
 def _decisions(scores: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
-    """(whether each pair is judged rightly, the threshold): at the threshold with the highest accuracy."""
+    """(whether each pair is decided correctly, the threshold): at the threshold with the highest accuracy."""
     order = np.argsort(-scores, kind="stable")
     right: NDArray[np.int64] = np.cumsum(same[order]) - np.cumsum(~same[order])
     # Only the last of equal scores is a threshold that can be set.

@@ -1,4 +1,4 @@
-"""Exact rewrites of a trained net into the form that each engine runs fastest.
+"""Exact rewrites of a trained model into the form that each engine runs fastest.
 
 PReLU decides whether int8 is worth anything: neither engine has a fast int8 kernel for it. Each form
 below computes PReLU(x) = max(x, 0) + a·min(x, 0) exactly, from operators that have one. All but the
@@ -96,7 +96,7 @@ class GlobalDepthwise(nn.Conv2d):
     """A depthwise convolution with many taps, such as MobileFaceNet's 7×7 over its last map.
 
     A module of its own, so that a quantizer can name it: LiteRT's int8 kernel for so many taps is
-    several times slower than its float one and would take a fifteenth of the whole net's time.
+    several times slower than its float one and would take a fifteenth of the whole model's time.
     """
 
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeface_runtime.boxes import suppress
 from edgeface_runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.library import Library
+
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_libraries: list[Any] = []  # torch forgets the operators when the last reference goes
+_libraries: list[Library] = []  # torch forgets the operators when the last reference goes
 
 
 def repair() -> bool:
@@ -45,7 +50,7 @@ def repair() -> bool:
     return True
 
 
-def _loads(torch: Any, folder: Path) -> bool:
+def _loads(torch: ModuleType, folder: Path) -> bool:
     """Whether torchvision's compiled operators fit this torch."""
     for file in [*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]:
         try:
@@ -56,6 +61,7 @@ def _loads(torch: Any, folder: Path) -> bool:
     return False
 
 
-def _nms(boxes: Any, scores: Any, threshold: float) -> Any:
+def _nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     kept = suppress(boxes.detach().numpy(), scores.detach().numpy(), threshold)
-    return importlib.import_module("torch").from_numpy(kept.astype(np.int64))
+    found: Tensor = importlib.import_module("torch").from_numpy(kept.astype(np.int64))
+    return found

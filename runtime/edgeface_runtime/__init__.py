@@ -22,8 +22,9 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, OperatorCost, read_contract
     from edgeface_runtime.detect import load_detector
     from edgeface_runtime.engines import Engine
+    from edgeface_runtime.enrolment import Enrollment, Photo, Refusal
     from edgeface_runtime.faces import Detector, Face
-    from edgeface_runtime.gallery import Gallery, Photo
+    from edgeface_runtime.gallery import Gallery
     from edgeface_runtime.gallery_file import Binding
     from edgeface_runtime.images import ImageLike, open_rgb
     from edgeface_runtime.model import Model, load
@@ -46,6 +47,7 @@ __all__ = [
     "EdgefaceError",
     "EmbeddingSpec",
     "Engine",
+    "Enrollment",
     "EnrollmentError",
     "Event",
     "Face",
@@ -69,6 +71,7 @@ __all__ = [
     "Person",
     "Photo",
     "Precision",
+    "Refusal",
     "Source",
     "Threshold",
     "UsageError",
@@ -98,7 +101,9 @@ _LATER = {
     "Detector": "faces",
     "Face": "faces",
     "Gallery": "gallery",
-    "Photo": "gallery",
+    "Enrollment": "enrolment",
+    "Photo": "enrolment",
+    "Refusal": "enrolment",
     "Binding": "gallery_file",
     "ImageLike": "images",
     "open_rgb": "images",

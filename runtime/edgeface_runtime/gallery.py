@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import os
 import sqlite3
 import threading
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import Color, described, path_of, whole
-from edgeface_runtime.enrolment import disagreements, examine
+from edgeface_runtime.enrolment import (
+    Enrollment,
+    Photo,
+    Refusal,
+    Sample,
+    WhichFace,
+    checked_name,
+    disagreements,
+    examine,
+    examine_all,
+    in_turn,
+    refusal,
+)
 from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
 from edgeface_runtime.gallery_file import (
     binding_of,
@@ -52,30 +63,10 @@ from edgeface_runtime.search import (
     widened,
 )
 
-_LONGEST_NAME = 200
+_JUDGED = 1000  # photos of one person whose scores with each other are in memory at once
 _SAVED = 500  # new photos in the index before it is written without being closed
 _PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
 _FROM = "FROM photo JOIN person ON person.id = photo.person"
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One enrolled photo, of which only the embedding is kept."""
-
-    id: int
-    name: str
-    """Who it shows."""
-    source: str
-    """Name of the file, without its folder; empty where there was none."""
-    added: str
-    """When, in UTC, ISO 8601."""
-    sharpness: float
-    size: float
-    """Of the face, pixels."""
-    yaw: float
-    """Degrees."""
-    pitch: float
-    """Degrees."""
 
 
 class Gallery:
@@ -172,48 +163,84 @@ class Gallery:
                 "photos in a new gallery"
             )
 
-    def enroll(self, name: str, photo: ImageLike, *, force: bool = False, color: Color = "rgb") -> Photo:
+    def enroll(
+        self,
+        name: str,
+        photo: ImageLike,
+        *,
+        face: WhichFace | None = None,
+        force: bool = False,
+        color: Color = "rgb",
+    ) -> Photo:
         """Adds one photo of a person, who is new or known.
 
-        A photo that is already there is not added again. A photo that is blurred, small, turned away, shows
-        several faces, disagrees with the person's other photos or looks like somebody else is refused.
+        A photo that is already there is not added again. A photo that is dark, blurred, small, turned away, shows
+        several faces of which none was chosen, disagrees with the person's other photos or looks like somebody else
+        is refused.
 
         Args:
             name: who it shows.
-            photo: an image; the largest central face counts.
-            force: take a photo that would be refused.
+            photo: an image.
+            face: the face that is meant where there are several: ``"largest"``, a point (x, y) on it, its box
+                (x0, y0, x1, y1), or one that ``faces``, ``identify`` or ``watch`` found on this image. Pixels of the
+                upright photo.
+            force: take a photo that would be refused; without ``face`` the largest central one.
             color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.
 
+        Returns:
+            The photo, ``new`` where it was not there before.
+
         Raises:
-            ImageError: the photo cannot be read.
+            ImageError: the photo cannot be read, or shows no face there.
             NoFaceError: the photo shows no face.
             EnrollmentError: the photo is refused; the message says why.
             GalleryError: the file cannot be written.
-            UsageError: the name cannot be used, or the gallery was opened without a recognizer.
+            UsageError: the name or ``face`` cannot be used, or the gallery was opened without a recognizer.
         """
-        if self._recognizer is None:
-            raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
-        name = _checked(name)
-        sample = examine(self._recognizer, photo, color=color)
-        source = unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else ""
-        stored = pack(sample.embedding, self.precision)
-        with self._writing() as db:
-            known = db.execute(f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
-            if known:
-                return Photo(*known)
-            concerns = () if force else (*sample.concerns, *self._doubts(self._recognizer, name, sample.embedding))
-            if concerns:
-                raise EnrollmentError(
-                    f"{called(photo)}: not enrolled as {name}: {'; '.join(concerns)}; force (--force) takes it"
-                )
-            db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-            row = (source, datetime.now(UTC).isoformat(timespec="seconds"), sample.sharpness, sample.size, sample.yaw)
-            cursor = db.execute(
-                "INSERT INTO photo (person, source, added, sharpness, size, yaw, pitch, embedding) "
-                "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
-                (*row, sample.pitch, stored, name),
-            )
-            return Photo(int(cursor.lastrowid or 0), name, *row, sample.pitch)
+        recognizer, name = self._enrolling(), checked_name(name)
+        return self._add(recognizer, name, examine(recognizer, photo, face, color=color), force)
+
+    def enroll_all(
+        self,
+        name: str,
+        photos: Iterable[ImageLike],
+        *,
+        face: str | None = None,
+        force: bool = False,
+        color: Color = "rgb",
+    ) -> Enrollment:
+        """Adds several photos of one person, who is new or known, judged as a whole.
+
+        Whose photos they are is decided by the largest group of photos that are alike, or by the photos that are
+        there already, not by which photo comes first. Where several groups are the largest, as with two photos of two
+        people, nothing tells which is meant and they are refused.
+
+        Args:
+            name: who they show.
+            photos: images, any number; at most 1,000 are judged at a time.
+            face: ``"largest"``: of each photo with several faces the largest; else such a photo is refused.
+            force: take photos that would be refused, but for those without a face.
+            color: the order of arrays' channels, ``"rgb"`` or ``"bgr"``.
+
+        Raises:
+            GalleryError: the file cannot be written.
+            UsageError: the name or ``face`` cannot be used, or the gallery was opened without a recognizer.
+        """
+        recognizer, name, rest = self._enrolling(), checked_name(name), iter(photos)
+        enrolled: list[Photo] = []
+        refused: list[Refusal] = []
+        while batch := list(itertools.islice(rest, _JUDGED)):
+            samples, unusable = examine_all(recognizer, batch, face, color)
+            turns, left = (list(samples), {}) if force else in_turn(recognizer, name, samples, widened(self._own(name)))
+            added: dict[int, Photo] = {}
+            for i in turns:
+                try:
+                    added[i] = self._add(recognizer, name, samples[i], force)
+                except EnrollmentError as error:
+                    left[i] = str(error)
+            enrolled += [added[i] for i in sorted(added)]
+            refused += [Refusal(name, called(batch[i]), reason) for i, reason in sorted((unusable | left).items())]
+        return Enrollment(enrolled, refused)
 
     def remove(self, name: str, photo: int | None = None) -> int:
         """Removes a person, or one photo of a person, and overwrites what the file held of it.
@@ -228,7 +255,7 @@ class Gallery:
         Raises:
             GalleryError: nobody of that name, no such photo of that person, or the file cannot be written.
         """
-        name, photo = _checked(name), None if photo is None else whole("photo", photo)
+        name, photo = checked_name(name), None if photo is None else whole("photo", photo)
         with self._writing() as db:
             where = "person = (SELECT id FROM person WHERE name = ?) AND id = coalesce(?, id)"
             removed = db.execute(f"DELETE FROM photo WHERE {where}", (name, photo)).rowcount
@@ -247,7 +274,7 @@ class Gallery:
             GalleryError: nobody is called ``old``, or somebody is called ``new`` already.
             UsageError: the new name cannot be used.
         """
-        old, new = _checked(old), _checked(new)
+        old, new = checked_name(old), checked_name(new)
         with self._writing() as db:
             if db.execute("SELECT 1 FROM person WHERE name = ? AND name != ?", (new, old)).fetchone():
                 raise GalleryError(f"{self.path}: somebody is called {new} already")
@@ -302,12 +329,41 @@ class Gallery:
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
         write_export(path, self.binding, photos)
 
+    def _enrolling(self) -> FaceRecognizer:
+        if self._recognizer is None:
+            raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
+        return self._recognizer
+
+    def _add(self, recognizer: FaceRecognizer, name: str, sample: Sample, force: bool) -> Photo:
+        stored = pack(sample.embedding, self.precision)
+        with self._writing() as db:
+            known = db.execute(f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
+            if known:
+                return Photo(*known)
+            concerns = () if force else (*sample.concerns, *self._doubts(recognizer, name, sample.embedding))
+            if concerns:
+                raise EnrollmentError(refusal(sample.called, name, concerns))
+            db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            added = datetime.now(UTC).isoformat(timespec="seconds")
+            row = (sample.source, added, sample.sharpness, sample.size, sample.yaw, sample.pitch)
+            cursor = db.execute(
+                "INSERT INTO photo (person, source, added, sharpness, size, yaw, pitch, embedding) "
+                "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
+                (*row, stored, name),
+            )
+            return Photo(int(cursor.lastrowid or 0), name, *row, new=True)
+
     def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
-        own = self._db.execute(f"SELECT embedding {_FROM} WHERE name = ?", (name,)).fetchall()
-        if own:
-            best[name] = float(scores(self._rows([row[0] for row in own]), embedding[None]).max())
+        own = self._own(name)
+        if len(own.vectors):
+            best[name] = float(scores(own, embedding[None]).max())
         return disagreements(recognizer, name, best, len(self))
+
+    def _own(self, name: str) -> Rows:
+        with self._lock, explained(self.path):
+            rows = self._db.execute(f"SELECT embedding {_FROM} WHERE name = ?", (name,)).fetchall()
+        return self._rows([row[0] for row in rows])
 
     def _snapshot(self) -> People:
         """All photos as they are now; read again only when somebody has changed the file."""
@@ -389,13 +445,3 @@ class Gallery:
             raise GalleryError(
                 f"{error}. The change itself is made; what it removed is overwritten when the gallery is next opened"
             ) from error
-
-
-def _checked(name: str) -> str:
-    """The name in the one form in which it is stored."""
-    if not isinstance(name, str):
-        raise UsageError(f"a person's name is text, not {described(name)}")
-    name = unicodedata.normalize("NFC", name).strip()
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise UsageError(f"a person's name is 1 to {_LONGEST_NAME} printable characters, not {name[:50]!r}")
-    return name

@@ -19,30 +19,10 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview |
 """A photo as a file's path, a file's bytes, a file opened for reading bytes, a Pillow image, or an array (H, W),
 (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16."""
 
-SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in (
-        *(
-            "jpg",
-            "jpeg",
-            "jpe",
-            "jfif",
-            "mpo",
-            "jp2",
-            "j2k",
-            "j2c",
-            "jpf",
-            "jpx",
-            "heic",
-            "heif",
-            "hif",
-            "avif",
-            "webp",
-        ),
-        *("png", "apng", "gif", "tif", "tiff", "bmp", "dib", "pbm", "pgm", "ppm", "pnm", "tga", "qoi", "psd"),
-    )
-)
-"""Endings of the files of a folder that are taken for photos. What a file is, its content says."""
+_READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff pgm ppm pbm pnm
+    jp2 j2k j2c jpc jpf jpx tga icb vda vst sgi bw rgb rgba pcx psd qoi ras"""
+SUFFIXES = frozenset(f".{name}" for name in _READ.split())
+"""Of photos, in lower case: pixel formats that Pillow reads."""
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
 

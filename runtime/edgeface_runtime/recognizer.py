@@ -36,10 +36,10 @@ class Match:
     threshold: float
     far: float | None
     """Share of pairs of strangers that ``threshold`` accepts; None where the caller gave the threshold."""
-    faces: tuple[int, int]
-    """How many faces each photo shows; of several the largest central one was compared."""
     boxes: tuple[Box, Box]
-    """Of the two faces that were compared."""
+    """The face of each image that was compared."""
+    faces: tuple[int, int]
+    """How many faces each image shows."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class FaceRecognizer:
             UsageError: the model's contract has no threshold for ``far``.
         """
         limit = self.threshold(far).value if threshold is None else _checked(threshold)
-        (row_a, box_a, count_a), (row_b, box_b, count_b) = (self._central(image, color) for image in (a, b))
+        (row_a, box_a, faces_a), (row_b, box_b, faces_b) = (self._central(image, color) for image in (a, b))
         score, rate = float(row_a @ row_b), far if threshold is None else None
-        return Match(score, score >= limit, limit, rate, (count_a, count_b), (box_a, box_b))
+        return Match(score, score >= limit, limit, rate, (box_a, box_b), (faces_a, faces_b))
 
     def identify(
         self,

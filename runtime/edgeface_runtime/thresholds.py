@@ -77,6 +77,19 @@ def threshold_for(contract: Contract, far: float, comparisons: int = 1) -> Thres
     return Threshold(value, extrapolated=True)
 
 
+def told_apart(value: float, limit: float, digits: int = 2) -> tuple[str, str]:
+    """A value and the limit that it misses as text, with as many decimals as it takes to see which is larger.
+
+    Args:
+        value: what was measured.
+        limit: what it is held against.
+        digits: the fewest decimals.
+    """
+    while digits < 9 and value != limit and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}", f"{limit:.{digits}f}"
+
+
 def _points(contract: Contract) -> list[_Point]:
     """The measured thresholds from the largest rate to the smallest; a smaller rate never has a lower threshold."""
     points: list[_Point] = []

@@ -119,10 +119,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("train two --set lr=fast", "setting lr='fast' is not of type float"),
         ("train two --epochs 0", "must be at least 1"),
         ("train two --config none.toml", "none.toml"),
-        ("train two", "6 training photos: --set batch=N"),
-        ("train two --set batch=4 -o foreign", "foreign: exists and was not made by edgeface; name another folder"),
-        ("train two --set batch=4 -o photo.jpg", "photo.jpg: exists and is not a folder"),
-        ("train two --set batch=4 -o photo.jpg/run", "photo.jpg/run: cannot be made"),
+        ("train two", "6 training photos: --set batch_size=N"),
+        (
+            "train two --set batch_size=4 -o foreign",
+            "foreign: exists and was not made by edgeface; name another folder",
+        ),
+        ("train two --set batch_size=4 -o photo.jpg", "photo.jpg: exists and is not a folder"),
+        ("train two --set batch_size=4 -o photo.jpg/run", "photo.jpg/run: cannot be made"),
         ("demo -o foreign", "foreign: exists and was not made by edgeface demo"),
         ("demo --epochs 0", "must be at least 1"),
         ("eval nowhere -d two", "nowhere: no such file, run folder or shipped model"),
@@ -289,9 +292,9 @@ sys.exit(run(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("package", "line", "extra"),
     [
-        ("torch", "train two --set batch=4", "train"),
-        ("accelerate", "train two --set batch=4", "train"),
-        ("matplotlib", "train two --set batch=4", "train"),
+        ("torch", "train two --set batch_size=4", "train"),
+        ("accelerate", "train two --set batch_size=4", "train"),
+        ("matplotlib", "train two --set batch_size=4", "train"),
         ("torch", "eval empty -d two", "train"),
         ("sklearn", "eval good.onnx -d two", "data"),
         ("matplotlib", "eval good.onnx -d two --report page.html", "data,report"),
@@ -364,7 +367,7 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
         "--epochs",
         "500",
         "--set",
-        "batch=16",
+        "batch_size=16",
     ]
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

@@ -150,11 +150,11 @@ def test_a_run_names_people_by_its_own_head(say: Say, trained: Any):
     named = (embeddings @ centres.T).argmax(axis=1)
     truth = trained.data.labels[probes]
     assert found["identification"]["accuracy"] == pytest.approx((named == truth).mean())
-    settings = json.loads((trained.run / "run.json").read_text())["config"]
+    settings = json.loads((trained.run / "run.json").read_text())["config"]["head"]
     cosines = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True) @ centres.T
-    logits = settings["s"] * cosines
+    logits = settings["logit_scale"] * cosines
     rows = np.arange(len(probes))
-    logits[rows, truth] = settings["s"] * np.cos(np.arccos(cosines[rows, truth]) + settings["m"])
+    logits[rows, truth] = settings["logit_scale"] * np.cos(np.arccos(cosines[rows, truth]) + settings["margin"])
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[rows, truth]
     assert found["identification"]["loss"] == pytest.approx(losses.mean(), rel=1e-4)
 

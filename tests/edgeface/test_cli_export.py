@@ -1,4 +1,4 @@
-"""``edgeface export``: precisions, thresholds, nets of other origin."""
+"""``edgeface export``: precisions, thresholds, third-party models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_training_photos_cannot_set_thresholds(trained: Trained, tmp_path: Path,
     assert not (tmp_path / "models").exists()
 
 
-def test_a_net_of_other_origin(trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_third_party_model(trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = line(trained, tmp_path, "--contract", str(contract), "--int8", "--json")
     words[1] = str(trained.file("fp32", "onnx"))
     del words[words.index("--format") : words.index("--format") + 2]
@@ -79,7 +79,7 @@ def test_a_net_of_other_origin(trained: Trained, contract: Path, tmp_path: Path,
     assert read_contract(tmp_path / "models" / "theirs.int8.onnx").name == "theirs"
 
 
-def test_a_tflite_of_other_origin_gets_its_contract(
+def test_a_third_party_tflite_gets_its_contract(
     trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = line(trained, tmp_path, "--contract", str(contract))
@@ -92,7 +92,7 @@ def test_a_tflite_of_other_origin_gets_its_contract(
     np.testing.assert_array_equal(load(made).embed(faces), load(trained.file("fp32", "tflite")).embed(faces))
     assert inspect_file(made).ok
     assert run([*words, "--int8"]) == 2
-    assert "a TFLite file of other origin only gets its contract" in capsys.readouterr().err
+    assert "a TFLite file only gets its contract" in capsys.readouterr().err
     words[1] = str(trained.file("int8", "tflite"))
     made.unlink()
     assert run(words) == 2
@@ -103,7 +103,7 @@ def test_a_tflite_of_other_origin_gets_its_contract(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--format", "tflite"], "no other format is made; ask for --format onnx"),
+        (["--format", "tflite"], "format tflite: it goes to onnx alone"),
         (["--precision", "int4"], "precision int4: there are fp16, fp32, int8, int8-dynamic, int8-weights"),
     ],
 )
@@ -121,7 +121,7 @@ def test_without_a_contract_it_is_asked_for(trained: Trained, tmp_path: Path, ca
     words = line(trained, tmp_path)
     words[1] = str(trained.file("fp32", "onnx"))
     assert run(words) == 2
-    assert "a file of other origin needs --contract" in capsys.readouterr().err
+    assert "a third-party model needs --contract" in capsys.readouterr().err
     words += ["--contract", str(tmp_path / "nowhere.toml")]
     assert run(words) == 2
     assert "nowhere.toml: the contract cannot be read" in capsys.readouterr().err

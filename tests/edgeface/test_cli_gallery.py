@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from edgeface.cli import run
-from edgeface.enrolling import named_photos
+from edgeface.enrolling import Listing, named_photos
 from edgeface_runtime import FaceRecognizer, Gallery, UsageError
 from edgeface_runtime.thresholds import threshold_for
 
@@ -124,20 +125,9 @@ def test_an_extrapolated_threshold_is_said(say: Say, place: Path):
 def test_verify_answers_with_its_exit_code(say: Say, place: Path):
     code, found, _ = say("verify", "s2.png", "family/s2/1.pgm", "-m", "net.onnx")
     assert (code, found["same"], found["threshold"], found["far"]) == (0, True, 0.998, 0.001)
-    assert set(found) == {"schema", "same", "score", "threshold", "far", "faces", "boxes"}
+    assert set(found) == {"schema", "same", "score", "threshold", "far", "boxes", "faces"}
     code, found, _ = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", "0.9999")
     assert (code, found["same"], found["far"]) == (1, False, None)
-
-
-def test_verify_says_which_of_several_faces_was_compared(place: Path, capsys: pytest.CaptureFixture[str]):
-    two = [Image.open(att_photo).convert("RGB") for att_photo in ("s2.png", "stranger.png")]
-    both = Image.new("RGB", (3 * two[0].width, 2 * two[0].height), "gray")
-    for image, left in zip(two, (two[0].width // 4, 7 * two[0].width // 4), strict=True):
-        both.paste(image, (left, two[0].height // 2))
-    both.save("both.png")
-    run(["verify", "both.png", "s2.png", "-m", "net.onnx"])
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"both\.png: 2 faces; compared the largest central one, at \d+ \d+ \d+ \d+\n", said)
 
 
 def test_verify_in_words(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -146,6 +136,24 @@ def test_verify_in_words(place: Path, capsys: pytest.CaptureFixture[str]):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "same person (score 1.000, threshold 0.998)"
     assert lines[1].startswith("not the same person (score 0.")
+
+
+def test_a_score_and_the_threshold_that_it_misses_are_told_apart(
+    say: Say, place: Path, capsys: pytest.CaptureFixture[str]
+):
+    enrolled(say)
+    score = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", 1)[1]["score"]
+    limit = str(score + 2e-5)
+    assert run(["verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", limit]) == 1
+    shown = re.fullmatch(r"not the same person \(score (\S+), threshold (\S+)\)\n", capsys.readouterr().out)
+    assert shown
+    assert float(shown[1]) < float(shown[2])
+    (face,) = say("identify", "stranger.png", "-g", "g", "-m", "net.onnx", "--threshold", 1)[1]["faces"]
+    limit = str(face["score"] + 2e-5)
+    assert run(["identify", "stranger.png", "-g", "g", "-m", "net.onnx", "--threshold", limit]) == 0
+    who, low, high, _ = (word.strip() for word in capsys.readouterr().out.splitlines()[-1].split("│"))
+    assert who == "unknown"
+    assert float(low) < float(high)
 
 
 def test_refused_photos_are_passed_over_and_said(say: Say, place: Path):
@@ -171,16 +179,145 @@ def test_embeddings_in_eight_bits(say: Say, place: Path):
 
 def test_who_is_on_which_photo(place: Path):
     family = [(f"s{n}", Path(f"family/s{n}/1.pgm")) for n in (1, 2, 3)]
-    assert named_photos([Path("family")]) == family
-    assert named_photos([Path("family/s2")]) == family[1:2]
-    assert named_photos([Path("family/s2"), Path("s2.png")], "Ada") == [
+    assert named_photos([Path("family")]) == Listing(family)
+    assert named_photos([Path("family/s2")]).photos == family[1:2]
+    assert named_photos([Path("family/s2"), Path("s2.png")], "Ada").photos == [
         ("Ada", Path("family/s2/1.pgm")),
         ("Ada", Path("s2.png")),
     ]
     os.chdir("family/s2")
-    assert named_photos([Path()]) == [("s2", Path("1.pgm"))]
+    assert named_photos([Path()]).photos == [("s2", Path("1.pgm"))]
+    assert named_photos([Path("..")]).photos == [(f"s{n}", Path(f"../s{n}/1.pgm")) for n in (1, 2, 3)]
     with pytest.raises(UsageError, match="say whom it shows with --name"):
         named_photos([place / "s2.png"])
+
+
+def test_photos_of_other_suffixes_are_enrolled(say: Say, place: Path):
+    """Each kind of file that Pillow both writes and reads whole, and none of those that hold no photos."""
+    photo = Image.open("s2.png").convert("RGB")
+    for suffix in (".jfif", ".JPE", ".avif", ".jp2", ".tga", ".pnm", ".dib", ".apng"):
+        (place / "kinds" / "Ada").mkdir(parents=True, exist_ok=True)
+        photo.save(place / "kinds" / "Ada" / f"{suffix[1:]}{suffix}", **({"quality": 95} if suffix == ".avif" else {}))
+    code, found, err = say("enroll", "kinds", "-g", "g", "-m", "net.onnx")
+    assert (code, err) == (0, "")
+    assert len(found["enrolled"]) + len(found["already_there"]) == 8
+
+
+def test_a_photo_beside_the_folders_hides_nobody(say: Say, place: Path):
+    shutil.copy("stranger.png", "family/cover.png")
+    (place / "family" / "notes.txt").write_text("Sunday")
+    (place / "family" / ".hidden.png").write_bytes(b"")
+    code, found, err = enrolled(say)
+    assert code == 1
+    assert [row["name"] for row in found["enrolled"]] == ["s1", "s2", "s3"]
+    assert [row["path"] for row in found["passed_over"]] == ["family/cover.png", "family"]
+    assert "family/cover.png: passed over: beside the folders of people" in err
+    assert "family: passed over: no photos: notes.txt" in err
+    (place / "family" / "cover.png").unlink()
+    assert enrolled(say)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Path("family/Bob/2021").mkdir(parents=True), "family/Bob: passed over: no photo in it"),
+        (
+            lambda: shutil.copytree("family/s1", "family/Bob B/2021"),
+            "family/Bob B/2021: passed over: deeper than <name>/<photo>; if it shows Bob B: "
+            "enroll 'family/Bob B' --name 'Bob B'",
+        ),
+        (lambda: shutil.copytree("family/s1", "family/s1/old"), "family/s1/old: passed over: deeper than"),
+        (lambda: shutil.copytree("family/s1", "family/" + 201 * "b"), "a person's name is 1 to 200"),
+    ],
+)
+def test_a_person_who_is_left_out_is_named(say: Say, place: Path, make: Callable[[], None], words: str):
+    make()
+    code, found, err = enrolled(say)
+    assert code == 1
+    assert [row["name"] for row in found["enrolled"]] == ["s1", "s2", "s3"]
+    assert words in err
+    assert len(err.splitlines()) == len(found["passed_over"]) == 1
+
+
+def test_with_a_name_all_photos_of_a_folder_are_one_persons(say: Say, place: Path):
+    shutil.copytree("family/s1", "ada/2021/summer")
+    shutil.copy("blurred.png", "ada/cover.png")
+    Path("ada/loop").symlink_to("..", target_is_directory=True)
+    code, found, err = say("enroll", "ada", "--name", "Ada", "-g", "g", "-m", "net.onnx", "--force")
+    assert (code, err) == (0, "")
+    assert [(row["name"], row["source"]) for row in found["enrolled"]] == [("Ada", "cover.png"), ("Ada", "1.pgm")]
+
+
+def test_a_second_run_says_that_all_are_there(say: Say, place: Path, capsys: pytest.CaptureFixture[str]):
+    first = enrolled(say)[1]
+    code, found, _ = enrolled(say)
+    assert (code, found["enrolled"]) == (0, [])
+    assert found["already_there"] == first["enrolled"]
+    assert run(["enroll", "family", "-g", "g", "-m", "net.onnx"]) == 0
+    _, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert [word.strip() for word in header.split("┃")] == ["person", "enrolled", "already there", "refused"]
+    assert [[word.strip() for word in row.split("│")] for row in rows] == [[f"s{n}", "0", "1", "0"] for n in (1, 2, 3)]
+
+
+def test_a_wrong_photo_first_keeps_nobody_out(say: Say, att: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One photo of s8 among seven of s1, which comes first; and a folder with nothing but one more of s8."""
+    monkeypatch.chdir(tmp_path)
+    for folder, person, photos in (("s1", 1, range(2, 8)), ("s8", 8, range(2, 8)), ("a8", 8, (9,))):
+        Path("family", folder).mkdir(parents=True)
+        for number in photos:
+            shutil.copy(att / f"s{person}" / f"{number}.pgm", Path("family", folder))
+    shutil.copy(att / "s8" / "1.pgm", "family/s1/1.pgm")
+    code, found, err = say("enroll", "family", "-g", "g")
+    assert code == 1
+    assert [(row["name"], row["photo"]) for row in found["refused"]] == [
+        ("s1", "family/s1/1.pgm"),
+        ("a8", "family/a8/9.pgm"),
+    ]
+    assert sorted(Counter(row["name"] for row in found["enrolled"]).items()) == [("s1", 6), ("s8", 6)]
+    assert "not like the other photos of s1" in err
+    assert "family/a8/9.pgm: not enrolled as a8: looks like s8" in err
+
+
+@pytest.fixture
+def group(att: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """s1 and s2 side by side, s2 larger."""
+    monkeypatch.chdir(tmp_path)
+    left, right = (Image.open(att / f"s{person}" / "1.pgm").convert("RGB") for person in (1, 2))
+    photo = Image.new("RGB", (420, 260), "gray")
+    photo.paste(left, (20, 70))
+    photo.paste(right.resize((184, 224)), (200, 18))
+    photo.save("group.png")
+    return att
+
+
+@pytest.mark.parametrize(("face", "person"), [("largest", 2), ("66,130", 1), ("290 130", 2), ("200,20,380,240", 2)])
+def test_one_face_of_a_group_photo_is_enrolled(say: Say, group: Path, face: str, person: int):
+    assert say("enroll", "group.png", "-n", "Ada", "-g", "g")[0] == 1
+    code, found, err = say("enroll", "group.png", "-n", "Ada", "-g", "g", "--face", face)
+    assert (code, err, len(found["enrolled"])) == (0, "", 1)
+    for other in (1, 2):
+        (who,) = say("identify", group / f"s{other}" / "1.pgm", "-g", "g")[1]["faces"]
+        assert who["name"] == ("Ada" if other == person else None)
+
+
+def test_a_face_that_identify_returned_is_enrolled(say: Say, group: Path):
+    say("enroll", group / "s1" / "1.pgm", "-n", "s1", "-g", "g")
+    unknown = [face for face in say("identify", "group.png", "-g", "g")[1]["faces"] if face["name"] is None]
+    assert len(unknown) == 1
+    say("enroll", "group.png", "-n", "s2", "-g", "g", "--face", " ".join(map(str, unknown[0]["box"])))
+    names = {face["name"] for face in say("identify", "group.png", "-g", "g")[1]["faces"]}
+    assert names == {"s1", "s2"}
+
+
+def test_verify_says_which_of_several_faces_was_compared(say: Say, group: Path, capsys: pytest.CaptureFixture[str]):
+    photo = group / "s1" / "1.pgm"
+    code, found, err = say("verify", "group.png", photo)
+    assert (code, found["same"], found["faces"]) == (1, False, [2, 1])
+    box = " ".join(f"{side:.0f}" for side in found["boxes"][0])
+    assert found["boxes"][0][0] > 190  # the larger one, on the right
+    assert f"group.png: 2 faces; compared the largest central one, in the box {box}" in err
+    assert len(err.splitlines()) == 1
+    assert say("verify", photo, photo)[2] == ""
 
 
 @pytest.mark.parametrize(
@@ -189,6 +326,10 @@ def test_who_is_on_which_photo(place: Path):
         ("enroll nowhere -g g -m net.onnx", "nowhere: no such file or folder"),
         ("enroll s2.png -g g -m net.onnx", "s2.png: say whom it shows with --name"),
         ("enroll void -g g -m net.onnx", "void: no photo in it, nor in its folders"),
+        ("enroll s2.png -n Ada -g g -m net.onnx --face left", "'left': largest, or numbers"),
+        ("enroll s2.png -n Ada -g g -m net.onnx --face 1,2,3", "a point (x, y), a box"),
+        ("enroll family -g g -m net.onnx --face 1,2", "there are 3 photos: name one, or take the largest"),
+        ("enroll s2.png -n \x01 -g g -m net.onnx", "a person's name is 1 to 200"),
         ("enroll family -g g -m nowhere.onnx", "nowhere.onnx"),
         ("enroll family -g broken.jpg -m net.onnx", "broken.jpg: not a gallery"),
         ("enroll family -g made -m other.onnx", "re-enrol the photos in a new gallery"),

@@ -15,7 +15,7 @@ from edgeface.cli import ClickError, app
 ROOT = Path(__file__).parents[2]
 APP = typer.main.get_command(app)
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "examples/**/*.md")
-CODE = ("examples/**/*.py", "scripts/*.py", "benchmarks/*.py", "edgeface/cli/*.py")
+CODE = ("examples/**/*.py", "scripts/*.py", "reproduce/*.py", "benchmarks/*.py", "edgeface/cli/*.py")
 # At the start of a line, perhaps after settings of the environment, or between backticks.
 COMMAND = re.compile(r"(?:^ *(?:\w+=\S+ )*|`)edgeface ([a-z]+\b[^`\n]*)", re.MULTILINE)
 ENDS = {"|", ">", "&&", ";"}

@@ -40,20 +40,19 @@ RUN = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from rich.console import Console
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
-from edgeface.training.run import load_checkpoint
+from edgeface.training.checkpoints import load_checkpoint
 torch.set_num_threads(1)
 data = load_data(att_folder(), pattern="*.pgm")
 rows = np.flatnonzero(data.labels < 4)
 paths = tuple(data.paths[row] for row in rows)
 few = FaceData(data.faces[rows], data.labels[rows], data.identities[:4], paths, data.split[rows])
-config = load_config(epochs=2, batch=12, lr=1e-5, optimiser="sgd", erase=0.3, blur=0.3)
+config = load_config(epochs=2, batch_size=12, lr=1e-5, optimizer="sgd", erase_prob=0.3, blur_prob=0.3)
 guide = load_checkpoint(sys.argv[2]) if len(sys.argv) > 2 else None
-train(few, Path(sys.argv[1]), config, console=Console(stderr=True), guide=guide)
+train(few, Path(sys.argv[1]), config, feature_teacher=guide)
 """
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rich.console import Console
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -20,6 +19,7 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import PReLU
 from edgeface.cli import run
 from edgeface.data.dataset import load_data
+from edgeface.training.checkpoints import load_checkpoint, save_tensors
 from edgeface.training.qat import (
     MEMORY,
     RoundedActivation,
@@ -28,15 +28,13 @@ from edgeface.training.qat import (
     finetune,
     finetune_checkpoint,
 )
-from edgeface.training.run import load_checkpoint, save_tensors
-from edgeface_export import onnx_file
-from edgeface_export.build import torch_embeddings
-from edgeface_export.int8 import draft
+from edgeface_export.formats import onnx_file
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.model import unit_rows
 
-QUIET = Console(quiet=True)
 SIZE = 16
 SPEC = InputSpec(size=SIZE)
 CONTRACT = Contract(name="small", backbone="mobilefacenet-tiny", input=SPEC, embedding=EmbeddingSpec(length=6))
@@ -90,7 +88,7 @@ def int8_onnx(
 ) -> NDArray[np.float32]:
     """(N, 6) unit rows of the int8 file that onnxruntime makes and runs, its biases corrected or as they are."""
     onnx_file.write_float(embedder(net, SPEC, "affine"), SIZE, folder / "fp32.onnx")
-    job = draft(onnx_file, folder / "fp32.onnx", faces, folder)
+    job = calibrate(onnx_file, folder / "fp32.onnx", faces, folder)
     path = replace(job, shifts=job.shifts if corrected else {}).write(folder / "int8.onnx", "minmax")
     return load(path, contract=CONTRACT).embed(faces)
 
@@ -153,7 +151,7 @@ def test_every_stored_tensor_is_rounded_once():
 def test_fine_tuning_brings_back_what_int8_loses(faces: NDArray[np.uint8], tmp_path: Path):
     net = Small(loud=1 / 48)
     expected = torch_embeddings(net, SPEC, faces)
-    made = finetune(net, SPEC, faces[:48], steps=120, console=QUIET)
+    made = finetune(net, SPEC, faces[:48], steps=120)
 
     def loss(each: nn.Module, *, corrected: bool) -> float:
         found = int8_onnx(each, faces, tmp_path, corrected=corrected)
@@ -168,7 +166,7 @@ def test_fine_tuning_brings_back_what_int8_loses(faces: NDArray[np.uint8], tmp_p
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_net(faces: NDArray[np.uint8]):
     net = Small()
     kept = {name: value.clone() for name, value in net.state_dict().items()}
-    first, second, other = (finetune(net, SPEC, faces, steps=10, console=QUIET, seed=seed).net for seed in (0, 0, 1))
+    first, second, other = (finetune(net, SPEC, faces, steps=10, seed=seed).net for seed in (0, 0, 1))
     states = [each.state_dict() for each in (net, first, second, other)]
     assert states[1].keys() == kept.keys()
     assert all(torch.equal(kept[name], states[0][name]) for name in kept)
@@ -182,11 +180,11 @@ def test_slopes_stay_at_most_1(faces: NDArray[np.uint8]):
     net = Small()
     with torch.no_grad():
         net.stem[2].weight.fill_(1.0)
-    assert finetune(net, SPEC, faces, steps=10, console=QUIET).net.stem[2].weight.max() <= 1
+    assert finetune(net, SPEC, faces, steps=10).net.stem[2].weight.max() <= 1
 
 
 def test_a_checkpoint_is_written_beside(small_run: Path, faces: NDArray[np.uint8]):
-    made = finetune_checkpoint(load_checkpoint(small_run), faces, steps=10, console=QUIET)
+    made = finetune_checkpoint(load_checkpoint(small_run), faces, steps=10)
     again = load_checkpoint(small_run / "qat.safetensors")
     assert again.contract == made.contract
     assert again.contract.parent_sha256 == load_checkpoint(small_run).sha256
@@ -196,14 +194,14 @@ def test_a_checkpoint_is_written_beside(small_run: Path, faces: NDArray[np.uint8
 
 def test_bad_input_is_named(faces: NDArray[np.uint8]):
     with pytest.raises(UsageError, match="9 steps of fine-tuning on 64 faces; at least 10"):
-        finetune(Small(), SPEC, faces, steps=9, console=QUIET)
+        finetune(Small(), SPEC, faces, steps=9)
     with pytest.raises(UsageError, match="on 0 faces"):
-        finetune(Small(), SPEC, faces[:0], steps=10, console=QUIET)
+        finetune(Small(), SPEC, faces[:0], steps=10)
     broken = Small()
     with torch.no_grad():
         broken.last[0].weight.fill_(torch.nan)
     with pytest.raises(UsageError, match="not finite"):
-        finetune(broken, SPEC, faces, steps=10, console=QUIET)
+        finetune(broken, SPEC, faces, steps=10)
 
 
 def test_files_are_judged_against_the_net_before(

@@ -17,23 +17,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rich.console import Console
 
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
 from edgeface.data.dataset import load_data
-from edgeface.training.config import TrainConfig, load_config
-from edgeface.training.loop import make_optimiser, shrink, train
-from edgeface.training.run import load_checkpoint, load_tensors
+from edgeface.training.checkpoints import load_checkpoint, load_tensors
+from edgeface.training.config import load_config
+from edgeface.training.loop import make_optimizer, shrink, train
 from edgeface.training.schedule import learning_rate, side_at
-from edgeface_export.build import torch_embeddings
+from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:
     from conftest import Trained
 
-QUIET = Console(quiet=True)
-SMALL = ["batch=12", "embedding=16", "lr=0.001"]
+SMALL = ["batch_size=12", "embedding_dim=16", "lr=0.001"]
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def test_a_run_is_whole(trained: Trained):
         "run.json", "curves.csv", "best.safetensors", "last.safetensors",
     }  # fmt: skip
     document = json.loads((trained.run / "run.json").read_text())
-    assert document["config"]["epochs"] == 2
+    assert document["config"]["schedule"]["epochs"] == 2
     assert document["data"]["sha256"] == trained.data.sha256
     rows = curves(trained.run)
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -75,8 +73,8 @@ def test_slopes_stay_where_the_exact_rewrites_hold(trained: Trained):
 
 def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
     data = load_data(four_people)
-    config = load_config(settings=[*SMALL, "m=0.1", "warmup=0.1"], epochs=6)
-    rows = train(data, tmp_path / "run", config, console=QUIET)
+    config = load_config(settings=[*SMALL, "margin=0.1", "warmup_ratio=0.1"], epochs=6)
+    rows = train(data, tmp_path / "run", config)
     assert rows[-1].train_loss < 0.5 * rows[0].train_loss
     assert rows[-1].train_accuracy > 0.6
     checkpoint = load_checkpoint(tmp_path / "run")
@@ -84,12 +82,12 @@ def test_a_few_people_are_learnt(four_people: Path, tmp_path: Path):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("backbone", ["mobilefacenet", "resnet18:pool=none", "vgg11"])
-def test_each_weight_has_one_rate_and_an_embedding_layer_its_own(backbone: str, optimiser: str):
+def test_each_weight_has_one_rate_and_an_embedding_layer_its_own(backbone: str, optimizer: str):
     net = build_backbone(backbone, embedding=16, size=64)
-    config = load_config(settings=[f"optimiser={optimiser}", "embed_rate=0.1"])
-    groups = make_optimiser(net, config).param_groups
+    config = load_config(settings=[f"optimizer={optimizer}", "embedding_lr_scale=0.1"])
+    groups = make_optimizer(net, config.optim).param_groups
     share = {id(tensor): group["share"] for group in groups for tensor in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(share) == len(list(net.parameters()))
     slow = [name for name, tensor in net.named_parameters() if share[id(tensor)] != 1]
@@ -98,9 +96,9 @@ def test_each_weight_has_one_rate_and_an_embedding_layer_its_own(backbone: str, 
 
 def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
     starts: list[dict[str, torch.Tensor]] = []
-    config = load_config(settings=[*SMALL, "embed_rate=0"], backbone="resnet18", epochs=1)
+    config = load_config(settings=[*SMALL, "embedding_lr_scale=0"], backbone="resnet18", epochs=1)
     train(
-        load_data(four_people), tmp_path / "run", config, console=QUIET,
+        load_data(four_people), tmp_path / "run", config,
         init=lambda net: starts.append({name: value.clone() for name, value in net.state_dict().items()}),
     )  # fmt: skip
     after = load_checkpoint(tmp_path / "run").net.state_dict()
@@ -109,8 +107,8 @@ def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
 
 
 def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people: Path, tmp_path: Path):
-    config = load_config(None, [*SMALL, "epochs=3", "small=64", "small_share=0.6"])
-    rows = train(load_data(four_people), tmp_path / "run", config, console=QUIET)
+    config = load_config(None, [*SMALL, "epochs=3", "progressive_size=64", "progressive_ratio=0.6"])
+    rows = train(load_data(four_people), tmp_path / "run", config)
     assert [row.side for row in rows] == [64, 64, 112]
     found = load_checkpoint(tmp_path / "run").contract.accuracy["validation"]
     assert found["epoch"] == 3
@@ -134,7 +132,7 @@ def test_shrinking_keeps_a_flat_face_flat_and_does_not_alias():
 
 
 def train_command(data: Path, run: Path, *more: str) -> list[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+    settings = [part for setting in (*SMALL, "ema_decay=0.9") for part in ("--set", setting)]
     return [sys.executable, "-m", "edgeface", "train", str(data), "-o", str(run), "--epochs", "2", *settings, *more]
 
 
@@ -167,28 +165,29 @@ def test_a_run_is_not_resumed_with_other_settings_or_photos(trained: Trained, tm
     run.mkdir()
     for path in trained.run.iterdir():
         (run / path.name).write_bytes(path.read_bytes())
-    same = load_config(epochs=2, batch=16)
+    same = load_config(epochs=2, batch_size=16)
     with pytest.raises(UsageError, match="started with another lr; resume with"):
-        train(trained.data, run, load_config(epochs=2, batch=16, lr=1.0), console=QUIET, resume=True)
+        train(trained.data, run, load_config(epochs=2, batch_size=16, lr=1.0), resume=True)
     with pytest.raises(UsageError, match="holds a run already; go on with --resume"):
-        train(trained.data, run, same, console=QUIET)
+        train(trained.data, run, same)
     other = load_data(trained.photos, seed=3)
     with pytest.raises(UsageError, match="started on other photos"):
-        train(other, run, same, console=QUIET, resume=True)
-    rows = train(trained.data, run, same, console=QUIET, resume=True)
+        train(other, run, same, resume=True)
+    rows = train(trained.data, run, same, resume=True)
     assert len(rows) == 2
     assert (run / "last.safetensors").read_bytes() == (trained.run / "last.safetensors").read_bytes()
 
 
 def test_too_few_photos_for_the_batch_leave_no_folder(trained: Trained, tmp_path: Path):
-    with pytest.raises(UsageError, match=r"batch is 500, .*48 training photos: --set batch=N"):
-        train(trained.data, tmp_path / "run", load_config(batch=500), console=QUIET)
+    with pytest.raises(UsageError, match=r"batch_size is 500, .*48 training photos: --set batch_size=N"):
+        train(trained.data, tmp_path / "run", load_config(batch_size=500))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_rate_rises_and_falls_once_for_each_size():
-    config = TrainConfig(lr=1.0, warmup=0.3, epochs=4, small=64, small_share=0.7, full_rate=0.25)  # three epochs small
-    alone = TrainConfig(lr=1.0, warmup=0.3)
+    small = {"progressive_size": 64, "progressive_ratio": 0.7, "full_size_lr_scale": 0.25}  # three epochs small
+    config = load_config(lr=1.0, warmup_ratio=0.3, epochs=4, **small)
+    alone = load_config(lr=1.0, warmup_ratio=0.3)
     for share in np.linspace(0, 0.999, 100):
         assert learning_rate(0.75 * share, config) == pytest.approx(learning_rate(share, alone))
         assert learning_rate(0.75 + 0.25 * share, config) == pytest.approx(0.25 * learning_rate(share, alone))
@@ -198,7 +197,7 @@ def test_the_rate_rises_and_falls_once_for_each_size():
 
 
 def test_the_rate_rises_and_falls():
-    config = TrainConfig(lr=1.0, warmup=0.3)
+    config = load_config(lr=1.0, warmup_ratio=0.3)
     rates = [learning_rate(step / 1000, config) for step in range(1001)]
     assert rates[0] == pytest.approx(0.04)
     assert np.argmax(rates) == 300
@@ -206,4 +205,4 @@ def test_the_rate_rises_and_falls():
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert (np.diff(rates[:301]) > 0).all()
     assert (np.diff(rates[300:]) < 0).all()
-    assert learning_rate(0.0, TrainConfig(warmup=0.0)) == pytest.approx(3e-3)
+    assert learning_rate(0.0, load_config(warmup_ratio=0.0)) == pytest.approx(3e-3)

@@ -215,7 +215,7 @@ def script() -> ModuleType:
 
 
 def test_the_script_builds_the_nets_that_were_counted(script: ModuleType):
-    from edgeface_export.cost import cost_table
+    from edgeface_export.torch_model import cost_table
 
     macs = {row.net: row.macs for row in counts()}
     built = {

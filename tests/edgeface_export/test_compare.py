@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edgeface.cli import run
-from edgeface_export import onnx_file
 from edgeface_export.compare import compare_files
-from edgeface_export.int8 import draft
+from edgeface_export.formats import onnx_file
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.contract import seal
@@ -107,7 +107,7 @@ def test_int8_values_are_those_after_the_relu_that_the_quantizer_drops(tmp_path:
     )
     faces = probe_images(32)
     onnx_file.write_float(embedder(net, InputSpec(size=32), "affine"), 32, tmp_path / "fp32.onnx")
-    draft(onnx_file, tmp_path / "fp32.onnx", faces, tmp_path).write(tmp_path / "int8.onnx", "minmax")
+    calibrate(onnx_file, tmp_path / "fp32.onnx", faces, tmp_path).write(tmp_path / "int8.onnx", "minmax")
     contract = Contract(name="net", backbone="net", input=InputSpec(size=32), embedding=EmbeddingSpec(length=8))
     for path in (tmp_path / "fp32.onnx", tmp_path / "int8.onnx"):
         onnx_file.write_contract(path, contract.to_json())
@@ -134,8 +134,8 @@ def test_the_command_line(make_onnx: MakeModel, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"parent_sha256": "a" * 64}, "different nets: parent None and aaa"),
-        ({"backbone": "other"}, "different nets: backbone tiny and other"),
+        ({"parent_sha256": "a" * 64}, "different models: parent None and aaa"),
+        ({"backbone": "other"}, "different models: backbone tiny and other"),
     ],
 )
 def test_different_nets_are_named(change: dict[str, str], reason: str, make_onnx: MakeModel, tmp_path: Path):

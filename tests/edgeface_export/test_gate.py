@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from edgeface_export.gate import FAR, MOST_PHOTOS, Drop, accuracy_drop, draw_pairs, few_people, wilson
+from edgeface_export.faces import MAX_PHOTOS, draw_pairs, few_people
+from edgeface_export.gate import FMR, AccuracyDrop, accuracy_drop, wilson
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -44,14 +45,14 @@ def test_the_seed_draws_other_pairs():
 
 @pytest.mark.parametrize("labels_N", [[0, 0, 0], [0, 1, 2], [0]])
 def test_pairs_of_one_kind_cannot_judge(labels_N: list[int]):
-    with pytest.raises(UsageError, match="pairs of one person and of two people; one kind is missing"):
+    with pytest.raises(UsageError, match="genuine and impostor pairs of evaluation photos; one kind is missing"):
         draw_pairs(np.array(labels_N))
 
 
 def test_too_many_photos_become_whole_people():
-    labels_N = np.random.default_rng(0).integers(0, 50, MOST_PHOTOS + 500)
+    labels_N = np.random.default_rng(0).integers(0, 50, MAX_PHOTOS + 500)
     rows = few_people(labels_N, np.random.default_rng(1))
-    assert MOST_PHOTOS - 200 < len(rows) <= MOST_PHOTOS
+    assert MAX_PHOTOS - 200 < len(rows) <= MAX_PHOTOS
     kept = np.unique(labels_N[rows])
     np.testing.assert_array_equal(rows, np.flatnonzero(np.isin(labels_N, kept)))
     np.testing.assert_array_equal(few_people(labels_N[:9], np.random.default_rng(1)), np.arange(9))
@@ -67,9 +68,9 @@ def test_wilsons_interval_is_where_the_score_test_turns(right: int, count: int):
 
 
 def slow_drop(
-    parent: np.ndarray, child: np.ndarray, pairs: np.ndarray, same: np.ndarray
+    source: np.ndarray, found_rows: np.ndarray, pairs: np.ndarray, same: np.ndarray
 ) -> tuple[float, int, int, float]:
-    def judged(rows: np.ndarray) -> list[bool]:
+    def decided(rows: np.ndarray) -> list[bool]:
         scores = [np.float32((rows[i] * rows[j]).sum()) for i, j in pairs]
         best: list[bool] = []
         for threshold in sorted(scores, reverse=True):
@@ -78,7 +79,7 @@ def slow_drop(
                 best = right
         return best
 
-    before, after = judged(parent), judged(child)
+    before, after = decided(source), decided(found_rows)
     lost = sum(a and not b for a, b in zip(before, after, strict=True))
     won = sum(b and not a for a, b in zip(before, after, strict=True))
     return 100 * (sum(before) - sum(after)) / len(pairs), lost, won, sum(after) / len(pairs)
@@ -91,15 +92,15 @@ def test_the_drop_is_counted_pair_by_pair(labels_N: np.ndarray, seed: int, noise
     assume(same_all and different_all)
     rng = np.random.default_rng(seed)
     centres = rng.normal(0, 1, (5, 3))
-    parent = centres[labels_N] + rng.normal(0, 0.4, (len(labels_N), 3))
+    source = centres[labels_N] + rng.normal(0, 0.4, (len(labels_N), 3))
     if ties:
-        parent = np.sign(parent) + (parent == 0)
-    child = parent + noise * rng.normal(0, 1, parent.shape)
-    parent, child = (unit_rows(rows.astype(np.float32)) for rows in (parent, child))
+        source = np.sign(source) + (source == 0)
+    found_rows = source + noise * rng.normal(0, 1, source.shape)
+    source, found_rows = (unit_rows(rows.astype(np.float32)) for rows in (source, found_rows))
     pairs = draw_pairs(labels_N, count=60, seed=seed)
     same = labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]
-    found = accuracy_drop(parent, child, pairs, same)
-    points, lost, won, accuracy = slow_drop(parent, child, pairs, same)
+    found = accuracy_drop(source, found_rows, pairs, same)
+    points, lost, won, accuracy = slow_drop(source, found_rows, pairs, same)
     assert (found.lost, found.won, found.pairs) == (lost, won, len(pairs))
     assert found.points == pytest.approx(points)
     assert found.accuracy == pytest.approx(accuracy)
@@ -118,17 +119,17 @@ def test_the_same_embeddings_lose_nothing_but_are_not_certain():
     labels_N = np.repeat(np.arange(8), 5)
     pairs = draw_pairs(labels_N)
     found = accuracy_drop(rows, rows, pairs, labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]])
-    assert found == Drop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy, None)
+    assert found == AccuracyDrop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy, None)
     assert found.low == -found.high < 0
 
 
 def slow_tar(rows: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> float:
-    """At the lowest threshold that lets no more than ``FAR`` of the impostors through."""
+    """At the lowest threshold that lets no more than ``FMR`` of the impostors through."""
     scores = [float((rows[i] * rows[j]).sum()) for i, j in pairs]
     impostors = [score for score, truth in zip(scores, same, strict=True) if not truth]
     genuine = [score for score, truth in zip(scores, same, strict=True) if truth]
     for threshold in sorted(impostors):
-        if sum(score > threshold for score in impostors) <= FAR * len(impostors):
+        if sum(score > threshold for score in impostors) <= FMR * len(impostors):
             return sum(score > threshold for score in genuine) / len(genuine)
     raise AssertionError
 
@@ -136,18 +137,18 @@ def slow_tar(rows: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> float:
 def test_accepted_pairs_are_compared_at_one_false_accept_rate():
     rng = np.random.default_rng(0)
     labels_N = np.repeat(np.arange(12), 6)
-    parent = rng.normal(0, 1, (12, 4))[labels_N] + rng.normal(0, 0.5, (72, 4))
-    parent, child = (unit_rows(rows.astype(np.float32)) for rows in (parent, parent + rng.normal(0, 0.4, (72, 4))))
+    source = rng.normal(0, 1, (12, 4))[labels_N] + rng.normal(0, 0.5, (72, 4))
+    source, found_rows = (unit_rows(rows.astype(np.float32)) for rows in (source, source + rng.normal(0, 0.4, (72, 4))))
     pairs = draw_pairs(labels_N)
     same = labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]]
-    expected = slow_tar(parent, pairs, same) - slow_tar(child, pairs, same)
+    expected = slow_tar(source, pairs, same) - slow_tar(found_rows, pairs, same)
     assert expected > 0.05
-    assert accuracy_drop(parent, child, pairs, same).tar == pytest.approx(100 * expected)
+    assert accuracy_drop(source, found_rows, pairs, same).tar == pytest.approx(100 * expected)
 
 
 @pytest.mark.parametrize("same", [[], [True, True], [False]])
 def test_pairs_of_one_kind_judge_nothing(same: list[bool]):
     rows = np.eye(2, dtype=np.float32)
     pairs = np.zeros((len(same), 2), np.int64)
-    with pytest.raises(UsageError, match=f"{len(same)} pairs cannot judge"):
+    with pytest.raises(UsageError, match=f"{len(same)} pairs measure no accuracy"):
         accuracy_drop(rows, rows, pairs, np.array(same, bool))

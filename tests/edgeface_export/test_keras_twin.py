@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ pytest.importorskip("onnx")
 from torch import nn
 
 from edgeface.backbones import build_backbone
-from edgeface_export import keras_twin, tflite_file
-from edgeface_export.build import export, torch_embeddings
-from edgeface_export.gate import HeldOut, draw_pairs
+from edgeface_export.faces import EvaluationSet, draw_pairs
+from edgeface_export.formats import keras_twin, tflite_file
 from edgeface_export.rewrite import Preprocess, embedder
-from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, MissingExtraError, ModelError, UsageError, load
+from edgeface_export.source_model import torch_source
+from edgeface_export.torch_model import torch_embeddings
+from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, MissingExtraError, ModelError, load
 
 with_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs the extra tensorflow")
 BACKBONES = (
@@ -82,17 +85,17 @@ class Small(nn.Module):
 
 @with_tensorflow
 @pytest.mark.slow
-def test_an_export_by_keras_passes_the_gate(tmp_path: Path):
+def test_an_export_by_keras_passes_the_gate(export_net: Callable[..., Any], tmp_path: Path):
     faces, labels = some_faces(24, 16), np.repeat(np.arange(6), 4)
     pairs = draw_pairs(labels)
     spec = InputSpec(size=16)
-    result = export(
+    result = export_net(
         Small(),
         Contract(name="small", backbone="small", input=spec, embedding=EmbeddingSpec(length=12)),
         tmp_path,
         converter="keras",
         calibration=faces[:8],
-        held_out=HeldOut(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
+        evaluation=EvaluationSet(faces, pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]]),
         formats=["tflite"],
         precisions=["fp32", "int8"],
         max_drop=100,
@@ -118,25 +121,11 @@ def test_a_slope_above_1_takes_its_own_form(tmp_path: Path):
     assert abs(found - torch_embeddings(net, spec, faces)).max() < 1e-5
 
 
-def test_without_tensorflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keras_twin.importlib.util, "find_spec", lambda name: None)
+    contract = Contract(name="x", backbone="x", embedding=EmbeddingSpec(length=1))
     with pytest.raises(MissingExtraError, match=r"edgeface\[tensorflow\]"):
-        export(
-            nn.Identity(),
-            Contract(name="x", backbone="x", embedding=EmbeddingSpec(length=1)),
-            tmp_path,
-            converter="keras",
-        )
-
-
-def test_an_unknown_converter_is_named(tmp_path: Path):
-    with pytest.raises(UsageError, match="converter onnx2tf: there are litert, keras"):
-        export(
-            nn.Identity(),
-            Contract(name="x", backbone="x", embedding=EmbeddingSpec(length=1)),
-            tmp_path,
-            converter="onnx2tf",
-        )
+        torch_source(nn.Identity(), contract, converter="keras")
 
 
 @with_tensorflow

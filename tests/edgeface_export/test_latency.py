@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeface_export import latency
-from edgeface_export.build import Export, fastest
 from edgeface_export.latency import CALLS, compare
+from edgeface_export.result import ExportResult, fastest
 
 if TYPE_CHECKING:
     from conftest import Trained
@@ -53,7 +53,7 @@ def test_calls_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch)
     assert slow.calls == quick.calls == CALLS + 3
 
 
-def made(trained: Trained, **ratios: float) -> Export:
+def made(trained: Trained, **ratios: float) -> ExportResult:
     """The session's export with other times: ``int8_onnx=1.2`` is that file's time divided by fp32's."""
     files = tuple(
         replace(file, latency_ratio=ratio, cpu_ms=10 * ratio)

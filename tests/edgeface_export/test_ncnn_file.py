@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,71 +13,89 @@ pytest.importorskip("ncnn")
 
 from edgeface.cli import run
 from edgeface_devices.bench import bench
-from edgeface_export import ncnn_file
-from edgeface_export.gate import HeldOut
-from edgeface_export.ncnn_file import export_ncnn
+from edgeface_export import pipeline
+from edgeface_export.compare import compare_files
+from edgeface_export.faces import EvaluationSet, ExportFaces
+from edgeface_export.formats import ncnn_file
+from edgeface_export.options import ExportOptions
+from edgeface_export.result import ExportResult
+from edgeface_export.source_model import exported_onnx
 from edgeface_runtime import MissingExtraError, ModelError, UsageError, load
 from edgeface_runtime.inspection import inspect_file
 
 
 @pytest.fixture(scope="module")
-def held_out() -> HeldOut:
-    """Three people of four noisy photos, and every pair of them."""
+def photos() -> ExportFaces:
+    """Three people of four noisy photos, and every pair of them; ncnn needs nobody to calibrate with."""
     rng = np.random.default_rng(0)
     people = rng.integers(0, 256, (3, 32, 32, 3))
     faces = np.clip(people[np.arange(12) // 4] + rng.normal(0, 20, (12, 32, 32, 3)), 0, 255).astype(np.uint8)
     pairs = np.stack(np.triu_indices(12, 1), axis=1)
-    return HeldOut(faces, pairs, pairs[:, 0] // 4 == pairs[:, 1] // 4)
+    evaluation = EvaluationSet(faces, pairs, pairs[:, 0] // 4 == pairs[:, 1] // 4)
+    return ExportFaces(calibration=faces[:0], evaluation=evaluation)
 
 
-def test_both_precisions_answer_as_their_parent_does(tiny_onnx: Path, held_out: HeldOut, tmp_path: Path):
-    made = export_ncnn(tiny_onnx, tmp_path, held_out=held_out, precisions=["fp32", "fp16"])
+def export_ncnn(source: Path, folder: Path, photos: ExportFaces, **options: Any) -> ExportResult:
+    return pipeline.export(exported_onnx(source), photos, folder, ExportOptions(**options))
+
+
+def test_both_precisions_answer_as_their_source_model_does(tiny_onnx: Path, photos: ExportFaces, tmp_path: Path):
+    made = export_ncnn(tiny_onnx, tmp_path, photos, precisions=["fp32", "fp16"])
     assert made.reason is None
     assert [file.path.name for file in made.files] == ["tiny.fp32.ncnn", "tiny.fp16.ncnn"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.fp16.ncnn", "tiny.fp32.ncnn"]
-    expected = load(tiny_onnx).embed(held_out.faces)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.fp16.ncnn", "tiny.fp32.ncnn", "tiny.ncnn.card.md"]
+    expected = load(tiny_onnx).embed(photos.evaluation.faces)
     for file, tolerance in zip(made.files, (1e-5, 5e-3), strict=True):
-        found = load(file.path).embed(held_out.faces)
+        found = load(file.path).embed(photos.evaluation.faces)
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert file.cosine_mean == pytest.approx(float((found * expected).sum(axis=1).mean()), abs=1e-6)
-        assert file.contract.accuracy["verification"]["pairs"] == len(held_out.pairs)
+        assert file.contract.accuracy["verification"]["pairs"] == len(photos.evaluation.pairs)
         assert inspect_file(file.path).ok
     assert [file.contract.recipe for file in made.files] == ["float", "float_wf16_af16"]
+    keys = {"path", "format", "precision", "size_bytes", "sha256", "cosine_mean", "cosine_p1", "drop_points"}
+    assert keys | {"drop_interval", "operators"} <= set(made.as_json()["files"][0])
+    assert made.options.formats == ("ncnn",)
     row = bench([made.files[1].path], calls=4).as_json()["rows"][0]
     assert (row["format"], row["engine"], row["precision"]) == ("ncnn", "ncnn", "fp16")
 
 
-def test_a_file_that_loses_too_much_gets_no_name(tiny_onnx: Path, held_out: HeldOut, tmp_path: Path):
-    made = export_ncnn(tiny_onnx, tmp_path, held_out=held_out, max_drop=-1)
+def test_two_files_are_not_compared_layer_by_layer(tiny_onnx: Path, photos: ExportFaces, tmp_path: Path):
+    made = export_ncnn(tiny_onnx, tmp_path, photos, precisions=["fp32", "fp16"])
+    with pytest.raises(UsageError, match=r"are ncnn files; compare two \.onnx or two \.tflite files"):
+        compare_files(*(file.path for file in made.files))
+
+
+def test_a_file_that_loses_too_much_gets_no_name(tiny_onnx: Path, photos: ExportFaces, tmp_path: Path):
+    made = export_ncnn(tiny_onnx, tmp_path, photos, max_drop=-1)
     assert "loses" in made.reason
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_another_direction_gets_no_name(
-    tiny_onnx: Path, make_onnx, held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_onnx: Path, make_onnx, photos: ExportFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     other = make_onnx(tmp_path / "other.onnx", seed=5)
-    real = ncnn_file._convert
-    monkeypatch.setattr(ncnn_file, "_convert", lambda source, *rest: real(other, *rest))
-    made = export_ncnn(tiny_onnx, tmp_path / "out", held_out=held_out)
-    assert "cosine to its parent" in made.reason
-    assert list((tmp_path / "out").iterdir()) == []
+    write = ncnn_file.WRITERS["fp16"]
+    monkeypatch.setitem(ncnn_file.WRITERS, "fp16", lambda source, path: write(other, path))
+    made = export_ncnn(tiny_onnx, tmp_path / "out", photos)
+    assert "cosine to the source model" in made.reason
+    assert not (tmp_path / "out").exists()
 
 
-def test_other_sources_and_precisions_are_refused(tiny_tflite: Path, make_onnx, held_out: HeldOut, tmp_path: Path):
+def test_other_sources_and_precisions_are_refused(tiny_tflite: Path, make_onnx, photos: ExportFaces, tmp_path: Path):
     int8 = make_onnx(tmp_path / "int8.onnx", precision="int8")
     for source in (tiny_tflite, int8):
         with pytest.raises(UsageError, match="made of fp32 ONNX files"):
-            export_ncnn(source, tmp_path / "out", held_out=held_out)
+            export_ncnn(source, tmp_path / "out", photos)
     fp32 = make_onnx(tmp_path / "fp32.onnx")
-    with pytest.raises(UsageError, match="ncnn has fp32, fp16"):
-        export_ncnn(fp32, tmp_path / "out", held_out=held_out, precisions=["int8"])
+    with pytest.raises(UsageError, match=r"fp32.onnx: precision int8: it goes to fp32, fp16 alone"):
+        export_ncnn(fp32, tmp_path / "out", photos, precisions=["int8"])
 
 
-def test_without_pnnx_the_line_names_the_extra(tiny_onnx, held_out: HeldOut, tmp_path: Path, monkeypatch):
+def test_without_pnnx_the_line_names_the_extra(tiny_onnx, photos: ExportFaces, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(ncnn_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"edgeface\[ncnn-export\]"):
-        export_ncnn(tiny_onnx, tmp_path, held_out=held_out)
+        export_ncnn(tiny_onnx, tmp_path, photos)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +111,15 @@ def test_without_pnnx_the_line_names_the_extra(tiny_onnx, held_out: HeldOut, tmp
     ],
 )
 def test_what_pnnx_does_not_manage_is_one_clear_error(
-    script: str, message: str, tiny_onnx: Path, held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, message: str, tiny_onnx: Path, photos: ExportFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     program = tmp_path / "pnnx"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(ncnn_file, "_pnnx", lambda: program)
     with pytest.raises(ModelError, match=message):
-        export_ncnn(tiny_onnx, tmp_path / "out", held_out=held_out)
-    assert not list((tmp_path / "out").iterdir())
+        export_ncnn(tiny_onnx, tmp_path / "out", photos)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

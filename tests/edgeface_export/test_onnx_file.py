@@ -13,8 +13,8 @@ onnx = pytest.importorskip("onnx")
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeface.backbones import build_backbone
-from edgeface_export import onnx_file
-from edgeface_export.int8 import draft
+from edgeface_export.formats import onnx_file
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import InputSpec
 from edgeface_runtime.engines import open_engine
@@ -26,7 +26,7 @@ def test_pooling_between_int8_convolutions_is_int8(backbone: str, tmp_path: Path
     net = build_backbone(backbone, embedding=16, size=112).eval()
     onnx_file.write_float(embedder(net, InputSpec(size=112), "depthwise"), 112, tmp_path / "net.onnx")
     faces = np.random.default_rng(0).integers(0, 256, (4, 112, 112, 3), np.uint8)
-    job = draft(onnx_file, tmp_path / "net.onnx", faces, tmp_path)
+    job = calibrate(onnx_file, tmp_path / "net.onnx", faces, tmp_path)
     found = onnx_file.operators(job.write(tmp_path / "net.int8.onnx", "minmax"))
     assert set(found["float"]) <= {"Sub", "Mul"}, found  # preprocessing
     assert found["int8"]["QLinearConv"] >= 9

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_export.ranges import BINS, METHODS, OUTSIDE, SAMPLED, Spread, mse, observe, ranges
+from edgeface_export.quantize.ranges import BINS, METHODS, OUTSIDE, SAMPLED, Spread, mse, observe, ranges
 
 FACES = np.random.default_rng(0).normal(0.3, 1, (20, 40, 50)).astype(np.float32)
 

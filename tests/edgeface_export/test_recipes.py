@@ -15,10 +15,11 @@ import pytest
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from edgeface.exporting import export_checkpoint
-from edgeface_export import ncnn_file, one_file, onnx_file
-from edgeface_export.build import Export
-from edgeface_export.recipes import RECIPES, Recipe
+from edgeface.deploy import ExportPhotos, export_model
+from edgeface_export import pipeline
+from edgeface_export.formats import FORMATS, onnx_file
+from edgeface_export.options import RECIPES, ExportOptions, Recipe
+from edgeface_export.result import ExportResult
 from edgeface_runtime import load
 from edgeface_runtime.gallery_file import Binding
 from edgeface_runtime.inspection import inspect_file
@@ -26,12 +27,11 @@ from edgeface_runtime.inspection import inspect_file
 if TYPE_CHECKING:
     from conftest import Trained
 
-OTHERS = [recipe for recipe in RECIPES if recipe.precision not in ("fp32", "int8")]
+OTHERS = [recipe for recipe in RECIPES if recipe.format != "ncnn" and recipe.precision not in ("fp32", "int8")]
 
 
 def test_files_of_one_net_and_precision_share_a_gallery_whatever_their_format():
     made = [(recipe.precision, recipe.name) for recipe in RECIPES]
-    made += [(precision, recipe.name) for precision, recipe in ncnn_file.RECIPES.items()]
     bindings = [
         Binding(name="net", file_sha256=str(i), parent_sha256="p", precision=precision, recipe=name, length=128)
         for i, (precision, name) in enumerate(made)
@@ -41,24 +41,24 @@ def test_files_of_one_net_and_precision_share_a_gallery_whatever_their_format():
 
 
 @pytest.fixture(scope="module")
-def six(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Export:
+def six(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """The files that the session's export does not make."""
     folder = tmp_path_factory.mktemp("six")
     precisions = sorted({recipe.precision for recipe in OTHERS})
-    made = export_checkpoint(
-        trained.run, trained.data, folder, precisions=precisions, calibration_faces=16, max_drop=100, min_cosine=-1
-    )
+    options = ExportOptions(precisions=precisions, calibration_faces=16, max_drop=100, min_cosine=-1)
+    made = export_model(trained.run, ExportPhotos(data=trained.data), folder, options)
     assert made.passed, made.reason
     assert len(made.files) == 6
     return made
 
 
-def by(recipe: Recipe, made: Export) -> Path:
+def by(recipe: Recipe, made: ExportResult) -> Path:
     return next(file.path for file in made.files if file.path.name.endswith(f"mobilefacenet.{recipe.suffix}"))
 
 
-def test_the_table_makes_ten_files_and_names_decode():
-    assert len({recipe.suffix for recipe in RECIPES}) == len(RECIPES) == 10
+def test_the_table_makes_twelve_files_and_names_decode():
+    assert len({recipe.suffix for recipe in RECIPES}) == len(RECIPES) == 12
+    assert {recipe.format for recipe in RECIPES} == set(FORMATS)
     for recipe in RECIPES:
         assert recipe.name == "float" or re.fullmatch(
             r"(static|dynamic|weight_only|float)_w[if](8|16)_a[iuf](8|16|32)", recipe.name
@@ -76,7 +76,7 @@ def test_the_table_makes_ten_files_and_names_decode():
 
 
 @pytest.mark.parametrize("recipe", OTHERS, ids=lambda recipe: recipe.suffix)
-def test_each_file_answers_as_the_fp32_file_does(recipe: Recipe, six: Export, trained: Trained):
+def test_each_file_answers_as_the_fp32_file_does(recipe: Recipe, six: ExportResult, trained: Trained):
     faces = trained.data.faces[trained.data.rows("test")]
     expected = load(trained.file("fp32", recipe.format)).embed(faces)
     cosines = (load(by(recipe, six)).embed(faces) * expected).sum(axis=1)
@@ -88,7 +88,7 @@ def test_each_file_answers_as_the_fp32_file_does(recipe: Recipe, six: Export, tr
 
 
 @pytest.mark.parametrize("recipe", OTHERS, ids=lambda recipe: recipe.suffix)
-def test_each_file_is_small_and_says_how_it_was_made(recipe: Recipe, six: Export, trained: Trained):
+def test_each_file_is_small_and_says_how_it_was_made(recipe: Recipe, six: ExportResult, trained: Trained):
     row = next(file for file in six.files if file.path == by(recipe, six))
     ratio = row.size_bytes / trained.file("fp32", recipe.format).stat().st_size
     assert ratio < (0.53 if recipe.precision == "fp16" else 0.36)
@@ -134,21 +134,24 @@ def test_int8_weights_are_within_half_a_step_channel_by_channel(tmp_path: Path):
         assert len(found[f"{name}_scale"]) == constants[name].shape[axis]
 
 
-def test_an_fp16_file_that_is_not_its_parent_is_refused(
+def test_an_fp16_file_that_is_not_its_source_model_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    check = one_file._check
-    monkeypatch.setattr(one_file, "_check", lambda *arguments: replace(check(*arguments), cosine_p1=0.9989))
-    options = {"formats": ["onnx"], "precisions": ["fp16"], "calibration_faces": 16, "max_drop": 100}
-    found = export_checkpoint(trained.run, trained.data, tmp_path / "models", **options)
-    assert found.reason == "mobilefacenet.fp16.onnx: cosine to its parent 0.998900, at least 0.999 is needed"
+    parity = pipeline.parity
+    monkeypatch.setattr(pipeline, "parity", lambda *arguments: replace(parity(*arguments), cosine_p1=0.9989))
+    options = ExportOptions(formats=["onnx"], precisions=["fp16"], calibration_faces=16, max_drop=100)
+    found = export_model(trained.run, ExportPhotos(data=trained.data), tmp_path / "models", options)
+    assert found.reason == "mobilefacenet.fp16.onnx: cosine to the source model 0.998900, at least 0.999 is needed"
     assert not (tmp_path / "models").exists()
 
 
 def test_dynamic_int8_need_not_be_int8_throughout(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     counts = {"int8": Counter(QLinearConv=1), "float": Counter(Erf=9), "other": Counter()}
-    monkeypatch.setattr(onnx_file, "operators", lambda path: counts)
-    options = {"formats": ["onnx"], "calibration_faces": 4, "max_drop": 100, "min_cosine": -1}
-    assert export_checkpoint(trained.run, trained.data, tmp_path, precisions=["int8-dynamic"], **options).passed
-    found = export_checkpoint(trained.run, trained.data, tmp_path, precisions=["int8"], **options)
+    monkeypatch.setattr(onnx_file, "operators", lambda path, source: counts)
+    photos = ExportPhotos(data=trained.data)
+    options = ExportOptions(
+        formats=["onnx"], precisions=["int8-dynamic"], calibration_faces=4, max_drop=100, min_cosine=-1
+    )
+    assert export_model(trained.run, photos, tmp_path, options).passed
+    found = export_model(trained.run, photos, tmp_path, replace(options, precisions=["int8"]))
     assert found.reason == "mobilefacenet.int8.onnx: 9 operators cannot be quantized and stayed float: Erf 9"

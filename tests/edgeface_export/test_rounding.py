@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from edgeface_export import onnx_file, tflite_file
-from edgeface_export.int8 import draft
-from edgeface_export.ranges import rounded
+from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.quantize.ranges import rounded
+from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 
@@ -100,7 +100,7 @@ def int8_weights(kind: str, path: Path) -> list[NDArray[np.float32]]:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_int8_files_round_as_we_say(kind: str, net: Any, tmp_path: Path):
-    job = draft(FORMATS[kind], write_float(net, kind, tmp_path), FACES, tmp_path)
+    job = calibrate(FORMATS[kind], write_float(net, kind, tmp_path), FACES, tmp_path)
     held = int8_weights(kind, job.write(tmp_path / "int8", "minmax"))
     for weights, place in zip(held, WEIGHTED, strict=True):
         expected = rounded(net[place].weight.detach().numpy(), 0)
@@ -110,7 +110,7 @@ def test_int8_files_round_as_we_say(kind: str, net: Any, tmp_path: Path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_biases_take_the_shifts_back(kind: str, net: Any, tmp_path: Path):
     source = write_float(net, kind, tmp_path)
-    job = draft(FORMATS[kind], source, FACES, tmp_path)
+    job = calibrate(FORMATS[kind], source, FACES, tmp_path)
     parent = load(source, contract=CONTRACT).embed(FACES)
 
     def loss(made: Any, keep: list[str]) -> float:

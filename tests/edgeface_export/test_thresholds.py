@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ pytest.importorskip("onnx")
 
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
-from edgeface.exporting import Photos, export_checkpoint, export_foreign, thresholds
-from edgeface.training.run import load_checkpoint
-from edgeface_export.build import Export
+from edgeface.deploy import ExportPhotos, export_model, thresholds
+from edgeface.training.checkpoints import load_checkpoint
+from edgeface_export.options import ExportOptions
+from edgeface_export.result import ExportResult
 from edgeface_runtime import ContractError, UsageError, load, read_contract
 from edgeface_runtime.model import unit_rows
 
@@ -33,16 +34,16 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
     return load_data(folder, pattern="*.pgm")
 
 
-OPTIONS: dict[str, Any] = {"formats": ["onnx"], "calibration_faces": 16, "max_drop": 100, "min_cosine": -1}
+OPTIONS = ExportOptions(formats=["onnx"], calibration_faces=16, max_drop=100, min_cosine=-1)
 
 
 @pytest.fixture(scope="module")
-def made(trained: Trained, others: FaceData, tmp_path_factory: pytest.TempPathFactory) -> Export:
+def made(trained: Trained, others: FaceData, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     folder = tmp_path_factory.mktemp("models")
-    return export_checkpoint(trained.run, trained.data, folder, threshold_data=others, **OPTIONS)
+    return export_model(trained.run, ExportPhotos(data=trained.data, threshold_data=others), folder, OPTIONS)
 
 
-def test_each_file_holds_thresholds_of_its_own_scores(made: Export, others: FaceData):
+def test_each_file_holds_thresholds_of_its_own_scores(made: ExportResult, others: FaceData):
     for file in made.files:
         expected = thresholds(load(file.path).embed(others.faces), others.labels)
         contract = read_contract(file.path)
@@ -71,7 +72,7 @@ def test_a_threshold_accepts_its_share_of_the_impostors():
     assert set(facts["missing"]) == {"0.0001", "1e-05"}
 
 
-def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: Export):
+def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: ExportResult):
     contract = read_contract(made.files[0].path)
     assert contract.thresholds["0.0001"] is None
     facts = contract.accuracy["thresholds"]
@@ -81,7 +82,7 @@ def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: Export):
     assert set(facts["missing"]) == {"0.0001", "1e-05"}
 
 
-def test_accuracy_lies_in_the_contract(made: Export, trained: Trained):
+def test_accuracy_lies_in_the_contract(made: ExportResult, trained: Trained):
     for file in made.files:
         # What training measured stays.
         validation = load_checkpoint(trained.run).contract.accuracy["validation"]
@@ -94,32 +95,33 @@ def test_accuracy_lies_in_the_contract(made: Export, trained: Trained):
         assert found["drop_low"] <= found["drop_points"] <= found["drop_high"]
 
 
-def test_the_card_says_what_the_contracts_say(made: Export):
+def test_the_card_says_what_the_contracts_say(made: ExportResult):
     card = made.card.read_text("utf-8")
     assert made.card.name == "mobilefacenet.card.md"
     for file in made.files:
         at = read_contract(file.path).thresholds["0.001"]
         assert f"| {file.path.name} | {file.size_bytes:,} | `{file.contract.recipe}` | {file.cosine_mean:.5f} |" in card
         assert f"| {file.path.name} | 0.001 | {at['value']:.4f} ({at['low']:.4f} to {at['high']:.4f}) |" in card
-    assert "160 photos of 16 people that the net was not trained on" in card
-    assert "- FAR 0.0001: none: 12000 pairs" in card
+    assert "160 photos of 16 people that the model was not trained on" in card
+    assert "- FMR 0.0001: none: 12000 pairs" in card
     assert "Licence that the training photos impose: test" in card
     assert str(made.files[0].contract.parent_sha256) in card
 
 
-def test_without_strangers_there_are_none_and_the_card_says_so(trained: Trained):
+def test_without_unseen_people_there_are_none_and_the_card_says_so(trained: Trained):
     contract = read_contract(trained.file("int8", "onnx"))
     assert contract.thresholds == {"0.01": None, "0.001": None, "0.0001": None, "1e-05": None}
     assert contract.accuracy["thresholds"]["photos"] == 0
     reason = "the photos show no two people that were not trained on, one of them twice"
     assert set(contract.accuracy["thresholds"]["missing"].values()) == {reason}
-    assert f"- FAR 0.01: none: {reason}." in trained.export.card.read_text("utf-8")
+    assert f"- FMR 0.01: none: {reason}." in trained.export.card.read_text("utf-8")
 
 
-def test_people_without_train_photos_are_strangers(trained: Trained):
+def test_people_without_train_photos_set_thresholds(trained: Trained):
     split = trained.data.split.copy()
     split[trained.data.labels >= 5] = "test"
-    found = Photos(data=replace(trained.data, split=split)).options(112)["strangers"]
+    found = ExportPhotos(data=replace(trained.data, split=split)).select(112, ExportOptions()).thresholds
+    assert found is not None
     np.testing.assert_array_equal(found.faces, trained.data.faces[trained.data.labels >= 5])
     _, facts = found.thresholds(unit_rows(np.random.default_rng(0).normal(0, 1, (30, 4)).astype(np.float32)))
     assert (facts["people"], facts["photos"]) == (3, 30)
@@ -137,10 +139,11 @@ def test_training_photos_give_no_thresholds(trained: Trained, others: FaceData, 
     mixed = replace(
         others, faces=np.concatenate([others.faces[2:], trained.data.faces[trained.data.rows("train")][:2]])
     )
+    photos = ExportPhotos(data=trained.data, threshold_data=mixed)
     with pytest.raises(UsageError, match="2 of the threshold photos are training photos; give people not trained on"):
-        export_checkpoint(trained.run, trained.data, tmp_path / "models", threshold_data=mixed, **OPTIONS)
+        export_model(trained.run, photos, tmp_path / "models", OPTIONS)
     with pytest.raises(UsageError, match="nowhere: no such folder"):
-        export_checkpoint(trained.run, trained.data, tmp_path / "models", threshold_data=tmp_path / "nowhere")
+        export_model(trained.run, replace(photos, threshold_data=tmp_path / "nowhere"), tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
@@ -154,12 +157,12 @@ length = 128
 """
 
 
-def test_a_foreign_net_is_judged_on_the_same_photos(trained: Trained, tmp_path: Path):
+def test_a_third_party_model_is_evaluated_on_the_same_photos(trained: Trained, tmp_path: Path):
     (tmp_path / "contract.toml").write_text(CONTRACT)
-    photos = Photos(data=trained.data, calibration_faces=16)
-    source = trained.file("fp32", "onnx")
-    options = {"precisions": ["int8"], "max_drop": 100, "min_cosine": -1}
-    found = export_foreign(source, tmp_path / "contract.toml", photos, tmp_path / "models", **options)
+    photos = ExportPhotos(data=trained.data)
+    source, contract = trained.file("fp32", "onnx"), tmp_path / "contract.toml"
+    options = ExportOptions(precisions=["int8"], calibration_faces=16, max_drop=100, min_cosine=-1)
+    found = export_model(source, photos, tmp_path / "models", options, contract=contract)
     assert found.passed, found.reason
     assert [file.path.name for file in found.files] == ["theirs.int8.onnx"]
     assert found.files[0].drop.pairs == trained.export.files[0].drop.pairs
@@ -167,4 +170,4 @@ def test_a_foreign_net_is_judged_on_the_same_photos(trained: Trained, tmp_path: 
     assert found.files[0].cosine_mean > 0.98
     (tmp_path / "contract.toml").write_text("name = 1")
     with pytest.raises(ContractError, match=r"contract.toml: "):
-        export_foreign(source, tmp_path / "contract.toml", photos, tmp_path / "models")
+        export_model(source, photos, tmp_path / "models", contract=contract)

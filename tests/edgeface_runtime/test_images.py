@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import struct
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edgeface_runtime.errors import ImageError
-from edgeface_runtime.images import MAX_PIXELS, open_rgb, shown
+from edgeface_runtime.images import MAX_PIXELS, SUFFIXES, open_rgb, shown
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -175,3 +176,17 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         open_rgb(os.fsdecode(path))
     str(raised.value).encode("utf-8")
     assert shown(os.fsdecode(path)).endswith("caf\\xe9.png")
+
+
+def test_every_suffix_under_which_pillow_writes_a_color_photo_that_it_reads_is_a_photos():
+    """Less two of textures and programs, and one that means float pixels."""
+    other, kept = {".dds", ".im", ".pfm"}, set()
+    for suffix, kind in Image.registered_extensions().items():
+        if kind in Image.OPEN and kind in Image.SAVE and suffix not in other:
+            file = io.BytesIO()
+            with contextlib.suppress(OSError, ValueError, ImageError):
+                Image.new("RGB", (64, 48), "red").save(file, kind)
+                if open_rgb(file.getvalue()).shape == (48, 64, 3):
+                    kept.add(suffix)
+    assert {".jpg", ".jfif", ".avif", ".jp2"} <= kept
+    assert kept <= SUFFIXES

@@ -34,7 +34,7 @@ ASKED = {
     "options": "from edgeface_runtime.engines import onnx_options; onnx_options(1)",
 }
 FIRST = ("import usearch.index", "import indirect", "import edgeface_runtime, usearch")
-EXPORT = "import edgeface_export.onnx_file"
+EXPORT = "import edgeface_export.formats.onnx_file"
 
 
 REFUSAL = (

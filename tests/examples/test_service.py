@@ -29,7 +29,7 @@ pytest.importorskip("fastapi_offline")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "service"
 KEY = "a key of sixteen or more"
-# The example as it is, around a recogniser that needs no model. The socket comes from the test, bound and listening;
+# The example as it is, around a recognizer that needs no model. The socket comes from the test, bound and listening;
 # an upload that went to a temporary file would fail.
 SERVE = """
 import socket, sys, tempfile, uvicorn

@@ -1,0 +1,216 @@
+"""From a trained or third-party model and photos to checked files: which photos calibrate, evaluate, set thresholds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.dataset import FaceData, load_data
+from edgeface.data.pairs import find, read_lfw_pairs
+from edgeface.evaluation.embedder import EXPORTED, read_contract_file
+from edgeface.evaluation.verification import all_pairs, tar_at_far
+from edgeface.progress import SILENT, Reporter
+from edgeface.training.checkpoints import load_checkpoint
+from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces, draw_pairs, few_people
+from edgeface_export.options import ExportOptions
+from edgeface_export.pipeline import export
+from edgeface_export.result import ExportResult
+from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
+from edgeface_runtime import UsageError
+
+FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+"""False match rates that a contract holds a threshold for."""
+SELECTION = 200
+"""Faces of the calibration-selection set."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExportPhotos:
+    """The photos of an export, by folder or loaded."""
+
+    data: Path | FaceData
+    """``train`` photos calibrate, ``test`` photos evaluate."""
+    threshold_data: Path | FaceData | None = None
+    """Photos of people that the model was not trained on; None takes those people of ``data`` without train photos."""
+    pairs: Path | None = None
+    """A list of pairs of ``test`` photos to evaluate on, in the form of LFW's; None draws them."""
+
+    def select(self, size: int, options: ExportOptions, *, is_third_party: bool = False) -> ExportFaces:
+        """Which faces serve what.
+
+        Args:
+            size: of the faces, in pixels.
+            options: number of calibration faces and seed.
+            is_third_party: True where the model was trained on none of the photos, so that ``test`` photos set the
+                thresholds unless there are ``threshold_data``.
+
+        Raises:
+            UsageError: no photos, no ``test`` photos, or thresholds asked of training photos.
+        """
+        faces = self.data if isinstance(self.data, FaceData) else load_data(self.data, size=size)
+        test = faces.rows("test")
+        if not len(test):
+            raise UsageError("the photos hold no test split to evaluate an export on; see edgeface data split")
+        chosen = balanced(faces.labels, faces.rows("train"), options.calibration_faces, options.seed)
+        spare = np.setdiff1d(faces.rows("train", "val"), chosen)
+        return ExportFaces(
+            calibration=faces.faces[chosen],
+            evaluation=self._evaluation(faces, test, options.seed),
+            selection=_selection(faces, balanced(faces.labels, spare, SELECTION, options.seed), options.seed),
+            thresholds=self._thresholds(faces, size, options.seed, test if is_third_party else None),
+        )
+
+    def _evaluation(self, faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet:
+        if self.pairs is None:
+            return _with_pairs(faces, rows, draw_pairs(faces.labels[rows], seed=seed))
+        pairs, _ = find(read_lfw_pairs(self.pairs), [faces.paths[row] for row in rows])
+        if not len(pairs):
+            raise UsageError(f"{self.pairs}: none of its pairs are test photos")
+        return _with_pairs(faces, rows, pairs)
+
+    def _thresholds(self, faces: FaceData, size: int, seed: int, rows: NDArray[np.int64] | None) -> ThresholdFaces:
+        train = faces.rows("train")
+        if self.threshold_data is not None:
+            given = self.threshold_data
+            others = given if isinstance(given, FaceData) else load_data(given, size=size)
+            known = {_digest(face) for face in faces.faces[train]} if rows is None else set()
+            twice = sum(_digest(face) in known for face in others.faces)
+            if twice:
+                raise UsageError(f"{twice} of the threshold photos are training photos; give people not trained on")
+            faces, rows = others, np.arange(len(others.labels))
+        elif rows is None:
+            rows = np.flatnonzero(~np.isin(faces.labels, faces.labels[train]))
+        rows = rows[few_people(faces.labels[rows], np.random.default_rng(seed))]
+        labels = faces.labels[rows]
+        return ThresholdFaces(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels))
+
+
+def export_model(
+    source: Path,
+    photos: ExportPhotos,
+    folder: Path,
+    options: ExportOptions | None = None,
+    *,
+    contract: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> ExportResult:
+    """Exports a model.
+
+    Args:
+        source: a run folder or ``.safetensors`` checkpoint; with ``contract``, a third-party ``.onnx`` or ``.tflite``;
+            to become ncnn, an fp32 ``.onnx`` that an export wrote.
+        photos: what calibrates, evaluates and sets thresholds.
+        folder: where the files go; made if absent.
+        options: None takes the defaults. With ``qat`` the files are made of the fine-tuned model, written as
+            ``qat.safetensors`` beside the checkpoint, and measured against the checkpoint.
+        contract: TOML or JSON file that says what to feed a third-party model and what it gives.
+        reporter: told what is being made, and how far fine-tuning is.
+
+    Raises:
+        UsageError: no such model, no photos, options that the source does not allow, or a folder that cannot be
+            written to.
+        ContractError: not a contract.
+        ModelError: a damaged model, one that does not fit its contract, or a converter that failed.
+    """
+    options = options or ExportOptions()
+    if contract is not None:
+        model = _third_party(source, contract, options)
+    elif options.formats == ("ncnn",):
+        model = exported_onnx(source)
+    elif source.suffix in EXPORTED:
+        raise UsageError(f"{source}: not a whole checkpoint; a third-party model needs --contract")
+    else:
+        model, photos = _trained(source, photos, options, reporter)
+    faces = photos.select(model.contract.input.size, options, is_third_party=contract is not None)
+    return export(model, faces, folder, options, progress=reporter.say)
+
+
+def _third_party(source: Path, contract: Path, options: ExportOptions) -> SourceModel:
+    from edgeface_export.third_party import third_party_model
+
+    if options.qat or options.converter != ExportOptions.converter:
+        raise UsageError(f"{source}: --qat and --converter are for runs and checkpoints, not with --contract")
+    return third_party_model(source, read_contract_file(contract))
+
+
+def _trained(
+    source: Path, photos: ExportPhotos, options: ExportOptions, reporter: Reporter
+) -> tuple[SourceModel, ExportPhotos]:
+    """A checkpoint's model, fine-tuned where that is asked for, and the photos, loaded if they had to be."""
+    checkpoint = load_checkpoint(source)
+    if not options.qat:
+        contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
+        return torch_source(checkpoint.net, contract, converter=options.converter), photos
+    from edgeface.training.qat import finetune_checkpoint
+
+    data = photos.data
+    faces = data if isinstance(data, FaceData) else load_data(data, size=checkpoint.contract.input.size)
+    train = faces.faces[faces.rows("train")]
+    tuned = finetune_checkpoint(checkpoint, train, steps=options.qat_steps, reporter=reporter, seed=options.seed)
+    model = torch_source(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
+    return model, replace(photos, data=faces)
+
+
+def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet | None:
+    """Faces that neither calibrate nor evaluate; None where they show no pairs of both kinds."""
+    labels = faces.labels[rows]
+    if len(np.unique(labels)) in (0, 1, len(labels)):
+        return None
+    return _with_pairs(faces, rows, draw_pairs(labels, seed=seed))
+
+
+def _with_pairs(faces: FaceData, rows: NDArray[np.int64], pairs: NDArray[np.int64]) -> EvaluationSet:
+    labels = faces.labels[rows]
+    return EvaluationSet(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
+
+
+def thresholds(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """A threshold for each of ``FARS`` from all-against-all scores.
+
+    Args:
+        embeddings: (N, D) float32 unit rows of people not trained on.
+        labels: (N,) identities.
+
+    Returns:
+        The contract's ``thresholds``, and what they were measured on with the reason for each that is null.
+    """
+    people = len(np.unique(labels))
+    facts: dict[str, object] = {"people": people, "photos": len(labels)}
+    found: dict[str, object] = {f"{far:g}": None for far in FARS}
+    pairs = all_pairs(embeddings, labels) if people > 1 else None
+    impostors = 0 if pairs is None else int((~pairs.same).sum())
+    missing: dict[str, str] = {}
+    for far, key in zip(FARS, found, strict=True):
+        if pairs is None or not pairs.has_both_kinds:
+            missing[key] = "the photos show no two people that were not trained on, one of them twice"
+            continue
+        at = tar_at_far(pairs, far)
+        if at.reason is not None:
+            missing[key] = at.reason
+            continue
+        figures = {"value": at.threshold, "low": at.threshold_low, "high": at.threshold_high, "tar": at.value}
+        # Rounded up: rounded down, a threshold might let one more through.
+        found[key] = {"pairs": impostors} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
+    return found, facts | {"missing": missing}
+
+
+def _digest(face: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(face.tobytes()).digest()
+
+
+def balanced(labels: NDArray[np.int64], rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """At most ``count`` of ``rows``, the identities taking turns, so that none of them sets the ranges alone."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(rows)
+    turn = np.zeros(len(shuffled), np.int64)
+    seen: dict[int, int] = {}
+    for index, label in enumerate(labels[shuffled].tolist()):
+        turn[index] = seen[label] = seen.get(label, -1) + 1
+    return np.sort(shuffled[np.argsort(turn, kind="stable")][:count])

@@ -1,0 +1,169 @@
+"""A run is a folder: what is in it suffices to repeat the run and to resume it.
+
+``run.json`` (settings, environment, data card), ``curves.csv``, ``curves.png``, ``last.safetensors``
+(everything, to resume), ``best.safetensors`` (the net alone, to use). Each file is written beside its
+name and renamed, so that a killed process leaves the last good state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from edgeface.backbones import build_backbone, file_stem
+from edgeface.files import replacing
+from edgeface.training.config import TrainConfig
+from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
+
+KEY = "edgeface"
+PACKAGES = ("torch", "accelerate", "numpy", "pillow", "safetensors", "scikit-learn")
+
+
+def new_folder(folder: Path, *, marker: str, resume: bool) -> bool:
+    """Makes an output folder of ours; True when it holds a state to resume from.
+
+    Raises:
+        UsageError: the folder cannot be made, is not ours, or is ours and ``resume`` was not asked for.
+    """
+    if not folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be made ({error.strerror})") from error
+        return False
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: exists and is not a folder")
+    ours = (folder / marker).exists()
+    if not ours and any(folder.iterdir()):
+        raise UsageError(f"{folder}: exists and was not made by edgeface; name another folder")
+    if ours and not resume:
+        raise UsageError(f"{folder}: holds a run already; go on with --resume, or name another folder")
+    return ours
+
+
+def environment() -> dict[str, str]:
+    """What the run ran on: machine, Python, packages, git state of the working folder."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    found["threads"] = str(torch.get_num_threads())
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+        commit, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in commands
+        )
+        found["git"] = commit + ("-changed" if changes else "")
+    return found
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+    """Writes tensors and one JSON document as safetensors, whole or not at all.
+
+    Raises:
+        UsageError: the disk is full or the folder cannot be written; the file before it survives.
+    """
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        with replacing(path) as beside:
+            save_file(whole, beside, metadata={KEY: json.dumps(document)})
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be saved ({error}); the last good state is kept") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``save_tensors`` wrote.
+
+    Raises:
+        ModelError: no such file, cut short, or not written by edgeface.
+    """
+    try:
+        whole = path.read_bytes()  # at once: safe_open opens its file twice, between which a run may replace it
+        tensors = load(whole)
+        size = int.from_bytes(whole[:8], "little")
+        return tensors, json.loads(json.loads(whole[8 : 8 + size])["__metadata__"][KEY])
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file") from error
+    except KeyError as error:
+        raise ModelError(f"{path}: safetensors, but not a checkpoint of edgeface") from error
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not a whole checkpoint ({error})") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained net with what its contract will say."""
+
+    path: Path
+    net: nn.Module
+    contract: Contract
+
+    @property
+    def sha256(self) -> str:
+        """Of the checkpoint file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str) -> Contract:
+    """The contract as far as training knows it."""
+    mean, std = config.model.pixel_statistics
+    return Contract(
+        name=file_stem(config.model.backbone),
+        backbone=config.model.backbone,
+        input=InputSpec(size=config.model.input_size, mean=mean, std=std),  # type: ignore[arg-type]
+        embedding=EmbeddingSpec(length=config.model.embedding_dim),
+        data_sha256=data_sha256,
+        licence=licence,
+    )
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The file meant by a run folder (its best checkpoint) or a .safetensors file.
+
+    Raises:
+        UsageError: neither.
+    """
+    if source.is_dir():
+        best = source / "best.safetensors"
+        if not best.exists():
+            raise UsageError(f"{source}: no best.safetensors in it; is it a run of edgeface train?")
+        return best
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or run folder")
+    return source
+
+
+def load_checkpoint(source: str | Path) -> Checkpoint:
+    """Rebuilds the net of a run folder or checkpoint file, in evaluation mode.
+
+    Raises:
+        UsageError, ModelError, ContractError: not a checkpoint of ours, damaged, or of another net.
+    """
+    path = find_checkpoint(Path(source))
+    tensors, document = load_tensors(path)
+    if "contract" not in document:
+        raise ContractError(f"{path}: a state to resume from, not a model; name best.safetensors")
+    try:
+        contract = Contract.from_json(json.dumps(document["contract"]))
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
+    net = build_backbone(contract.backbone, embedding=contract.embedding.length, size=contract.input.size)
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: does not fit a {contract.backbone}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return Checkpoint(path, net.eval(), contract)

@@ -1,0 +1,1 @@
+"""Learning from trained models: their embeddings, and their feature maps."""

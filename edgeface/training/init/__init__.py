@@ -1,0 +1,1 @@
+"""Weights before the first step: copied, pruned, fitted."""

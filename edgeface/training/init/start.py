@@ -1,0 +1,81 @@
+"""Where a training starts: published weights, a checkpoint, a wider one pruned to fit, any state dict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeface.training.augment import normalize
+from edgeface.training.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
+from edgeface.training.config import NORMALIZATIONS, TrainConfig
+from edgeface.training.init.prune import is_wider, prune_into
+from edgeface.training.init.weights import init_backbone
+from edgeface_runtime import ContractError, InputSpec, ModelError, UsageError
+
+PRUNING_FACES = 1000
+"""About how many faces a pruned model is fitted on."""
+
+
+def start_from(
+    net: nn.Module, source: str, config: TrainConfig, *, faces: NDArray[np.uint8], names: str | None = None
+) -> str:
+    """Fills a model's weights before training, in place, and says what it took.
+
+    A checkpoint of a wider MobileFaceNet is pruned to fit (``edgeface.training.init.prune``); all else goes to
+    ``init_backbone``.
+
+    Args:
+        net: as ``build_backbone`` made it.
+        source: as ``init_backbone`` takes it.
+        config: of the training.
+        faces: (N, S, S, 3) uint8 RGB to fit layers on; some thousand of them are looked at.
+        names: as ``init_backbone`` takes it.
+
+    Raises:
+        UsageError, ModelError: as ``init_backbone``; or a wider model that takes faces of another size or
+            normalization.
+    """
+    if source.endswith(".dat"):
+        raise UsageError(
+            f"{source}: `python -m reproduce.dlib_start`, in a checkout of edgeface, fits dlib's net into a resnet18 "
+            "or vgg11 and writes a checkpoint for --init; docs/backbones.md shows how"
+        )
+    wide = _wider(net, source)
+    if wide is None:
+        return str(init_backbone(net, source, backbone=config.model.backbone, names=names))
+    spec, model = wide.contract.input, config.model
+    for key, theirs, ours in (
+        ("input_size", spec.size, model.input_size),
+        ("normalization", _normalization(spec), model.normalization),
+    ):
+        if theirs != ours:
+            raise UsageError(f"{source}: to prune this model its own {key} is needed: --set {key}={theirs}")
+    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / PRUNING_FACES)])
+    cosine = prune_into(net, wide.net, normalize(sample, spec.mean, spec.std))
+    near = f"mean cosine to it {cosine:.3f} on the {len(sample)} faces that it was fitted on"
+    return f"{source}: pruned to {model.backbone}; {near}"
+
+
+def _wider(net: nn.Module, source: str) -> Checkpoint | None:
+    """The checkpoint that is meant where it is one of ours with the net's layers and more channels."""
+    path = None if source == "imagenet" else find_checkpoint(Path(source))
+    if path is None or path.suffix != ".safetensors":
+        return None
+    try:
+        checkpoint = load_checkpoint(path)
+    except (ModelError, ContractError):
+        return None  # init_backbone says what it is
+    if not is_wider(checkpoint.net, net):
+        return None
+    theirs, ours = checkpoint.net.state_dict(), net.state_dict()
+    return None if all(theirs[name].shape == ours[name].shape for name in ours) else checkpoint
+
+
+def _normalization(spec: InputSpec) -> str:
+    known = [name for name, (mean, std) in NORMALIZATIONS.items() if (mean, std) == (spec.mean, spec.std)]
+    return known[0] if known else f"mean {spec.mean}, std {spec.std}"

@@ -1,0 +1,151 @@
+"""What a training run is at a moment, and how it gets to disk and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from edgeface.files import replacing
+from edgeface.progress import SILENT, Reporter
+from edgeface.training.checkpoints import load_tensors, save_tensors
+from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
+from edgeface_runtime import Contract, UsageError
+
+LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``curves.csv``."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float | None
+    """Of the head on augmented faces, with the margin; None where nothing is classified."""
+    train_cosine: float | None
+    """Mean cosine to the teachers' outputs; None without one."""
+    val_loss: float | None
+    val_accuracy: float | None
+    val_cosine: float | None
+    lr: float
+    margin: float
+    side: int
+    """Of the faces of this epoch, trained on and validated on, in pixels."""
+
+    def score(self) -> tuple[float, ...]:
+        """What makes an epoch the best: full size, validation accuracy (or cosine to the teachers), the lower loss."""
+        if self.val_loss is None:
+            return self.side, self.epoch
+        first = self.val_cosine if self.val_accuracy is None else self.val_accuracy
+        return self.side, first or 0.0, -self.val_loss
+
+
+class Learner(nn.Module):
+    """Backbone, head and feature teacher as one module, so that one forward pass serves all processes."""
+
+    def __init__(self, net: nn.Module, head: nn.Module, feature_teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net, self.head, self.feature_teacher = net, head, feature_teacher
+
+    def forward(self, x: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalized faces and labels → ((N, D) embeddings, (N, classes) logits, the hint loss or None)."""
+        embeddings = self.net(x).float()
+        hint_loss = None if self.feature_teacher is None else self.feature_teacher()
+        return embeddings, self.head(embeddings, labels, margin), hint_loss
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """Everything that a run needs to go on from here."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    """The running average of the net, where ``ema_decay`` asks for one."""
+    curves: list[Epoch]
+    lr_scale: float = 1.0
+    """Lowered when the loss stopped being finite."""
+
+    @property
+    def kept(self) -> nn.Module:
+        """The net that is validated and saved as the best."""
+        return self.learner.net if self.average is None else self.average.module
+
+    def save(self, folder: Path, config: TrainConfig, data_sha256: str, contract: Contract) -> None:
+        """Writes curves, the best net when this epoch is the best, and the state, in that order.
+
+        Raises:
+            UsageError: the disk is full; what was saved before is kept.
+        """
+        if self.curves:
+            write_curves(self.curves, folder / CURVES)
+            if self.curves[-1].score() >= max(row.score() for row in self.curves):
+                last = self.curves[-1]
+                found = {"epoch": last.epoch, "loss": last.val_loss, "accuracy": last.val_accuracy}
+                whole = replace(contract, accuracy={"validation": found} if last.val_loss is not None else {})
+                save_tensors(folder / BEST, self.kept.state_dict(), {"contract": json.loads(whole.to_json())})
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors_of = {name: value for name, value in values.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in tensors_of.items()}
+        document = {
+            "config": as_dict(config),
+            "data_sha256": data_sha256,
+            "curves": [asdict(row) for row in self.curves],
+            "lr_scale": self.lr_scale,
+        }
+        save_tensors(folder / LAST, tensors, document)
+
+    def restore(self, folder: Path, config: TrainConfig, data_sha256: str, reporter: Reporter = SILENT) -> None:
+        """Goes back to the saved state.
+
+        Raises:
+            UsageError: it was saved with other settings or other photos.
+            ModelError: it is damaged.
+        """
+        tensors, document = load_tensors(folder / LAST)
+        saved = by_key(as_dict(config_from(document["config"], str(folder / LAST), reporter)))
+        changed = [key for key, value in by_key(as_dict(config)).items() if saved[key] != value]
+        if changed:
+            raise UsageError(f"{folder}: started with another {', '.join(changed)}; resume with the same settings")
+        if document["data_sha256"] != data_sha256:
+            raise UsageError(f"{folder}: started on other photos (their digest differs)")
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = _current(name).partition(".")
+            parts[part][rest] = tensor
+        self.learner.load_state_dict(parts["learner"])
+        if self.average is not None:
+            self.average.module.load_state_dict(parts["average"])
+            self.average.n_averaged.fill_(len(document["curves"]))  # at 0 its next update would copy, not average
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.curves = [Epoch(**row) for row in document["curves"]]
+        self.lr_scale = document["lr_scale"]
+
+
+def _current(name: str) -> str:
+    """The name of a tensor of a saved state, which older runs may have under another."""
+    for old, new in (("optimiser.", "optimizer."), ("learner.guide.", "learner.feature_teacher.")):
+        name = new + name.removeprefix(old) if name.startswith(old) else name
+    return name
+
+
+def write_curves(curves: list[Epoch], path: Path) -> None:
+    """Writes the curves as CSV, whole or not at all."""
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=[item.name for item in fields(Epoch)])
+        table.writeheader()
+        table.writerows(asdict(row) for row in curves)

@@ -1,0 +1,1 @@
+"""What rebuilds the files that edgeface ships; see README.md."""

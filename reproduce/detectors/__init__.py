@@ -1,0 +1,1 @@
+"""The detectors' nets, built from the weights that others published."""

