@@ -139,10 +139,17 @@ def board() -> Device:
     return Device(Path(HOME), Path(HOME))
 
 
+@pytest.fixture(scope="session")
+def known(board: Device, belongings: Path) -> Path:
+    """The belongings, and with them ``known.gallery``, in which the family is enrolled."""
+    replace(board, here=belongings).run("edgeface enroll family/ --gallery known.gallery")
+    return belongings
+
+
 @pytest.fixture
-def device(board: Device, belongings: Path, tmp_path: Path) -> Device:
+def device(board: Device, known: Path, tmp_path: Path) -> Device:
     """The board, in a folder of its own with the belongings."""
-    shutil.copytree(belongings, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(known, tmp_path, dirs_exist_ok=True)
     return replace(board, here=tmp_path)
 
 

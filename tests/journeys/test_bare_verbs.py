@@ -81,8 +81,7 @@ def test_devices_are_listed(bare: Any):
 
 
 def test_run_looks_at_a_folder(bare: Any):
-    bare.run("edgeface enroll family/ -g people.gallery")
-    found = document(bare.run("edgeface run --folder photos/ -g people.gallery --output drawn/ --json"))
+    found = document(bare.run("edgeface run --folder photos/ -g known.gallery --output drawn/ --json"))
     assert (found["frames"], found["skipped"]) == (30, 0)
     named = {event["photo"]: event["name"] for event in found["events"] if event["event"] == "named"}
     known = {path.name for path in (bare.here / "photos").glob("[!s]*.jpg")}

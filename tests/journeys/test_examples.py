@@ -21,12 +21,11 @@ def test_identify_names_faces_and_goes_on_after_a_photo_that_is_refused(bare: An
 
 
 def test_the_doorbell_greets(bare: Any):
-    bare.run("edgeface enroll family/ --gallery people.gallery")
-    done = bare.run("python examples/doorbell.py people.gallery --folder photos --once")
+    done = bare.run("python examples/doorbell.py known.gallery --folder photos --once")
     said = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
     assert said[:3] == ["hello, Ada"] * 3
     assert said.count("somebody is at the door") == len((bare.here / "strangers.log").read_text().splitlines()) == 15
-    done = bare.run("python examples/doorbell.py people.gallery --camera 0", code=2)
+    done = bare.run("python examples/doorbell.py known.gallery --camera 0", code=2)
     assert done.stderr.endswith("pip install 'edgeface[camera]'\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-GALLERY = "--gallery people.gallery"
+GALLERY = "--gallery known.gallery"
 
 
 def hint(done: Any) -> str:
@@ -19,7 +19,6 @@ def hint(done: Any) -> str:
 
 def test_a_video_runs_after_its_hint_was_followed(device: Any):
     assert not device.has("cv2")
-    device.run(f"edgeface enroll family/ {GALLERY}")
     command = f"edgeface run --video door.mp4 {GALLERY} --output named.mp4 --json"
     device.run(hint(device.run(command, code=2)))
     events = json.loads(device.run(command).stdout)["events"]

@@ -96,14 +96,14 @@ def test_pages_for_a_device_have_no_command_outside_a_block_that_is_followed():
 def test_a_page_s_blocks_run_as_they_stand(device: Any, page: str):
     device.run(f"mkdir -p dist && cp {device.home}/*.whl .")
     if page in ("docs/privacy.md", "docs/models.md", "docs/streams.md"):  # their reader has one already
-        device.run("edgeface enroll family/ --gallery people.gallery")
+        device.run("cp known.gallery people.gallery")
     done = device.run(f"python follow.py {page}")
     for words in SAID.get(page, ()):
         assert words in done.stdout
 
 
 def test_a_program_takes_the_frames_of_the_camera_module(device: Any):
-    device.run("edgeface enroll family/ --gallery people.gallery")
+    device.run("cp known.gallery people.gallery")
     (device.here / "picamera2.py").write_text(PICAMERA)
     done = device.run("python follow.py docs/streams.md --needs picamera", code=130)
     assert done.stdout.splitlines() == ["appeared unknown", "named Ada"]
