@@ -27,8 +27,8 @@ SUFFIXES = frozenset(f".{name}" for name in _READ.split())
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
 
-# Such a photo is refused in one line, and Pillow would say the same in two more. Last, so that a filter of the app's own
-# for its own photos stays in force.
+# Such a photo is refused in one line, and Pillow would say the same in two more. Last, so that a filter that the app
+# has for its own photos stays in force.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _BAND = 1 << 20  # pixels that are converted at once
