@@ -16,7 +16,11 @@ RUNS = (
     ["tensorflow_int8"],
 )
 
-NAMING = (["photo", DEFAULT, str(att_folder() / "s1")], ["start", DEFAULT, PHOTO]) if shipped() else ()
+NAMING = (
+    (["photo", DEFAULT, str(att_folder() / "s1")], ["start", DEFAULT, PHOTO], ["empty", DEFAULT, PHOTO])
+    if shipped()
+    else ()
+)
 
 for name, *arguments in (*RUNS, *NAMING):
     print(f"== {name}", flush=True)

@@ -14,7 +14,7 @@ from edgeface.evaluation.benchmark import measure
 from edgeface.files import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
-from edgeface.report.page import Photos, write_report
+from edgeface.report.page import PhotoCounts, write_report
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
 from edgeface_runtime import EdgefaceError, UsageError
@@ -61,13 +61,13 @@ def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[
 
     reporter.say("4/4 measuring each file in a process of its own, one thread", heading=True)
     bench = measure(files, data=photos, progress=lambda rounds: reporter.track(rounds, "bench"))
-    document = bench.as_json()
+    document = bench.to_json()
     write_text(folder / "bench.json", json.dumps(document, indent=2) + "\n")
     write_report(
         folder / "report.html",
         bench,
         title="Forty people, one small model",
-        photos=Photos.of(photos, "AT&T faces", credit="AT&T Laboratories Cambridge"),
+        photos=PhotoCounts.of(photos, "AT&T faces", credit="AT&T Laboratories Cambridge"),
         curves=curves,
         parity=exported.files,
         parity_photos=len(photos.rows("test")),

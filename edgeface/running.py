@@ -72,6 +72,7 @@ def run(
     output: Path | None = None,
     show: bool = False,
     seconds: float | None = None,
+    turn: int = 0,
     tell: Callable[[Row], None],
     report: Callable[[str], None],
 ) -> Report:
@@ -95,7 +96,7 @@ def run(
         GalleryError: the gallery was made with another model.
         MissingExtraError: OpenCV is absent, which all but folders need.
     """
-    opened = open_source(source, report)
+    opened = open_source(source, report, turn=turn)
     with contextlib.ExitStack() as stack:
         stack.callback(opened.frames.close)
         pace = Pace.photos() if opened.kind == "folder" else Pace(every=every)

@@ -23,7 +23,7 @@ from edgeface.data.dataset import FaceData, load_data
 from edgeface.deploy import ExportPhotos, balanced, export_model
 from edgeface.evaluation.identification import identify
 from edgeface.training.checkpoints import load_checkpoint
-from edgeface_devices.bench import local_device
+from edgeface_devices.bench.interleaved import local_device
 from edgeface_devices.doctor import VNNI, features
 from edgeface_export.options import RECIPES, ExportOptions
 from edgeface_export.result import ExportedFile, ExportResult

@@ -10,6 +10,7 @@ All files take turns, one thread each. Accuracy: each photo is named after the n
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import numpy as np
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
-from edgeface_devices.bench import Bench
+from edgeface_devices.results import Results
+from edgeface_devices.tables import shown
 from edgeface_runtime.models import shipped
 from reproduce.pins_table import DOCS, PAGE, table
 
@@ -37,20 +39,20 @@ COLUMNS = (
 )
 
 
-def rows(bench: Bench) -> list[list[str]]:
+def rows(bench: Results) -> list[list[str]]:
     """The cells of the table, the fastest file first."""
     return [
         [
             row.path.name,
             f"{row.size_bytes / 1e6:.2f}",
             f"{100 * (row.top1 or 0):.2f}",
-            f"{row.latency.p50_ms:.2f}",
-            "" if row.latency.p90_ms is None else f"{row.latency.p90_ms:.2f}",
+            f"{row.p50_ms:.2f}",
+            "" if row.p90_ms is None else f"{row.p90_ms:.2f}",
             f"{row.cpu_p50_ms:.2f}",
-            f"{row.import_ms.value + row.load_ms.value + row.first_ms.value:.0f}",
+            shown(row.cold_ms, 0),
             f"{row.peak_mb:.0f}",
         ]
-        for row in sorted(bench.rows, key=lambda row: row.cpu_p50_ms.value)
+        for row in sorted(bench.rows, key=lambda row: row.cpu_p50_ms.value if row.cpu_p50_ms else math.inf)
     ]
 
 

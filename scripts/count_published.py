@@ -1,6 +1,6 @@
 """Counts the instructions of the nets in XNNPACK's table on emulated cores, for docs/estimates.md.
 
-python scripts/count_published.py [--output FILE]  # default: devices/edgeface_devices/facts/counts.csv
+python scripts/count_published.py [--output FILE]  # default: devices/edgeface_devices/estimate/facts/counts.csv
 
 Needs `edgeface devices emulator`. The nets have random weights: what an instruction computes does not change how many
 there are. They are exported as any net is, so uint8 pixels go in and preprocessing is counted.
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeface_devices.emulated import emulate
-from edgeface_devices.profiles import find_profile
-from edgeface_devices.published import FOLDER
+from edgeface_devices.boards.profiles import find_profile
+from edgeface_devices.emulate.core import emulate
+from edgeface_devices.estimate.published import FOLDER
 from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export

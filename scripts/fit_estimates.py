@@ -1,6 +1,7 @@
-"""Measures the estimates on what they were not fitted to and writes the tables of docs/estimates.md.
+"""Fits the estimates (estimate/fitted.json), measures them on what they were not fitted to, and writes the tables of
+docs/estimates.md.
 
-python scripts/fit_estimates.py [--check]
+python -m scripts.fit_estimates [--check]
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeface_devices import counted
-from edgeface_devices.estimate import anchors, estimate, interval_factor, transfer
-from edgeface_devices.fit import by_family, errors, is_fitted_on, is_scored, predict
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Net, ncnn_times, nets, rows
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import fitted
+from edgeface_devices.estimate.latency import estimate
+from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
+from scripts import latency_fit
+from scripts.latency_fit import (
+    by_family,
+    cost_half_width,
+    engine_ratios,
+    errors,
+    is_fitted_on,
+    is_scored,
+    predicted,
+    transfer,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "estimates.md"
 CHOSEN_ON = ("rpi-zero-2w", "rpi-4b-1500")
@@ -25,7 +36,7 @@ CHOSEN_ON = ("rpi-zero-2w", "rpi-4b-1500")
 TARGETS = {"float": (10, 25, 1.3), "int8": (12, 30, 1.6), "float on rpi-5": (15, 35, 1.6)}
 ANCHOR = "mobilenet_v2"
 # The contract's costs of the paper's MobileFaceNet, 112 px, PReLU.
-MOBILEFACENET = Net(
+MOBILEFACENET = Costs(
     pointwise=205.586, conv=5.419, depthwise=9.960, linear=0.0, parameters=1.010, activations=5.939, layers=83
 )
 # Of its TFLite files, one call (docs/bench.md).
@@ -42,7 +53,7 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return "\n".join(head + ["| " + " | ".join(map(str, line)) + " |" for line in lines])
 
 
-def fitted_times(board: Profile, kind: str, threads: int) -> tuple[str, dict[str, float]]:
+def fitted_times(board: BoardProfile, kind: str, threads: int) -> tuple[str, dict[str, float]]:
     version, times = ncnn_times(board.board, board.clock_mhz, kind, threads)
     return version, {name: ms for name, ms in times.items() if is_fitted_on(name)}
 
@@ -57,7 +68,7 @@ def covered(times: dict[str, float], kind: str) -> tuple[list[bool], float]:
     found, widths = [], []
     for name, log in errors(times, kind, by_family).items():
         others = {other: ms for other, ms in times.items() if by_family(other) != by_family(name)}
-        widths.append(interval_factor(others, kind))
+        widths.append(cost_half_width(others, kind))
         found.append(abs(log) <= math.log(widths[-1]))
     return found, float(np.median(widths))
 
@@ -74,7 +85,7 @@ def left_out() -> str:
                 hits[kind] += inside
                 median, p90, width = TARGETS.get(f"{kind} on {board.name}", TARGETS[kind])
                 name = f"{board.name}{' *' if board.name in CHOSEN_ON else ''}"
-                factor = f"{interval_factor(times, kind):.2f} (≤ {width})"
+                factor = f"{cost_half_width(times, kind):.2f} (≤ {width})"
                 target = f"{median} / {p90}"
                 share = f"{100 * np.mean(inside):.0f} % at {without:.2f}"
                 lines.append([name, kind, threads, version, len(by_net), *map(spread, errs), target, factor, share])
@@ -108,7 +119,7 @@ def other_engines() -> str:
     for board in profiles().values():
         for engine in ("litert", "onnxruntime"):
             for kind in ("float", "int8"):
-                found = anchors(board, engine, kind, 4)
+                found = engine_ratios(board, engine, kind, 4)
                 if not found:
                     continue
                 text = ", ".join(f"{name.split()[0]} {ratio:.2f}" for name, ratio in found.items())
@@ -118,32 +129,32 @@ def other_engines() -> str:
     return table(["board", "engine", "precision", "time ÷ ncnn float's, 4 threads", "used", "spread ×/÷"], lines)
 
 
-def ratio_left_out(board: Profile, kind: str) -> dict[str, tuple[float, float]]:
+def ratio_left_out(board: BoardProfile, kind: str) -> dict[str, tuple[float, float]]:
     """Net of XNNPACK's table → log(predicted ÷ published) by the mean ratio of the others to ncnn.
 
     First from the net's own row of ncnn; second from ncnn's estimate without the net's family, as for a new net.
     """
     _, times = fitted_times(board, "float", 4)
-    logs = {name.split()[0]: math.log(ratio) for name, ratio in anchors(board, "litert", kind, 4).items()}
+    logs = {name.split()[0]: math.log(ratio) for name, ratio in engine_ratios(board, "litert", kind, 4).items()}
     found = {}
     for net, log in logs.items():
         others = {other: ms for other, ms in times.items() if by_family(other) != by_family(net)}
         own = float(np.mean([logs[other] for other in logs if other != net])) - log
-        found[net] = own, own + math.log(predict(nets()[net], others, "float") / times[net])
+        found[net] = own, own + math.log(predicted(nets()[net], others, "float") / times[net])
     return found
 
 
-def _counted_boards() -> Iterable[tuple[Profile, str]]:
+def _counted_boards() -> Iterable[tuple[BoardProfile, str]]:
     cells = [(board, kind) for board in profiles().values() for kind in ("float", "int8")]
-    return [(board, kind) for board, kind in cells if counted.rates(board, kind, 4)]
+    return [(board, kind) for board, kind in cells if latency_fit.rates(board, kind, 4)]
 
 
 def instruction_counts() -> str:
     lines = []
     for board, kind in _counted_boards():
-        rates, by_ratio = counted.rates(board, kind, 4), ratio_left_out(board, kind)
-        published = {row.net: row.ms for row in counted.table(board, kind, 4)}
-        for net, log in counted.left_out(rates).items():
+        rates, by_ratio = latency_fit.rates(board, kind, 4), ratio_left_out(board, kind)
+        published = {row.net: row.ms for row in latency_fit.counted_rows(board, kind, 4)}
+        for net, log in latency_fit.counts_left_out(rates).items():
             cells = [f"{rates[net] * published[net] / 1e6:.1f}", f"{published[net]:.0f}"]
             cells.append(f"{rates[net] / 1e3 / board.clock_mhz:.2f}")
             errors_ = [math.expm1(error) for error in (log, *by_ratio.get(net, ()))]
@@ -156,7 +167,7 @@ def instruction_counts() -> str:
 def counts_against_ratio() -> str:
     lines = []
     for board, kind in _counted_boards():
-        logs, by_ratio = counted.left_out(counted.rates(board, kind, 4)), ratio_left_out(board, kind)
+        logs, by_ratio = latency_fit.counts_left_out(latency_fit.rates(board, kind, 4)), ratio_left_out(board, kind)
         errors_ = [logs.values(), *zip(*by_ratio.values(), strict=True)]
         worst = [math.exp(max(map(abs, each))) for each in errors_]
         used = "counts" if worst[0] < min(worst[1:]) else "ratio"
@@ -191,7 +202,7 @@ def against_published() -> str:
         _, times = fitted_times(profiles()[name], "float", 4)
         for net, log in errors(times, "float", by_family).items():
             others = {other: ms for other, ms in times.items() if by_family(other) != by_family(net)}
-            width, ms = interval_factor(others, "float"), times[net] * math.exp(log)
+            width, ms = cost_half_width(others, "float"), times[net] * math.exp(log)
             inside = "" if abs(log) <= math.log(width) else "outside"
             lines.append([name, net, f"{times[net]:.1f}", f"{ms:.1f}", f"{ms / width:.1f} to {ms * width:.1f}", inside])
     return table(["board", "net", "published, ms", "predicted, ms", "interval, ms", ""], lines)
@@ -206,7 +217,7 @@ def refused() -> str:
         cells = []
         for name in beyond:
             others = {other: ms for other, ms in fitted.items() if by_family(other) != by_family(name)}
-            cells.append(f"{name} {times[name] / predict(nets()[name], others, 'float'):.2f}")
+            cells.append(f"{name} {times[name] / predicted(nets()[name], others, 'float'):.2f}")
         lines.append([board.name, ", ".join(cells)])
     return table(["board", "published ÷ predicted, 4 threads, float"], lines)
 
@@ -238,15 +249,19 @@ def page(text: str) -> str:
 
 
 def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = page(old)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(new, encoding="utf-8")
-        return 0
-    if old == new:
-        return 0
-    print("docs/estimates.md is not current: run python scripts/fit_estimates.py", file=sys.stderr)
-    return 1
+    check, stale = "--check" in sys.argv[1:], []
+    # First the numbers: the page shows what they say.
+    for path, make in ((fitted.FILE, lambda _: latency_fit.text(latency_fit.fit())), (PAGE, page)):
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        new = make(old)
+        if old != new and check:
+            stale.append(path.name)
+        elif old != new:
+            path.write_text(new, encoding="utf-8")
+            fitted.fitted.cache_clear()
+    if stale:
+        print(f"not current: {', '.join(stale)}; run python -m scripts.fit_estimates", file=sys.stderr)
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

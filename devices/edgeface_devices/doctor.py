@@ -1,8 +1,7 @@
-"""What stands between a machine and edgeface: system, Python, engines, memory, power, cameras, one line a finding."""
+"""Whether a machine can run edgeface: system, Python, engines, memory, power, cameras, one line a finding."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -13,16 +12,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import edgeface_runtime
-from edgeface_devices.instructions import ElfError, at_load, contains, loaded_on_import, read_library
-from edgeface_devices.process import death
-from edgeface_devices.profiles import profile_of
-from edgeface_devices.state import State, read_state, throttling
-from edgeface_devices.video import VideoDevice, video_devices
+from edgeface_devices.bench.process import death
+from edgeface_devices.boards.cameras import VideoDevice, video_devices
+from edgeface_devices.boards.health import BoardState, read_state, throttling
+from edgeface_devices.boards.profiles import profile_of
 
 Level = Literal["ok", "note", "wrong"]
 
@@ -58,6 +56,8 @@ engine = open_engine(sys.argv[1])
 engine.run(numpy.zeros(engine.input_shape, numpy.float32))
 """
 _TRIAL_S = 120.0
+# Distribution → the module that it is started by, where no net of its format is there to be run.
+_IMPORTED = {"tflite-runtime": "tflite_runtime.interpreter", "ncnn": "ncnn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,31 +120,27 @@ def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 
 def _engines() -> Iterator[Finding]:
-    found = False
-    for distribution, net in ENGINES.items():
-        installed = _version(distribution)
-        if installed is None:
-            continue
-        scanned = _scan(distribution)
-        if scanned:
-            yield scanned
-        if scanned and scanned.level == "wrong":
-            continue
-        text, cause = f"{distribution} {installed}", try_out(net)
-        if cause:
-            remedy = f"pip install --upgrade {distribution}"
-            yield Finding(level="wrong", topic="engine", text=f"{text}: {cause}", remedy=remedy)
-        else:
-            found = True
-            yield Finding(level="ok", topic="engine", text=f"{text}: runs a small net in a process of its own")
-    trap = numpy_trap(_version("tflite-runtime"), _version("ai-edge-litert"), _version("numpy"))
+    installed = {name: found for name in (*ENGINES, *_IMPORTED) if (found := _version(name))}
+    trap = numpy_trap(installed.get("tflite-runtime"), installed.get("ai-edge-litert"), _version("numpy"))
     if trap:
+        del installed["tflite-runtime"]
         yield trap
-    elif _version("tflite-runtime"):
-        found = True
-        yield Finding(level="ok", topic="engine", text=f"tflite-runtime {_version('tflite-runtime')}")
-    if not found:
+    findings = {name: _engine(name, found) for name, found in installed.items()}
+    yield from findings.values()
+    # Finding faces takes one of the others.
+    if not any(finding.level == "ok" for name, finding in findings.items() if name != "ncnn"):
         yield Finding(level="wrong", topic="engine", text="none works", remedy="pip install ai-edge-litert onnxruntime")
+
+
+def _engine(distribution: str, installed: str) -> Finding:
+    """Whether an engine starts: an instruction that the processor lacks ends its process, and is named."""
+    net, text = ENGINES.get(distribution), f"{distribution} {installed}"
+    cause = try_out(_TRIAL, net) if net else try_out(f"import {_IMPORTED[distribution]}")
+    if cause is None:
+        proof = "runs a small net in a process of its own" if net else "can be imported"
+        return Finding(level="ok", topic="engine", text=f"{text}: {proof}")
+    other = f"'{distribution}!={installed}'" if "SIGILL" in cause else f"--upgrade {distribution}"
+    return Finding(level="wrong", topic="engine", text=f"{text}: {cause}", remedy=f"pip install {other}")
 
 
 def int8_arithmetic(has: set[str]) -> Finding | None:
@@ -165,50 +161,6 @@ def _int8() -> Iterator[Finding]:
     yield from filter(None, [int8_arithmetic(features())])
 
 
-def _other_libraries() -> Iterator[Finding]:
-    yield from filter(None, map(_scan, ("tflite-runtime", "ncnn", "numpy", "pillow")))
-
-
-def _scan(distribution: str) -> Finding | None:
-    installed, has = _version(distribution), features()
-    if platform.machine() != "aarch64" or installed is None or not has:
-        return None
-    paths = [Path(str(file.locate())) for file in files(distribution) or () if ".so" in file.suffixes]
-    return scan(f"{distribution} {installed}", paths, has, remedy=f"pip install '{distribution}!={installed}'")
-
-
-def scan(package: str, paths: Sequence[Path], has: set[str], *, remedy: str) -> Finding | None:
-    """Whether loading a package meets an instruction that the processor lacks, read from its files.
-
-    Args:
-        package: its name and version.
-        paths: its shared objects; one that cannot be read is left to the trial.
-        has: features of the processor, in the words of /proc/cpuinfo.
-        remedy: what to do where it does.
-
-    Returns:
-        None where Python imports no shared object for aarch64 of them.
-    """
-    libraries = []
-    for path in paths:
-        with contextlib.suppress(ElfError):
-            libraries.append(read_library(path))
-    loaded = loaded_on_import(libraries)
-    for library in loaded:
-        lacking = sorted(at_load(library).keys() - has)
-        if lacking:
-            file = library.path.name
-            text = (
-                f"{package}: dies of SIGILL: loading {file} executes {', '.join(lacking)}, which this processor lacks"
-            )
-            return Finding(level="wrong", topic="instructions", text=text, remedy=remedy)
-    others = sorted({feature for library in loaded for feature in contains(library)} - has)
-    text = f"{package}: loading is seen to execute nothing that this processor lacks"
-    if others:
-        text += f"; code for {', '.join(others)} is there to be chosen at run time"
-    return Finding(level="ok", topic="instructions", text=text) if loaded else None
-
-
 def numpy_trap(tflite_runtime: str | None, litert: str | None, numpy: str | None) -> Finding | None:
     """tflite-runtime was built against numpy 1: under numpy 2 it imports, and dies at the first model."""
     if tflite_runtime is None or numpy is None or int(numpy.split(".")[0]) < 2:
@@ -220,11 +172,11 @@ def numpy_trap(tflite_runtime: str | None, litert: str | None, numpy: str | None
     return Finding(level="wrong", topic="numpy", text=text, remedy=remedy)
 
 
-def try_out(net: Path, python: str = sys.executable) -> str | None:
-    """Why a fresh process cannot run a model file on zeros, a deadly signal included; None: it can."""
+def try_out(code: str, *arguments: str | Path, python: str = sys.executable) -> str | None:
+    """Why a fresh process cannot run a piece of Python, a deadly signal included; None: it can."""
     try:
         done = subprocess.run(
-            [python, "-P", "-c", _TRIAL, net], capture_output=True, text=True, timeout=_TRIAL_S, check=False
+            [python, "-P", "-c", code, *arguments], capture_output=True, text=True, timeout=_TRIAL_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"does not end within {_TRIAL_S:.0f} s"
@@ -251,10 +203,10 @@ def _power() -> Iterator[Finding]:
     yield from power(read_state())
 
 
-def power(state: State) -> Iterator[Finding]:
+def power(state: BoardState) -> Iterator[Finding]:
     """What a reading of clock, temperature and supply means."""
     if state.throttled is not None:
-        now, past = throttling([state]), throttling([State(**state.__dict__ | {"throttled": 0}), state])
+        now, past = throttling([state]), throttling([BoardState(**state.__dict__ | {"throttled": 0}), state])
         if now:
             remedy = "cool the board, or give it a better power supply and cable"
             yield Finding(level="wrong", topic="power", text=f"held back now: {', '.join(now)}", remedy=remedy)
@@ -303,7 +255,6 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _engines,
     _int8,
-    _other_libraries,
     _memory,
     _power,
     _cameras,
@@ -320,7 +271,7 @@ def _version(distribution: str) -> str | None:
 
 def main() -> None:
     """Prints the findings as one JSON list: the far end of ``edgeface doctor --host``."""
-    document: list[dict[str, Any]] = [finding.as_json() for finding in examine()]
+    document = [finding.as_json() for finding in examine()]
     with os.fdopen(os.dup(1), "w") as answers:
         json.dump(document, answers)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from edgeface_devices.overview import FIGURES, Document, Entry, by_board, entries, merge, told
-from edgeface_devices.timing import DISTURBED, Figure
+from edgeface_devices.measurement import Figure, Json, Measurement, names
+from edgeface_devices.results import Results, merge, share_accuracy
+from edgeface_devices.tables import Table, by_board, shown
 from edgeface_runtime import UsageError
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -25,7 +25,8 @@ _LIMIT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?)\s*")
 class Verdict:
     """Rows with everything that was asked about them."""
 
-    rows: tuple[Entry, ...]
+    rows: tuple[Measurement, ...]
+    """The accuracy that was measured of a file stands in its rows of all boards."""
     choices: tuple[Choice, ...] = ()
     changes: tuple[Change, ...] = ()
     breaches: tuple[str, ...] = ()
@@ -33,37 +34,34 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Some row has a time, each board has a file that fits, and no limit is broken."""
-        timed = any(entry.figures["p50"] or entry.source == "emulated" for entry in self.rows)
+        timed = any(row.p50_ms or row.source == "emulated" for row in self.rows)
         return timed and all(choice.fits for choice in self.choices) and not self.breaches
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Keys to add to the document of ``bench --json``; one that was not asked for is absent."""
-        answers: dict[str, list[Any]] = {
-            "choices": [choice.as_json() for choice in self.choices],
-            "changes": [change.as_json() for change in self.changes],
-            "failed": list(self.breaches),
-        }
+        choices, changes = ([item.to_json() for item in items] for items in (self.choices, self.changes))
+        answers: Json = {"choices": choices, "changes": changes, "failed": list(self.breaches)}
         return {key: answer for key, answer in answers.items() if answer}
 
 
 def judge(
-    document: Document,
+    results: Results,
     *,
     budget_ms: float | None = None,
     min_accuracy: float | None = None,
-    baseline: Document | None = None,
+    baseline: Results | None = None,
     limits: Sequence[Limit] = (),
 ) -> Verdict:
-    """Answers whatever is asked of a merged document; see ``choose``, ``compare`` and ``breaches``.
+    """Answers whatever is asked of merged results; see ``choose``, ``compare`` and ``breaches``.
 
     Raises:
         UsageError: as those three do.
     """
-    rows = entries(document)
-    changes = compare(rows, entries(merge([], {"": baseline}))) if baseline else ()
+    rows = share_accuracy(results.rows)
+    changes = compare(rows, merge([], {"": baseline}).rows) if baseline else ()
     asks = budget_ms is not None or min_accuracy is not None
     choices = choose(rows, budget_ms=budget_ms, min_accuracy=min_accuracy) if asks else ()
-    broken = breaches(with_ratios(rows, changes), limits)
+    broken = breaches(rows, limits, changes)
     return Verdict(rows=rows, choices=choices, changes=changes, breaches=broken)
 
 
@@ -72,7 +70,7 @@ class Choice:
     """The file to take on one board, or the one that misses by least."""
 
     device: str
-    entry: Entry | None
+    row: Measurement | None
     """None: no row of the board has what is asked for."""
     fits: bool
     reason: str
@@ -80,24 +78,24 @@ class Choice:
     @property
     def line(self) -> str:
         """The choice as a line for a person."""
-        if self.entry is None:
+        if self.row is None:
             return f"{self.device}: {self.reason}"
         verb = "take" if self.fits else "nothing fits; nearest is"
-        return f"{self.device}: {verb} {self.entry.path} on {self.entry.engine}, {self.reason}"
+        return f"{self.device}: {verb} {self.row.path} on {self.row.engine}, {self.reason}"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """An element of ``choices`` in ``bench --json``."""
-        entry = self.entry
-        where = {"path": entry.path, "engine": entry.engine} if entry else {"path": None, "engine": None}
+        row = self.row
+        where = {"path": row and str(row.path), "engine": row and row.engine}
         return {"device": self.device, "fits": self.fits, **where, "reason": self.reason}
 
 
 def choose(
-    rows: Sequence[Entry], *, budget_ms: float | None = None, min_accuracy: float | None = None
+    rows: Sequence[Measurement], *, budget_ms: float | None = None, min_accuracy: float | None = None
 ) -> tuple[Choice, ...]:
     """For each board the file to take, in the order of the boards.
 
-    The time that counts is ``Entry.careful_ms``. With a budget alone the most accurate within it is taken,
+    The time that counts is ``careful_ms``. With a budget alone the most accurate within it is taken,
     else the fastest (of those that keep the least accuracy).
 
     Args:
@@ -115,48 +113,75 @@ def choose(
     return tuple(_choose(its, budget_ms, min_accuracy) for its in by_board(rows).values())
 
 
-def _choose(rows: Sequence[Entry], budget_ms: float | None, min_accuracy: float | None) -> Choice:
-    asked = [entry for entry in rows if entry.careful_ms is not None]
+def _choose(rows: Sequence[Measurement], budget_ms: float | None, min_accuracy: float | None) -> Choice:
+    asked = [row for row in rows if row.careful_ms is not None]
     if min_accuracy is not None:
-        asked = [entry for entry in asked if entry.figures["accuracy"]]
-    device = rows[0].device
+        asked = [row for row in asked if row.accuracy]
+    device = rows[0].device or ""
     if not asked:
         needed = "a time" if min_accuracy is None else "both a time and an accuracy"
-        return Choice(device=device, entry=None, fits=False, reason=f"no row has {needed}")
+        return Choice(device=device, row=None, fits=False, reason=f"no row has {needed}")
 
-    def overshoot(entry: Entry) -> float:
-        return 0.0 if budget_ms is None else max(0.0, _ms(entry) / budget_ms - 1)
+    def overshoot(row: Measurement) -> float:
+        return 0.0 if budget_ms is None else max(0.0, _ms(row) / budget_ms - 1)
 
-    def shortfall(entry: Entry) -> float:
-        return 0.0 if min_accuracy is None else max(0.0, min_accuracy - _share(entry))
+    def shortfall(row: Measurement) -> float:
+        return 0.0 if min_accuracy is None else max(0.0, min_accuracy - _share(row))
 
-    fitting = [entry for entry in asked if not overshoot(entry) and not shortfall(entry)]
+    fitting = [row for row in asked if not overshoot(row) and not shortfall(row)]
     if fitting:
         by_accuracy = budget_ms is not None and min_accuracy is None
         best = min(fitting, key=lambda e: (-_share(e) if by_accuracy else 0.0, _ms(e)))
-        return Choice(device=device, entry=best, fits=True, reason=_told(best))
+        return Choice(device=device, row=best, fits=True, reason=_told(best))
     # One broken demand is nearer than two; a share of errors weighs as much as a share of the budget.
     near = min(asked, key=lambda e: (bool(overshoot(e)) + bool(shortfall(e)), overshoot(e) + shortfall(e), _ms(e)))
-    return Choice(device=device, entry=near, fits=False, reason=_told(near))
+    return Choice(device=device, row=near, fits=False, reason=_told(near))
 
 
-def _ms(entry: Entry) -> float:
-    assert entry.careful_ms is not None
-    return entry.careful_ms
+def _ms(row: Measurement) -> float:
+    assert row.careful_ms is not None
+    return row.careful_ms
 
 
-def _share(entry: Entry) -> float:
-    accuracy = entry.figures["accuracy"]
+def _share(row: Measurement) -> float:
+    accuracy = row.accuracy
     return accuracy.value if accuracy else 0.0
 
 
-def _told(entry: Entry) -> str:
-    p50 = entry.figures["p50"]
+def _told(row: Measurement) -> str:
+    p50 = row.p50_ms
     assert p50 is not None
-    end = "upper end of the estimate" if p50.interval else "p90" if entry.figures["p90"] else "median"
-    accuracy = entry.figures["accuracy"]
-    told = f", accuracy {accuracy.value:.4f} ({entry.accuracy_kind})" if accuracy else ", accuracy not known"
-    return f"{_ms(entry):.1f} ms ({end}){told}"
+    end = "upper end of the estimate" if p50.interval else "p90" if row.p90_ms else "median"
+    accuracy = row.accuracy
+    told = f", accuracy {accuracy.value:.4f} ({row.accuracy_kind})" if accuracy else ", accuracy not known"
+    return f"{_ms(row):.1f} ms ({end}){told}"
+
+
+FIGURES: dict[str, tuple[str, Callable[[Measurement], Figure | None]]] = {
+    "p50": ("median time of a face, ms", lambda row: row.p50_ms),
+    "p90": ("90th percentile, ms", lambda row: row.p90_ms),
+    "p99": ("99th percentile, ms", lambda row: row.p99_ms),
+    "cpu_p50": ("median processor time, ms", lambda row: row.cpu_p50_ms),
+    "fps": ("faces a second, from the median", lambda row: row.fps),
+    "first": ("first call, ms", lambda row: row.first_ms),
+    "load": ("opening the file, ms", lambda row: row.load_ms),
+    "import": ("importing the engine, ms", lambda row: row.import_ms),
+    "cold": ("import, load and first call together, ms", lambda row: row.cold_ms),
+    "peak": ("peak memory, MB", lambda row: row.peak),
+    "size": ("file size, MB", lambda row: row.size_mb),
+    "top1": ("closed-set accuracy on held-out photos", lambda row: _share_of(row.top1)),
+    "auc": ("area under the ROC curve of held-out pairs", lambda row: _share_of(row.auc)),
+    "accuracy": (
+        "top1 where it was measured, else the 1:1 accuracy that the contract states",
+        lambda row: row.accuracy,
+    ),
+}
+"""Names that --fail-if knows → what each is, and how a row gives it."""
+RATIOS: dict[str, tuple[str, Callable[[Change], float | None]]] = {
+    "ratio": ("median over that of --baseline", lambda change: change.ratio),
+    "cpu_ratio": ("median processor time over that of --baseline", lambda change: change.cpu_ratio),
+}
+"""The same of a row that was compared with an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +195,7 @@ class Limit:
 
 
 def parse_limit(text: str) -> Limit:
-    """``p90>30`` as a limit: a name of ``FIGURES``, one of > >= < <=, and a number.
+    """``p90>30`` as a limit: a name of ``FIGURES`` or ``RATIOS``, one of > >= < <=, and a number.
 
     Raises:
         UsageError: anything else.
@@ -178,12 +203,13 @@ def parse_limit(text: str) -> Limit:
     found = _LIMIT.fullmatch(text)
     if found is None:
         raise UsageError(f"--fail-if {text!r}: write a figure, one of > >= < <=, and a number, as in 'p90>30'")
-    if found[1] not in FIGURES:
-        raise UsageError(f"--fail-if {text!r}: no figure is called {found[1]!r}; there are {', '.join(FIGURES)}")
+    if found[1] not in (*FIGURES, *RATIOS):
+        known = ", ".join((*FIGURES, *RATIOS))
+        raise UsageError(f"--fail-if {text!r}: no figure is called {found[1]!r}; there are {known}")
     return Limit(text, found[1], found[2], float(found[3]))
 
 
-def breaches(rows: Sequence[Entry], limits: Sequence[Limit]) -> tuple[str, ...]:
+def breaches(rows: Sequence[Measurement], limits: Sequence[Limit], changes: Sequence[Change] = ()) -> tuple[str, ...]:
     """One line for each row and limit that it breaks; of an interval, the worse end counts.
 
     Raises:
@@ -191,15 +217,27 @@ def breaches(rows: Sequence[Entry], limits: Sequence[Limit]) -> tuple[str, ...]:
     """
     lines = []
     for limit in limits:
-        tested = [(entry, figure) for entry in rows if (figure := entry.figures[limit.figure]) is not None]
+        tested = list(_tested(limit.figure, rows, changes))
         if not tested:
             raise UsageError(f"--fail-if {limit.text!r}: no row has {limit.figure}, so nothing was tested")
-        for entry, figure in tested:
+        for row, figure in tested:
             value = _worse_end(figure, limit.sign)
             if _COMPARE[limit.sign](value, limit.bound):
-                where = f"{entry.file} on {entry.device}, {entry.engine}"
+                where = f"{row.file} on {row.device}, {row.engine}"
                 lines.append(f"{where}: {limit.figure} is {value:.4g} ({limit.text})")
     return tuple(lines)
+
+
+def _tested(name: str, rows: Sequence[Measurement], changes: Sequence[Change]) -> Iterator[tuple[Measurement, Figure]]:
+    if name in FIGURES:
+        figures = [(row, FIGURES[name][1](row)) for row in rows]
+    else:
+        figures = [(change.row, _share_of(RATIOS[name][1](change))) for change in changes]
+    yield from ((row, figure) for row, figure in figures if figure is not None)
+
+
+def _share_of(number: float | None) -> Figure | None:
+    return None if number is None else Figure(number, "measured")
 
 
 def _worse_end(figure: Figure, sign: str) -> float:
@@ -212,7 +250,7 @@ def _worse_end(figure: Figure, sign: str) -> float:
 class Change:
     """One row against the same row of an earlier run."""
 
-    entry: Entry
+    row: Measurement
     ratio: float
     """Of the medians, now over then."""
     interval: tuple[float, float] | None
@@ -228,86 +266,65 @@ class Change:
         low, high = self.interval
         return "slower" if low > 1 else "faster" if high < 1 else "within noise"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """An element of ``changes`` in ``bench --json``."""
         numbers = {"p50": self.ratio, "cpu_p50": self.cpu_ratio}
-        where = {"path": self.entry.path, "engine": self.entry.engine, "device": self.entry.device}
+        where = {"path": str(self.row.path), "engine": self.row.engine, "device": self.row.device}
         interval = [round(end, 4) for end in self.interval] if self.interval else None
         rounded = {key: None if value is None else round(value, 4) for key, value in numbers.items()}
         return {**where, **rounded, "interval": interval, "verdict": self.verdict, "notes": list(self.notes)}
 
 
-def compare(rows: Sequence[Entry], earlier: Sequence[Entry]) -> tuple[Change, ...]:
+def compare(rows: Sequence[Measurement], earlier: Sequence[Measurement]) -> tuple[Change, ...]:
     """Rows against those of an earlier run with the same file name, engine, threads, source and board.
 
     Raises:
         UsageError: no row has its like there.
     """
-    kept = {_identity(entry): entry for entry in earlier}
-    changes = [_change(entry, kept[_identity(entry)]) for entry in rows if _identity(entry) in kept]
+    kept = {_identity(row): row for row in earlier}
+    changes = [_change(row, kept[_identity(row)]) for row in rows if _identity(row) in kept]
     found = tuple(change for change in changes if change is not None)
     if not found:
-        boards = ", ".join(dict.fromkeys(entry.device for entry in earlier)) or "no board"
+        boards = ", ".join(dict.fromkeys(row.device or "" for row in earlier)) or "no board"
         raise UsageError(f"--baseline: none of its rows (on {boards}) is of these files, engines and boards")
     return found
 
 
-def with_ratios(rows: Sequence[Entry], changes: Sequence[Change]) -> tuple[Entry, ...]:
-    """The rows with ``ratio`` and ``cpu_ratio`` filled in, for limits to be set on them."""
-    known: Mapping[int, Change] = {id(change.entry): change for change in changes}
-    return tuple(_with_ratio(entry, known.get(id(entry))) for entry in rows)
-
-
-def _with_ratio(entry: Entry, change: Change | None) -> Entry:
-    if change is None:
-        return entry
-    numbers = {"ratio": change.ratio, "cpu_ratio": change.cpu_ratio}
-    added = {key: None if value is None else Figure(value, "measured") for key, value in numbers.items()}
-    return replace(entry, figures={**entry.figures, **added})
-
-
-def change_table(changes: Sequence[Change]) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows) for a terminal."""
+def change_table(changes: Sequence[Change]) -> Table:
+    """Changes for a terminal."""
     columns = ["file", "engine", "p50 then", "p50 now", "ratio", "noise", "cpu ratio", "verdict"]
-    cells = []
+    named, cells = names([change.row for change in changes]), []
     for change in changes:
-        now = change.entry.figures["p50"]
-        assert now is not None
-        then = told(Figure(now.value / change.ratio, "measured"))
+        row = change.row
+        then = shown(Figure(row.median_ms / change.ratio, "measured"))
         noise = "–" if change.interval is None else f"{change.interval[0]:.2f} to {change.interval[1]:.2f}"
         cpu = "–" if change.cpu_ratio is None else f"{change.cpu_ratio:.2f}"
-        entry = change.entry
-        cells.append([entry.label, entry.engine, then, told(now), f"{change.ratio:.2f}", noise, cpu, change.verdict])
+        times = [then, shown(row.p50_ms), f"{change.ratio:.2f}"]
+        cells.append([named[row.path], row.engine, *times, noise, cpu, change.verdict])
     return columns, cells
 
 
-def _identity(entry: Entry) -> tuple[str, str, str, int, str]:
-    return entry.file, entry.device, entry.engine, entry.threads, entry.source
+def _identity(row: Measurement) -> tuple[str, str | None, str, int, str]:
+    return row.file, row.device, row.engine, row.threads, row.source
 
 
-def _change(now: Entry, then: Entry) -> Change | None:
-    new, old = now.figures["p50"], then.figures["p50"]
+def _change(now: Measurement, then: Measurement) -> Change | None:
+    new, old = now.p50_ms, then.p50_ms
     if new is None or old is None or new.source == "estimated":
         return None
     interval = None
     if now.rounds_ms and then.rounds_ms:
         interval = now.rounds_ms[0] / then.rounds_ms[1], now.rounds_ms[1] / then.rounds_ms[0]
-    cpu_new, cpu_old = now.figures["cpu_p50"], then.figures["cpu_p50"]
+    cpu_new, cpu_old = now.cpu_p50_ms, then.cpu_p50_ms
     notes = []
     if now.engine_version != then.engine_version:
         notes.append(f"{now.engine} {then.engine_version} then, {now.engine_version} now")
-    if is_disturbed(now) or is_disturbed(then):
+    if now.is_disturbed or then.is_disturbed:
         notes.append("other programs kept the processor busy in one of the runs: the cpu ratio is the one to trust")
     return Change(
-        entry=now,
+        row=now,
         ratio=new.over(old),
         interval=interval,
         cpu_ratio=cpu_new.over(cpu_old) if cpu_new and cpu_old else None,
         notes=tuple(notes),
     )
-
-
-def is_disturbed(entry: Entry) -> bool:
-    """Other programs held the processor for so long that calls took much longer than they computed."""
-    p50, cpu = entry.figures["p50"], entry.figures["cpu_p50"]
-    return p50 is not None and cpu is not None and p50.value > DISTURBED * cpu.value

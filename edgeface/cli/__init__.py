@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
+import edgeface.cli.run  # noqa: F401  # imported later, the module would take the place of the function ``run``
 from edgeface.cli.console import ERR
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
@@ -74,35 +74,47 @@ VERB_EXTRAS = {
 # typer carries its own copy of click; its public error leads to the base class of them all.
 ClickError: type[Any] = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="edgeface",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Photos of people in; a small int8 face model with its measured accuracy and latency out.",
-)
-
 
 def _version(show: bool) -> None:
+    from importlib.metadata import version
+
     if show:
         typer.echo(version("edgeface"))
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     pass
 
 
-for _verb in VERBS:
-    _module = importlib.import_module(f"edgeface.cli.{_verb}")
-    app.command(_verb)(getattr(_module, _verb))
-for _group in GROUPS:
-    app.add_typer(importlib.import_module(f"edgeface.cli.{_group}").app, name=_group)
+def _built(*names: str) -> typer.Typer:
+    """The command line with these verbs and groups: each one that is not asked for costs time at every start."""
+    app = typer.Typer(
+        name="edgeface",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Photos of people in; a small int8 face model with its measured accuracy and latency out.",
+    )
+    app.callback()(_options)
+    for name in names:
+        module = importlib.import_module(f"edgeface.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``: the whole command line."""
+    if name != "app":
+        raise AttributeError(name)
+    return _built(*VERBS, *GROUPS)
 
 
 def run(arguments: list[str]) -> int:
@@ -110,10 +122,12 @@ def run(arguments: list[str]) -> int:
 
     ``EDGEFACE_DEBUG=1`` lets the traceback of an error through.
     """
+    known = arguments[:1] if arguments and arguments[0] in VERBS + GROUPS else [*VERBS, *GROUPS]
+    command = typer.main.get_command(_built(*known))
     if os.environ.get("EDGEFACE_DEBUG") == "1":
-        return _code(typer.main.get_command(app).main(arguments, prog_name="edgeface", standalone_mode=False))
+        return _code(command.main(arguments, prog_name="edgeface", standalone_mode=False))
     try:
-        return _code(typer.main.get_command(app).main(arguments, prog_name="edgeface", standalone_mode=False))
+        return _code(command.main(arguments, prog_name="edgeface", standalone_mode=False))
     except ClickError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help page
             typer.echo(error.format_message())

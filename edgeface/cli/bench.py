@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.boards import emulated, over_ssh, print_away
-from edgeface.cli.console import ERR, OUT, Json, bar, note, print_json, print_table
+from edgeface.cli.boards import HERE, Request, Ssh, print_results, results_of
+from edgeface.cli.console import Json, note, print_json
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.models import find_model
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface_devices.away import Away
-    from edgeface_devices.bench import Bench
-    from edgeface_devices.estimate import Outlook
-    from edgeface_devices.limits import Limits
+    from edgeface_devices.results import Results
     from edgeface_devices.verdicts import Verdict
-
-HERE = "here"
 
 
 def bench(
@@ -32,45 +26,62 @@ def bench(
             parser=find_model, metavar="MODEL...", help="Files or names of `models`, compared side by side."
         ),
     ],
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Photos to fill top-1 and AUC from.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Photos, one folder a person: measures top-1 and AUC."),
+    ] = None,
     device: Annotated[
-        str, typer.Option(help="Boards to estimate for, with commas (edgeface devices); here: measure on this machine.")
+        str, typer.Option(help="here: measure on this machine; boards of `edgeface devices`, with commas: estimate.")
     ] = HERE,
-    threads: Annotated[int | None, typer.Option(help="Threads of one call: 1, or what the board profile says.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one call; default 1, of an estimate the board profile's.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="Timed calls of each file.")] = 200,
-    cpus: Annotated[
-        int | None, typer.Option(help="Processors that a model may run on, as on a smaller machine.")
+    cpus: Annotated[int | None, typer.Option(help="Limit each model to this many processors.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="Limit each model's process to this many MB of private memory.")
     ] = None,
-    memory: Annotated[int | None, typer.Option(help="MB of private memory that a model's process may take.")] = None,
     emulate: Annotated[
-        bool, typer.Option("--emulate", help="Run on each board's emulated core: answers and instruction counts.")
+        bool, typer.Option("--emulate", help="Run on each board's emulated core: embeddings and instruction counts.")
     ] = False,
-    host: Annotated[str | None, typer.Option(help="Measure on this machine by ssh, as in pi@192.168.1.20.")] = None,
-    sustained: Annotated[float, typer.Option(help="With --host: minutes to repeat, which shows drift.")] = 0,
+    host: Annotated[str | None, typer.Option(help="Measure on another machine by ssh, as in pi@192.168.1.20.")] = None,
+    sustained: Annotated[
+        float, typer.Option(help="With --host: repeat for so many minutes, to see how heat slows it.")
+    ] = 0,
     allow_throttled: Annotated[
-        bool, typer.Option("--allow-throttled", help="With --host: show a board's times though it was held back.")
+        bool, typer.Option("--allow-throttled", help="With --host: show the times of a throttled board.")
     ] = False,
-    host_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
+    host_python: Annotated[str, typer.Option(help="With --host: command of the Python there.")] = "python3",
     ssh_option: Annotated[
-        list[str] | None, typer.Option(help="With --host: for ssh -o, as in Port=2222; may repeat.")
+        list[str] | None, typer.Option(help="With --host: an option for ssh -o, as in Port=2222; may repeat.")
     ] = None,
-    add: Annotated[list[Path] | None, typer.Option(help="--output of another run to show beside; may repeat.")] = None,
-    budget_ms: Annotated[float | None, typer.Option(help="Choose a file: most milliseconds of a face.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Choose a file: least accuracy, 0 to 1.")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="--output of an earlier run to compare with.")] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option(help="JSON file of an earlier --output to show beside; may repeat.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Recommend a file per board: most ms that one face may take.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Recommend a file per board: least accuracy, 0 to 1.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="JSON file of an earlier --output to compare with.")] = None,
     fail_if: Annotated[
-        list[str] | None, typer.Option(help="Exit with 1 where a row meets it, as in 'p90>30'; may repeat.")
+        list[str] | None,
+        typer.Option(help="Exit with 1 if a row meets it: FIGURE, one of > >= < <=, NUMBER; may repeat."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure latency, memory, size and accuracy of files.
+    """Measure latency, memory, size and accuracy of model files.
 
-    Each file runs in a process of its own; their calls take turns, so that a slow minute falls on all.
-    For a --device other than here nothing runs: times are estimated from published ones, each with its
-    90 % interval, or refused. With --host they are measured there, by ssh. With --emulate files run on the board's
-    core under emulation, which gives no times. Exit code 1: a --fail-if is met, no file fits the budget, one does
+    Each file runs in a process of its own; calls are interleaved, so background load affects every file equally.
+    For a --device other than here nothing runs: times are estimated from published ones, each with its 90 % interval,
+    or refused. With --host they are measured there, by ssh. With --emulate files run on the board's core under
+    emulation, which gives no times.
+
+    Figures for --fail-if: p50 p90 p99 cpu_p50 first load import cold (ms), fps, peak size (MB), top1 auc accuracy
+    (0 to 1), ratio cpu_ratio (against --baseline). Exit code 1: a --fail-if is met, no file fits the budget, one does
     not fit into --memory, or there is no time at all.
 
     \b
@@ -84,59 +95,72 @@ def bench(
       edgeface bench models/net.int8.tflite --cpus 1 --memory 70
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
-    from edgeface.files import check_target, write_text
-    from edgeface_devices.limits import Limits
-    from edgeface_devices.overview import merge, read_document
+    from edgeface.files import write_text
+    from edgeface_devices.bench.limits import Limits
+    from edgeface_devices.results import merge, read_results
     from edgeface_devices.verdicts import judge, parse_limit
 
-    away = emulate or host is not None
-    boards = list(dict.fromkeys(("rpi" if away and device == HERE else device).split(",")))
+    elsewhere = emulate or host is not None
+    boards = list(dict.fromkeys(("rpi" if elsewhere and device == HERE else device).split(",")))
     if host is not None and (emulate or len(boards) > 1):
         raise UsageError("--host measures one machine: no --emulate with it, and one --device")
-    conditions = [parse_limit(text) for text in fail_if or ()]
-    for target in (report, output):
-        if target is not None:
-            check_target(target)
-    if report is not None:
-        # Imported now: a missing extra is said before minutes of measuring.
-        import edgeface.report.boards  # noqa: F401
-    earlier = {str(path): read_document(path) for path in add or ()}
-    before = None if baseline is None else read_document(baseline)
-    if HERE not in boards and any(option is not None for option in (None if away else data, cpus, memory)):
+    if HERE not in boards and (cpus is not None or memory is not None or (data and not elsewhere)):
         raise UsageError(
             "--data, --cpus and --memory are for files that run, which only this machine does: --device here,…"
         )
+    conditions = [parse_limit(text) for text in fail_if or ()]
+    _check_targets(report, output)
+    earlier = {str(path): read_results(path) for path in add or ()}
+    before = None if baseline is None else read_results(baseline)
     faces = None if data is None else _faces(files, data)
-    limits = Limits(cpus=cpus, memory_mb=memory)
-
-    def run(board: str) -> Bench | Outlook | Away:
-        if host is not None:
-            # fmt: off
-            return over_ssh(
-                host, files, faces, board, threads=1 if threads is None else threads, calls=calls, sustained=sustained,
-                allow_throttled=allow_throttled, ssh_option=ssh_option or (), python=host_python,
-            )
-            # fmt: on
-        if board == HERE:
-            return _measure(files, faces, 1 if threads is None else threads, limits, calls)
-        return emulated(files, faces, board) if emulate else _estimate(files, board, threads)
-
-    results = [run(board) for board in boards]
-    document = merge([result.as_json() for result in results], earlier)
-    verdict = judge(document, budget_ms=budget_ms, min_accuracy=min_accuracy, baseline=before, limits=conditions)
-    document |= verdict.as_json()
+    ssh = (
+        None
+        if host is None
+        else Ssh(
+            host=host,
+            options=ssh_option or (),
+            python=host_python,
+            sustained_min=sustained,
+            allow_throttled=allow_throttled,
+        )
+    )
+    request = Request(
+        files=files,
+        faces=faces,
+        threads=threads,
+        calls=calls,
+        limits=Limits(cpus=cpus, memory_mb=memory),
+        emulate=emulate,
+        ssh=ssh,
+    )
+    results = [results_of(request, board) for board in boards]
+    merged = merge(results, earlier)
+    verdict = judge(merged, budget_ms=budget_ms, min_accuracy=min_accuracy, baseline=before, limits=conditions)
+    document = merged.to_json() | verdict.to_json()
     if output is not None:
         write_text(output, dumps(document, indent=2) + "\n")
     if report is not None:
-        _report(report, document, verdict, faces, data, budget_ms, min_accuracy)
+        _report(report, merged, verdict, faces, data, budget_ms, min_accuracy)
     if json:
         print_json(document)
     else:
-        _print([] if earlier else results, verdict)
+        print_results([] if earlier else results, verdict)
     for line in verdict.breaches:
         note(f"failed: {line}")
     if not verdict.passed:
         raise typer.Exit(1)
+
+
+def _check_targets(report: Path | None, output: Path | None) -> None:
+    """Whether both can be written, before minutes of measuring."""
+    from edgeface.files import check_target
+
+    for target in (report, output):
+        if target is not None:
+            check_target(target)
+    if report is not None:
+        # Imported now: a missing extra is said.
+        import edgeface.report.boards  # noqa: F401
 
 
 def _faces(files: list[Path], data: Path) -> FaceData:
@@ -148,35 +172,9 @@ def _faces(files: list[Path], data: Path) -> FaceData:
     return faces
 
 
-def _measure(files: list[Path], faces: FaceData | None, threads: int, limits: Limits, calls: int) -> Bench:
-    from edgeface.evaluation.benchmark import measure
-    from edgeface_devices.limits import DoesNotFitError
-
-    def progress(turns: Sequence[list[int]]) -> Iterable[list[int]]:
-        return bar(ERR, turns, "timing")
-
-    try:
-        result = measure(files, data=faces, threads=threads, limits=limits, calls=calls, progress=progress)
-    except DoesNotFitError as answer:
-        note(f"edgeface: {answer}")
-        raise typer.Exit(1) from answer
-    if result.is_disturbed:
-        note("other programs kept the processor busy: trust the ratio of processor times (cpu p50), or measure again")
-    return result
-
-
-def _estimate(files: list[Path], device: str, threads: int | None) -> Outlook:
-    from edgeface_devices.anchors import load_anchors
-    from edgeface_devices.estimate import outlook
-    from edgeface_devices.profiles import find_profile
-
-    board = find_profile(device)
-    return outlook(files, board, threads=board.threads if threads is None else threads, measured=load_anchors())
-
-
 def _report(
     path: Path,
-    document: dict[str, Any],
+    results: Results,
     verdict: Verdict,
     faces: FaceData | None,
     data: Path | None,
@@ -184,48 +182,10 @@ def _report(
     min_accuracy: float | None,
 ) -> None:
     from edgeface.report.boards import write_boards
-    from edgeface.report.page import Photos
+    from edgeface.report.page import PhotoCounts
 
-    photos = Photos.of(faces, str(data)) if faces else None
+    photos = PhotoCounts.of(faces, str(data)) if faces else None
     demands = [] if budget_ms is None else [f"at most {budget_ms:g} ms a face"]
     demands += [] if min_accuracy is None else [f"accuracy of at least {min_accuracy:g}"]
-    write_boards(path, document, verdict, photos=photos, demands=demands)
+    write_boards(path, results, verdict, photos=photos, demands=demands)
     note(f"report: {path}")
-
-
-def _print(results: Sequence[Bench | Outlook | Away], verdict: Verdict) -> None:
-    """One board's own table, or all boards in one; then what else was asked for."""
-    from edgeface_devices import overview
-    from edgeface_devices.away import Away
-    from edgeface_devices.bench import Bench
-    from edgeface_devices.verdicts import change_table
-
-    if len(results) != 1:
-        for name, rows in overview.by_board(verdict.rows).items():
-            print_table(f"{name} (times in ms, peak and size in MB, accuracy in %)", *overview.table(rows))
-        print_table("", ["rests on"], [[f"{which}: {text}"] for which, text in overview.origins(verdict.rows)])
-    elif isinstance(results[0], Bench):
-        _print_measured(results[0])
-    elif isinstance(results[0], Away):
-        print_away(results[0])
-    else:
-        board, threads = results[0].board, results[0].rows[0].threads
-        title = f"{board.board} at {board.clock_mhz} MHz, threads: {threads}: estimated, not measured"
-        print_table(title, *results[0].table())
-        print_table("", *results[0].grounds())
-    if verdict.changes:
-        print_table(
-            "against the earlier run; noise: how far the rounds of both runs move", *change_table(verdict.changes)
-        )
-        for line in dict.fromkeys(line for change in verdict.changes for line in change.notes):
-            note(line)
-    for choice in verdict.choices:
-        OUT.print(choice.line, soft_wrap=True)
-
-
-def _print_measured(result: Bench) -> None:
-    row = result.rows[0]
-    conditions = f"{result.device.name}, threads: {row.threads}, calls: {row.latency.calls}"
-    print_table(f"{conditions} (times in ms, peak and size in MB, top-1 in %)", *result.table())
-    if result.ratios:
-        print_table("median time and size, the first file's divided by the second's", *result.ratio_table())

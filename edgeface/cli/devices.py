@@ -17,12 +17,12 @@ class Build(StrEnum):
 
 
 def devices(
-    build: Annotated[Build | None, typer.Argument(help="emulator: build what bench --emulate runs in.")] = None,
+    build: Annotated[Build | None, typer.Argument(help="emulator: build what `bench --emulate` runs files in.")] = None,
     json: Json = False,
 ) -> None:
     """List the boards that bench --device knows, or build their emulator.
 
-    The word rpi stands for this host where it is one of them, else for rpi-4b. --json has caches, processor
+    The name rpi stands for this machine where it is one of them, else for rpi-4b. --json has caches, processor
     features, wheels, and the source of each value.
 
     The emulator is a 64-bit Debian 12 for arm64 with Python and both engines, run by qemu on the boards' cores: about
@@ -35,8 +35,8 @@ def devices(
       edgeface devices --json
       edgeface devices emulator
     """
-    from edgeface_devices import emulator
-    from edgeface_devices.profiles import profiles
+    from edgeface_devices.boards.profiles import profiles
+    from edgeface_devices.emulate import userland as emulator
 
     if build is not None:
         root = emulator.build(note)

@@ -10,18 +10,17 @@ from edgeface.cli.console import OUT, Json, print_json
 
 
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Examine this machine by ssh, as in pi@192.168.1.20.")] = None,
-    host_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
+    host: Annotated[str | None, typer.Option(help="Examine another machine by ssh, as in pi@192.168.1.20.")] = None,
+    host_python: Annotated[str, typer.Option(help="With --host: command of the Python there.")] = "python3",
     ssh_option: Annotated[
-        list[str] | None, typer.Option(help="With --host: for ssh -o, as in Port=2222; may repeat.")
+        list[str] | None, typer.Option(help="With --host: an option for ssh -o, as in Port=2222; may repeat.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what stands between a machine and edgeface, one line a finding.
+    """Check whether a machine can run edgeface: one line a finding, each fault with its remedy.
 
-    System, Python, engines (on Arm their code is read for instructions that the processor lacks; then each runs a
-    small net in a process of its own, so that one that dies is seen and named), numpy, memory, power, heat, cameras
-    and whether this user may open them, extras.
+    System, Python, engines (each is started in a process of its own, so that one that dies is seen and named), numpy,
+    memory, power, heat, cameras and whether this user may open them, extras.
     Exit code 1: something is wrong.
 
     \b
@@ -31,7 +30,7 @@ def doctor(
       edgeface doctor --json
     """
     from edgeface_devices.doctor import examine
-    from edgeface_devices.remote_doctor import examine_host
+    from edgeface_devices.remote.examine import examine_host
 
     findings = examine() if host is None else examine_host(host, options=ssh_option or (), python=host_python)
     if json:

@@ -18,15 +18,15 @@ def profile(
         typer.Argument(parser=find_model, metavar="MODEL", help="An .onnx or .tflite file, or a name of `models`."),
     ],
     threads: Annotated[int, typer.Option(help="Threads of one call.")] = 1,
-    calls: Annotated[int, typer.Option(help="Profiled calls.")] = 50,
-    report: Annotated[Path | None, typer.Option(help="HTML page with the picture to write.")] = None,
+    calls: Annotated[int, typer.Option(help="Profiled calls, after five to warm up.")] = 50,
+    report: Annotated[Path | None, typer.Option(help="HTML file to write, with bars.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
     json: Json = False,
 ) -> None:
     """Show which operators of a model take the time.
 
-    By the engine's own profiler, on this machine, in a process of its own. Profiling slows a model: shares hold,
-    for milliseconds use bench.
+    By the engine's own profiler, on this machine, in a process of its own. Profiling slows a model: trust the shares
+    of time; for milliseconds use bench.
 
     \b
     Examples:
@@ -34,7 +34,7 @@ def profile(
       edgeface profile models/net.int8.onnx --report profile.html
     """
     from edgeface.files import check_target, write_text
-    from edgeface_devices.profiler import profile as run_profiler
+    from edgeface_devices.bench.operators import profile as run_profiler
 
     for target in (report, output):
         if target is not None:
@@ -51,7 +51,7 @@ def profile(
     if json:
         print_json(found.as_json())
         return
-    kinds, dearest = found.tables()
+    kinds, slowest = found.tables()
     title = f"{file.name}, {found.engine} {found.engine_version}, threads: {threads}, calls: {calls}"
     print_table(f"{title}: {found.total_ms:.2f} ms in operators, by kind", *kinds)
-    print_table("the ten dearest operators, by their place in the run", *dearest)
+    print_table("the ten slowest operators, by their place in the run", *slowest)

@@ -29,6 +29,9 @@ def run(
     show: Annotated[bool, typer.Option("--show", help="Draw to a window; q closes it.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Look for faces in every so-many-th frame.")] = 3,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds of the source.")] = None,
+    turn: Annotated[
+        int, typer.Option(help="Turn each frame by 90, 180 or 270 degrees clockwise: for a camera on its side.")
+    ] = 0,
     far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
     threshold: Limit = None,
     detector: Detector = "fast",
@@ -45,6 +48,7 @@ def run(
     Examples:
       edgeface run --video door.mp4 --gallery people.gallery --output named.mp4
       edgeface run --camera 0 -g people.gallery --seconds 60 --json
+      edgeface run --camera 0 -g people.gallery --turn 90
       edgeface run --folder photos/ -g people.gallery -o drawn/
     """
     from dataclasses import asdict
@@ -67,6 +71,7 @@ def run(
             output=output,
             show=show,
             seconds=seconds,
+            turn=turn,
             tell=lambda row: (note if json else typer.echo)(_line(row)),
             report=note,
         )

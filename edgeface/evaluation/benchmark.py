@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.identification import identify
 from edgeface.evaluation.verification import all_pairs, area_under_curve, pair_photos
-from edgeface_devices.away import Away
-from edgeface_devices.bench import Bench, Row, bench
-from edgeface_devices.limits import NO_LIMITS, Limits
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.bench.limits import NO_LIMITS, Limits
+from edgeface_devices.measurement import Embeddings, Measurement
+from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
 
 
@@ -26,7 +24,7 @@ def measure(
     limits: Limits = NO_LIMITS,
     calls: int = 200,
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
-) -> Bench:
+) -> Results:
     """Benches model files and, with data, fills ``top1`` and ``auc``.
 
     Top-1 names each held-out photo after the nearest centroid of the other photos; the AUC is over
@@ -44,19 +42,14 @@ def measure(
     return result if data is None else replace(result, rows=tuple(_scored(row, data) for row in result.rows))
 
 
-def score(result: Away, data: FaceData) -> Away:
+def score(result: Results, data: FaceData) -> Results:
     """Fills ``top1`` and ``auc`` of files that ran elsewhere, and of their answers on this machine.
 
     Raises:
         UsageError: the data hold no photo to test with.
     """
     _check(data)
-    rows = []
-    for row in result.rows:
-        (top1, auc), (top1_here, auc_here) = _accuracy(row.there, data), _accuracy(row.here, data)
-        accuracy = {"top1": top1, "auc": auc, "top1_here": top1_here, "auc_here": auc_here}
-        rows.append(replace(row, accuracy=accuracy))
-    return replace(result, rows=tuple(rows))
+    return replace(result, rows=tuple(_scored(row, data) for row in result.rows))
 
 
 def _check(data: FaceData) -> None:
@@ -64,13 +57,14 @@ def _check(data: FaceData) -> None:
         raise UsageError("the data have no held-out photo (two or more photos of a person are needed)")
 
 
-def _scored(row: Row, data: FaceData) -> Row:
+def _scored(row: Measurement, data: FaceData) -> Measurement:
     assert row.embeddings is not None
     top1, auc = _accuracy(row.embeddings, data)
-    return replace(row, top1=top1, auc=auc)
+    top1_here, auc_here = (None, None) if row.embeddings_here is None else _accuracy(row.embeddings_here, data)
+    return replace(row, top1=top1, auc=auc, top1_here=top1_here, auc_here=auc_here)
 
 
-def _accuracy(embeddings: NDArray[np.float32], data: FaceData) -> tuple[float, float | None]:
+def _accuracy(embeddings: Embeddings, data: FaceData) -> tuple[float, float | None]:
     gallery, probes = data.rows("train", "val"), data.rows("test")
     labels = data.labels
     given = identify(embeddings[gallery], labels[gallery], embeddings[probes], labels[probes])

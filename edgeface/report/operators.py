@@ -13,29 +13,29 @@ from matplotlib.figure import Figure
 from edgeface.files import write_text
 from edgeface.report.pictures import INK, STYLE, as_svg
 from edgeface.report.templates import environment
-from edgeface_devices.profiler import Profile
+from edgeface_devices.bench.operators import OperatorProfile
 
 COLOUR = "#2f7ed8"
 _LONGEST = 34
 
 
-def write_profile(path: Path, profile: Profile) -> None:
+def write_profile(path: Path, profile: OperatorProfile) -> None:
     """Writes the page, whole or not at all.
 
     Raises:
         UsageError: the file cannot be written.
     """
     kinds = [(f"{kind} ({count})", ms) for kind, count, ms in profile.by_kind()]
-    dearest = [(f"{place} {operator.name}", operator.ms) for place, operator in profile.dearest()]
+    slowest = [(f"{place} {operator.name}", operator.ms) for place, operator in profile.slowest()]
     with matplotlib.rc_context(STYLE):
-        pictures = [as_svg(draw_bars(bars, profile.total_ms)) for bars in (kinds, dearest)]
+        pictures = [as_svg(draw_bars(bars, profile.total_ms)) for bars in (kinds, slowest)]
     page = (
         environment(Path(__file__).parent)
         .get_template("operators.html.j2")
         .render(
             profile=profile,
             zip=zip,
-            titles=("By kind", "The ten dearest operators"),
+            titles=("By kind", "The ten slowest operators"),
             pictures=pictures,
             tables=profile.tables(),
             made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

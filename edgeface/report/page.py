@@ -13,7 +13,8 @@ from edgeface.files import write_text
 from edgeface.report import curves as training
 from edgeface.report import pictures
 from edgeface.report.templates import environment
-from edgeface_devices.bench import FORMAT_NAMES, Bench, Ratio, Row
+from edgeface_devices.measurement import FORMAT_NAMES, Measurement, names
+from edgeface_devices.results import Ratio, Results
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoCounts:
     """Which photos the accuracy belongs to."""
 
     name: str
@@ -34,17 +35,17 @@ class Photos:
     credit: str = ""
 
     @classmethod
-    def of(cls, data: FaceData, name: str, *, credit: str = "") -> Photos:
+    def of(cls, data: FaceData, name: str, *, credit: str = "") -> PhotoCounts:
         """The counts of ``data`` as ``measure`` uses it."""
         return cls(name, len(data.identities), len(data.rows("train", "val")), len(data.rows("test")), credit)
 
 
 def write_report(
     path: Path,
-    bench: Bench,
+    bench: Results,
     *,
     title: str = "Face recognition on the device",
-    photos: Photos | None = None,
+    photos: PhotoCounts | None = None,
     curves: Sequence[Epoch] = (),
     parity: Sequence[ExportedFile] = (),
     parity_photos: int = 0,
@@ -70,6 +71,7 @@ def write_report(
     page = templates.get_template("report.html.j2").render(
         title=title,
         bench=bench,
+        names=names(bench.rows),
         best=fastest(bench),
         has_accuracy=has_accuracy,
         picture=draw(bench),
@@ -78,7 +80,7 @@ def write_report(
         parity=parity,
         parity_photos=parity_photos,
         formats=FORMAT_NAMES,
-        licences=sorted({row.contract.licence for row in bench.rows} - {"unknown"}),
+        licences=sorted({row.contract.licence for row in bench.rows if row.contract} - {"unknown"}),
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=importlib.metadata.version("edgeface"),
         numpy=importlib.metadata.version("numpy"),
@@ -88,18 +90,20 @@ def write_report(
 
 @dataclass(frozen=True)
 class Best:
-    """The row that the headline is about, and its ratio to the fp32 file of its format."""
+    """The row that the headline is about, and its ratio to the fp32 file of its format, where there is one."""
 
-    row: Row
+    row: Measurement
     ratio: Ratio | None
+    against: Measurement | None
 
 
-def fastest(bench: Bench) -> Best:
+def fastest(bench: Results) -> Best:
     """The file with the lowest median latency; among the quantized ones where there are any."""
-    quantized = [row for row in bench.rows if row.contract.precision != "fp32"]
-    row = min(quantized or bench.rows, key=lambda row: row.latency.p50_ms.value)
-    ratios = [ratio for ratio in bench.ratios if ratio.a is row and ratio.b.format == row.format]
-    return Best(row, ratios[0] if ratios else None)
+    quantized = [row for row in bench.rows if row.precision != "fp32"]
+    row = min(quantized or bench.rows, key=lambda row: row.median_ms)
+    peers = {other.path: other for other in bench.rows if other.format == row.format}
+    ratio = next((ratio for ratio in bench.ratios if ratio.a == row.path and ratio.b in peers), None)
+    return Best(row, ratio, peers[ratio.b] if ratio else None)
 
 
 def speed(ratio: float) -> str:

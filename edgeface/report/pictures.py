@@ -13,7 +13,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from edgeface_devices.bench import Bench
+from edgeface_devices.measurement import names
+from edgeface_devices.results import Results
 
 INK = "#010203"
 """Becomes ``currentColor``; matplotlib knows no such colour."""
@@ -29,23 +30,23 @@ STYLE: dict[str, Any] = {
 }
 
 
-def accuracy_against_latency(bench: Bench) -> str:
+def accuracy_against_latency(bench: Results) -> str:
     """One marker a file: median latency across, top-1 up, file size as the marker's area."""
     with matplotlib.rc_context(STYLE):
         return as_svg(draw_accuracy_against_latency(bench))
 
 
-def draw_accuracy_against_latency(bench: Bench) -> Figure:
+def draw_accuracy_against_latency(bench: Results) -> Figure:
     """As ``accuracy_against_latency``, not yet written out."""
     figure = Figure(figsize=(4.8, 3.7), layout="constrained")
     axes = figure.subplots()
-    largest = max(row.size_bytes for row in bench.rows)
+    largest, named = max(row.size_bytes for row in bench.rows), names(bench.rows)
     markers = [
         Marker(
-            row.latency.p50_ms.value,
+            row.median_ms,
             100 * (row.top1 or 0.0),
             13 * math.sqrt(row.size_bytes / largest),
-            f"{bench.name(row)}\n{row.latency.p50_ms:.1f} ms, {row.size_bytes / 1e6:.1f} MB",
+            f"{named[row.path]}\n{row.p50_ms:.1f} ms, {row.size_bytes / 1e6:.1f} MB",
         )
         for row in bench.rows
     ]
@@ -66,17 +67,17 @@ def draw_accuracy_against_latency(bench: Bench) -> Figure:
     return figure
 
 
-def latency_bars(bench: Bench) -> str:
+def latency_bars(bench: Results) -> str:
     """A bar a file: the median, with a line to the 90th percentile."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 0.8 + 0.5 * len(bench.rows)), layout="constrained")
         axes = figure.subplots()
         for place, row in enumerate(bench.rows):
-            median, p90 = row.latency.p50_ms.value, row.latency.p90_ms
+            median, p90 = row.median_ms, row.p90_ms
             axes.barh(place, median, color=COLOURS[row.format], height=0.55)
             if p90 is not None:
                 axes.plot([median, p90.value], [place, place], color=INK)
-        axes.set_yticks(range(len(bench.rows)), [bench.name(row) for row in bench.rows])
+        axes.set_yticks(range(len(bench.rows)), [names(bench.rows)[row.path] for row in bench.rows])
         axes.invert_yaxis()
         axes.set_xlabel("time of one face, ms: median, line to the 90th percentile")
         return as_svg(figure)

@@ -12,11 +12,16 @@ const NEAR = {
     [16, 6],
   ],
 };
-const MARGINS = [0, 0.3, 0.6]; // borders, in parts of the longer side, tried in turn while no face is found
+const MARGIN = 0.6; // border, in parts of the longer side, with which a photo without a face is looked at again
+const SURE = 0.97; // score of the best face below which the photo's quarter turns are looked at
+const TURNED = 0.9; // least score of the best face of a turned photo
+const DOUBT = 2; // so many times nearer to 1 than upright must that score be
+const COARSE = 640; // pixels of the longer side that are enough for a second look
 const MIN_FACE = 40;
 const REACH = 16; // a tile's side, in smallest faces
 const SEEN = 2; // smallest faces that neighbouring tiles share
 const PROPOSAL = 0.2;
+const PROPOSAL_NEAR = 0.5; // of the short-range net, which gives every upright face more
 const THRESHOLD = 0.7;
 const HOPELESS = 0.1;
 const AROUND = 0.85; // half the square in which a face is looked at, in sides of its proposal
@@ -52,25 +57,66 @@ export async function openDetector(folder) {
     const proposals = [];
     for (const tile of covering) proposals.push(...(await look(wide, WIDE, photo, tile)));
     const faces = covering.length === 1 ? await confirmed(photo, proposals) : [];
-    return faces.length ? faces : confirmed(photo, [...proposals, ...(await look(near, NEAR, photo, covering[0]))]);
+    return faces.length ? faces : confirmed(photo, [...proposals, ...(await look(near, NEAR, photo, covering[0], PROPOSAL_NEAR))]);
+  };
+
+  const large = async (photo, margin) => {
+    const border = Math.round(margin * Math.max(photo.width, photo.height));
+    const framed = [-border, -border, Math.max(photo.width, photo.height) + 2 * border];
+    return confirmed(photo, await look(near, NEAR, photo, framed, PROPOSAL_NEAR));
   };
 
   return async (photo) => {
-    for (const margin of MARGINS) {
-      const border = Math.round(margin * Math.max(photo.width, photo.height));
-      const faces = await detect(
-        border ? region(photo, -border, -border, photo.width + 2 * border, photo.height + 2 * border, 0) : photo,
-      );
-      if (faces.length) {
-        return faces.map(({ box, score, landmarks }) => ({
-          score,
-          box: box.map((edge) => edge - border),
-          landmarks: landmarks.map((point) => point.map((value) => Math.floor((value - border) * GRID + 0.5) / GRID)),
-        }));
+    let faces = await detect(photo);
+    if (!(faces[0]?.score >= SURE)) {
+      const block = Math.ceil(Math.max(photo.width, photo.height) / COARSE);
+      const small = reduced(photo, block);
+      if (!faces.length) faces = (await large(small, MARGIN)).map((face) => enlarged(face, block));
+      const sure = faces[0]?.score >= SURE;
+      let least = Math.max(TURNED, faces.length ? 1 - (1 - faces[0].score) / DOUBT : 0);
+      for (let turns = 1; turns < 4 && !sure; turns++) {
+        const view = turned(small, turns);
+        const found = await (block > 1 ? detect(view) : large(view, 0));
+        if (!(found[0]?.score > least)) continue;
+        least = found[0].score;
+        faces = found.map((face) => enlarged(turnedBack(face, turns, small), block));
       }
     }
-    return [];
+    const onGrid = (point) => point.map((value) => Math.floor(value * GRID + 0.5) / GRID);
+    return faces.map(({ box, score, landmarks }) => ({ score, box, landmarks: landmarks.map(onGrid) }));
   };
+}
+
+/** An image turned to the left by so many right angles. */
+function turned(image, turns) {
+  for (; turns > 0; turns--) {
+    const { width, height, data } = image;
+    const out = new Uint8Array(data.length);
+    for (let y = 0; y < width; y++) {
+      for (let x = 0; x < height; x++) {
+        const from = 3 * (x * width + width - 1 - y);
+        out.set(data.subarray(from, from + 3), 3 * (y * height + x));
+      }
+    }
+    image = { width: height, height: width, data: out };
+  }
+  return image;
+}
+
+/** A face of turned(image, turns) in the coordinates of the image. */
+function turnedBack({ box, score, landmarks }, turns, { width, height }) {
+  for (let turn = turns; turn > 0; turn--) {
+    const side = turn % 2 ? width : height; // what was the right edge became the upper one
+    box = [side - box[3], box[0], side - box[1], box[2]];
+    landmarks = landmarks.map(([x, y]) => [side - 1 - y, x]);
+  }
+  return { box, score, landmarks };
+}
+
+/** A face of a photo shrunk by a whole factor, in the photo. */
+function enlarged({ box, score, landmarks }, block) {
+  const points = landmarks.map((point) => point.map((value) => value * block + (block - 1) / 2));
+  return { box: box.map((edge) => edge * block), score, landmarks: points };
 }
 
 /** The largest face, less twice its squared distance from the photo's centre: whom the photo is about. */
@@ -98,9 +144,10 @@ function tiles(width, height) {
   return found;
 }
 
-/** What BlazeFace sees in one tile: { box, score } in pixels of the photo. */
-async function look(net, { size, grid }, photo, [left, top, side]) {
-  const [across, down] = [Math.min(side, photo.width - left), Math.min(side, photo.height - top)];
+/** What BlazeFace sees in one tile: { box, score } in pixels of the photo; black beyond the photo's edges. */
+async function look(net, { size, grid }, photo, [startX, startY, side], threshold = PROPOSAL) {
+  const [left, top] = [Math.max(0, startX), Math.max(0, startY)];
+  const [across, down] = [Math.min(startX + side, photo.width) - left, Math.min(startY + side, photo.height) - top];
   const [wide, high] = [across, down].map((length) => Math.max(1, Math.round((length * size) / side)));
   const view = resized(photo, [left, top], [across, down], [wide, high]);
   const [x, y] = [Math.floor((size - wide) / 2), Math.floor((size - high) / 2)];
@@ -114,7 +161,7 @@ async function look(net, { size, grid }, photo, [left, top, side]) {
   const found = [];
   for (const [i, [centreX, centreY]] of anchors(size, grid).entries()) {
     const score = sigmoid(logits.data[i]);
-    if (score <= PROPOSAL) continue;
+    if (score <= threshold) continue;
     const [dx, dy, w, h] = regressed.data.subarray(16 * i, 16 * i + 4);
     const [cx, cy] = [centreX + dx - x, centreY + dy - y];
     const corners = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];

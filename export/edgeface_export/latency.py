@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeface_devices.timing import sample, summarise
+from edgeface_devices.bench.timing import sample, summarise
 from edgeface_runtime.model import Model
 
 CALLS = 30

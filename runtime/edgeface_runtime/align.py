@@ -10,10 +10,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeface_runtime.errors import ImageError, UsageError
-from edgeface_runtime.pixels import require_rgb
+from edgeface_runtime.pixels import reduced, require_rgb
 
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -98,8 +97,8 @@ def _shrunk(
     if block == 1 or 0 in part.shape:
         return part, x, y
     middle = (block - 1) / 2
-    # Pillow's reduce is the mean of each block in whole numbers, so it too is the same everywhere.
-    return np.asarray(Image.fromarray(part).reduce(block)), (x - middle) / block, (y - middle) / block
+    # The mean of each block in whole numbers is the same everywhere too.
+    return reduced(part, (block, block)), (x - middle) / block, (y - middle) / block
 
 
 def _bilinear(photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -14,10 +14,11 @@ from edgeface_runtime.yunet import Yunet
 
 NETS = Path(__file__).parent / "nets"
 DETECTORS = ("fast", "mtcnn")
-_ENGINES = {
+ENGINES = {
     "onnxruntime": ("onnx", ("onnxruntime",)),
     "litert": ("tflite", ("ai_edge_litert", "tflite_runtime")),
 }
+"""Engine → ending of the shipped nets' files that it reads, and the packages of which one must be installed."""
 
 
 def load_detector(name: str | Path = "fast", *, threads: int = 1, engine: str = "auto") -> Detector:
@@ -50,10 +51,10 @@ def load_detector(name: str | Path = "fast", *, threads: int = 1, engine: str = 
 def _suffix(engine: str) -> str:
     """``"onnx"`` or ``"tflite"``: the format that the engine reads."""
     if engine != "auto":
-        if engine not in _ENGINES:
-            raise UsageError(f"no engine {engine!r}; choose auto, {' or '.join(_ENGINES)}")
-        return _ENGINES[engine][0]
-    for suffix, packages in _ENGINES.values():
+        if engine not in ENGINES:
+            raise UsageError(f"no engine {engine!r}; choose auto, {' or '.join(ENGINES)}")
+        return ENGINES[engine][0]
+    for suffix, packages in ENGINES.values():
         if any(importlib.util.find_spec(package) for package in packages):
             return suffix
     raise UsageError("no engine is installed; install one with: pip install onnxruntime")

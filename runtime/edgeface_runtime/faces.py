@@ -18,7 +18,8 @@ class Face:
     score: float
     """The detector's confidence, 0 to 1."""
     landmarks: NDArray[np.float32]
-    """(5, 2) x, y in pixels: eye on the photo's left, eye on its right, nose tip, left and right mouth corner."""
+    """(5, 2) x, y in pixels: eye on the photo's left, eye on its right, nose tip, left and right mouth corner;
+    left and right as they are once the face is upright."""
 
 
 class Detector(Protocol):

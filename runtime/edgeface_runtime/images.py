@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
@@ -26,6 +27,11 @@ SUFFIXES = frozenset(f".{name}" for name in _READ.split())
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
 
+# Such a photo is refused in one line, and Pillow would say the same in two more. Last, so that a filter that the app
+# has for its own photos stays in force.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
+_BAND = 1 << 20  # pixels that are converted at once
 _ORIENTATION = 0x0112
 _BROKEN = (
     OSError,
@@ -161,11 +167,25 @@ def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     turn = _turn(image)
     if image.mode.startswith("I"):
         return _upright(_from_array(np.clip(np.asarray(image), 0, 65535).astype(np.uint16)), turn)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    return _upright(np.asarray(image.convert("RGB")), turn)
+    return _rgb(image, turn)
+
+
+def _rgb(image: Image.Image, turn: int) -> NDArray[np.uint8]:
+    """The pixels turned upright, over white: a band of rows at a time, for each step would copy the whole photo."""
+    width, height = image.size
+    pixels = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
+    lying = pixels[::-1] if turn in (3, 4, 7, 8) else pixels
+    lying = lying[:, ::-1] if turn in (2, 3, 6, 7) else lying
+    lying = lying.swapaxes(0, 1) if turn in (5, 6, 7, 8) else lying
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        if band.has_transparency_data:
+            layer = band.convert("RGBA")
+            band = Image.new("RGBA", layer.size, "white")
+            band.alpha_composite(layer)
+        lying[top : top + rows] = np.asarray(band.convert("RGB"))
+    return pixels
 
 
 def _turn(image: Image.Image) -> int:

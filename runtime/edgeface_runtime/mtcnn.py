@@ -6,7 +6,7 @@ Networks", 2016. Thresholds, rounding and weights are facenet-pytorch's, so that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from edgeface_runtime.boxes import square, suppress
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.pixels import area_crops, area_level, require_rgb, running_sums
+from edgeface_runtime.pixels import area_crops, area_level, reduced, require_rgb, running_sums
 
 _STRIDE, _CELL = 2, 12
 _BATCH = 128
+_ENOUGH = 320  # pixels of the longer side in which a large face still has 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +66,28 @@ class Mtcnn:
         scores, boxes, landmarks = scores[passed], boxes[passed], landmarks[passed]
         kept = suppress(boxes, scores, 0.7, smaller=True, edge=1)
         return [Face(boxes[i], float(scores[i]), landmarks[i]) for i in kept]
+
+    def detect_large(self, image: NDArray[np.uint8], margin: float = 0.0) -> list[Face]:
+        """Faces of at least a tenth of the photo's longer side, at a fraction of the time of ``detect``.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            margin: black border that is put around the photo first, as a part of its longer side.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        block = max(1, max(image.shape[:2]) // _ENOUGH)
+        small = reduced(image, (block, block))
+        border = round(margin * max(small.shape[:2]))
+        framed = np.pad(small, ((border, border), (border, border), (0, 0))) if border else small
+        faces = replace(self, min_face=max(self.min_face, max(small.shape[:2]) / 10)).detect(framed)
+        middle = np.float32((block - 1) / 2)
+        return [
+            Face((face.box - border) * np.float32(block), face.score, (face.landmarks - border) * block + middle)
+            for face in faces
+        ]
 
     def _propose(self, sums: NDArray[np.int32]) -> NDArray[np.float32]:
         height, width = sums.shape[0] - 1, sums.shape[2] - 1

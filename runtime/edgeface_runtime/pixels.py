@@ -1,14 +1,17 @@
-"""Crops and pyramid levels by area averaging, many at once, from one table of running sums."""
+"""Parts of a photo at other sizes: by Pillow's filters, and by area averaging from a table of running sums."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeface_runtime.errors import ImageError
 
+_PIECE = 1 << 20  # pixels that Pillow gets at once: it keeps four bytes of each
 # What MTCNN's nets expect: (x - 127.5) / 128.
 _SCALE, _SHIFT = np.float32(1 / 128), np.float32(127.5 / 128)
 
@@ -19,6 +22,45 @@ def require_rgb(image: Any) -> None:
         raise ImageError(f"a photo must be a numpy array, not {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(f"a photo must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
+
+
+def reduced(image: NDArray[np.uint8], factors: tuple[int, int]) -> NDArray[np.uint8]:
+    """``Image.reduce``: each pixel the mean of a block of that many columns and rows, in whole numbers.
+
+    Works through pieces of the photo: Pillow's own copy of all of it would be a third larger than the photo.
+    """
+    if factors == (1, 1):
+        return image
+    across, down = factors
+    wide = max(1, _PIECE // down // across) * across
+    high = max(1, _PIECE // min(wide, image.shape[1]) // down) * down
+    rows = []
+    for top in range(0, image.shape[0], high):
+        band = image[top : top + high]
+        pieces = (Image.fromarray(band[:, left : left + wide]) for left in range(0, image.shape[1], wide))
+        rows.append(np.concatenate([np.asarray(piece.reduce(factors)) for piece in pieces], axis=1))
+    return np.concatenate(rows)
+
+
+def resized(image: NDArray[np.uint8], box: tuple[int, int, int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A part of the photo at another size: ``Image.resize``, bilinear, with ``reducing_gap=1.0``, to the byte.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: left, top, right and bottom of the part.
+        size: width and height that it gets.
+    """
+    sides = (box[2] - box[0], box[3] - box[1])
+    factors = (max(1, sides[0] // size[0]), max(1, sides[1] // size[1]))
+    left, top, right, bottom = 0, 0, image.shape[1], image.shape[0]
+    if max(factors) > 1:  # the blocks begin so far before the part as the filter reaches
+        reach = [0.5 * side / new for side, new in zip(sides, size, strict=True)]
+        left, top = (max(0, int(box[axis] - reach[axis])) for axis in (0, 1))
+        right, bottom = (math.ceil(box[axis + 2] + reach[axis]) for axis in (0, 1))
+    small = Image.fromarray(reduced(image[top:bottom, left:right], factors))
+    start_x, end_x = ((edge - left) / factors[0] for edge in box[::2])
+    start_y, end_y = ((edge - top) / factors[1] for edge in box[1::2])
+    return np.asarray(small.resize(size, Image.Resampling.BILINEAR, (start_x, start_y, end_x, end_y)))
 
 
 def running_sums(image: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import edgeface_runtime
 from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described, number
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detect import ENGINES, load_detector
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.find import find_faces, most_central
@@ -74,7 +74,8 @@ class FaceRecognizer:
 
         Args:
             model: an exported file, the name of a shipped model, or an opened model; None for the default one.
-            detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``.
+            detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``. A
+                named one runs in the model's engine.
             threads: how many threads one call may use, at least 1.
 
         Raises:
@@ -84,7 +85,11 @@ class FaceRecognizer:
         self.model = model if isinstance(model, Model) else load(model, threads=threads)
         if not (isinstance(detector, (str, Path)) or hasattr(detector, "detect")):
             raise UsageError(f"the detector is {described(detector)}; give a name, a file or an object with detect()")
-        self.detector = load_detector(detector, threads=threads) if isinstance(detector, (str, Path)) else detector
+        if isinstance(detector, (str, Path)):
+            # One engine for both nets: importing another takes longer than an inference, and memory.
+            engine = self.model.engine.name if self.model.engine.name in ENGINES else "auto"
+            detector = load_detector(detector, threads=threads, engine=engine)
+        self.detector: Detector = detector
 
     def faces(self, image: ImageLike, *, color: Color = "rgb") -> list[Face]:
         """The faces of an image, the most confident first; empty where there is none.

@@ -73,30 +73,34 @@ class Source:
     """Frames a second that it gives by itself."""
 
 
-def open_source(source: int | str | Path, report: Callable[[str], None] | None = None) -> Source:
+def open_source(source: int | str | Path, report: Callable[[str], None] | None = None, *, turn: int = 0) -> Source:
     """Opens a camera, a video file or a folder of photos.
 
     Args:
         source: a camera's number, or a path. Photos come by name.
         report: is told in one line of a photo that cannot be read, which is passed over; None raises ImageError.
+        turn: degrees clockwise by which each frame is turned, 0, 90, 180 or 270: makes upright what a camera on its
+            side sees.
 
     Raises:
-        UsageError: nothing there, no video, or a folder without photos.
+        UsageError: nothing there, no video, a folder without photos, or another ``turn``.
         MissingExtraError: OpenCV is absent; cameras and videos need it (extra ``camera``).
     """
+    if turn not in (0, 90, 180, 270):
+        raise UsageError(f"turn is {turn}; a frame is turned by 0, 90, 180 or 270 degrees")
     if isinstance(source, int):
         capture = _capture(source, f"camera {source}: cannot be opened; is it there, and may you use it?")
-        return Source("camera", _newest(_reader(capture), capture.release), _fps(capture))
+        return Source("camera", _newest(_reader(capture, turn), capture.release), _fps(capture))
     path = path_of("the source", source)
     if path.is_dir():
         photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not photos:
             raise UsageError(f"{shown(path)}: no photo in it")
-        return Source("folder", _photos(photos, report), 1.0)
+        return Source("folder", _photos(photos, report, turn), 1.0)
     if not path.is_file():
         raise UsageError(f"{shown(path)}: no such file or folder")
     capture = _capture(str(path), f"{shown(path)}: not a video that can be read")
-    return Source("video", _every(_reader(capture), capture.release, _fps(capture)), _fps(capture))
+    return Source("video", _every(_reader(capture, turn), capture.release, _fps(capture)), _fps(capture))
 
 
 def in_turn(images: Iterable[NDArray[Any]], fps: float = FPS, *, color: Color = "rgb") -> Iterator[Frame]:
@@ -150,20 +154,24 @@ def _fps(capture: Any) -> float:
     return fps if 1 <= fps <= 1000 else FPS  # cameras and damaged files say 0, infinity or 90000
 
 
-def _reader(capture: Any) -> Callable[[], NDArray[np.uint8] | None]:
+def _turned(pixels: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.rot90(pixels, -degrees // 90)) if degrees else pixels
+
+
+def _reader(capture: Any, turn: int) -> Callable[[], NDArray[np.uint8] | None]:
     """Gives the next frame in RGB, None at the end."""
 
     def read() -> NDArray[np.uint8] | None:
         ok, bgr = capture.read()
-        return swapped(bgr) if ok else None
+        return _turned(swapped(bgr), turn) if ok else None
 
     return read
 
 
-def _photos(paths: list[Path], report: Callable[[str], None] | None) -> Generator[Frame]:
+def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) -> Generator[Frame]:
     for index, path in enumerate(paths):
         try:
-            pixels = open_rgb(path)
+            pixels = _turned(open_rgb(path), turn)
         except ImageError as error:
             if report is None:
                 raise

@@ -48,8 +48,8 @@ class Pace:
     again: int = 25
     """Once ``votes`` looks were had, one more at every such detection."""
     every_face: bool = False
-    """True: a small face or one turned away is recognised too, and a photo without a face is looked at again with a
-    border, as ``identify`` does."""
+    """True: a small face or one turned away is recognised too, and a photo without a sure face is looked at again, as
+    ``identify`` does."""
 
     def __post_init__(self) -> None:
         for name in ("every", "hits", "votes", "agree", "again"):

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeface.report.boards import draw_accuracy, letters_of, write_boards
-from edgeface.report.page import Photos
-from edgeface_devices.overview import entries, merge
+from edgeface.report.page import PhotoCounts
+from edgeface_devices.measurement import Figure
+from edgeface_devices.results import Results, merge
 from edgeface_devices.verdicts import judge, parse_limit
 from edgeface_runtime import UsageError
 
@@ -38,7 +40,7 @@ def row(path: str, ms: float | None, accuracy: float | None, **changes: Any) -> 
     }
 
 
-def merged(accuracy: float | None = 0.98, path: str = "net.int8.tflite") -> dict[str, Any]:
+def merged(accuracy: float | None = 0.98, path: str = "net.int8.tflite") -> Results:
     """Two files here and on a board: one with an estimate, one without a basis."""
     absent = dict.fromkeys(["p90_ms", "cpu_p50_ms", "import_ms", "load_ms", "first_ms", "peak_mb", "engine_version"])
     estimate = {"source": "estimated", "interval_ms": [15.0, 60.0], "note": "22 published nets", "threads": 4, **absent}
@@ -48,13 +50,19 @@ def merged(accuracy: float | None = 0.98, path: str = "net.int8.tflite") -> dict
     names = {"Here": here, "Pi 4": there}
     return merge(
         [
-            {"device": {"name": name, "source": rows[0]["source"], "cores": 4, "system": "Linux"}, "rows": rows}
+            Results.from_json(
+                {
+                    "schema": 1,
+                    "device": {"name": name, "source": rows[0]["source"], "cores": 4, "system": "Linux"},
+                    "rows": rows,
+                }
+            )
             for name, rows in names.items()
         ]
     )
 
 
-def page(tmp_path: Path, document: dict[str, Any], **options: Any) -> str:
+def page(tmp_path: Path, document: Results, **options: Any) -> str:
     photos = options.pop("photos", None)
     path = tmp_path / "page.html"
     write_boards(path, document, judge(document, **options), photos=photos, demands=["at most 20 ms a face"])
@@ -106,7 +114,9 @@ def test_changes_and_failures_are_shown(tmp_path: Path):
 def test_a_busy_machine_is_admitted(tmp_path: Path):
     assert "busy" not in words(page(tmp_path, merged()))
     document = merged()
-    document["rows"][0]["cpu_p50_ms"] = 2.0
+    rows = document.rows
+    busy = replace(rows[0], cpu_p50_ms=Figure(2.0, "measured"))
+    document = replace(document, rows=(busy, *rows[1:]))
     assert "Other programs kept the processor of Here busy" in words(page(tmp_path, document))
 
 
@@ -119,8 +129,8 @@ def test_each_board_with_a_time_has_a_picture(accuracy: float | None, heading: s
 
 def test_a_ring_and_its_interval_stand_for_an_estimate_and_a_disc_for_a_measurement():
     document = merged()
-    rows = entries(document)
-    timed = [entry for entry in rows if entry.figures["p50"]]
+    rows = document.rows
+    timed = [entry for entry in rows if entry.p50_ms]
     letters = letters_of(rows)
     here = draw_accuracy(timed[:2], timed, letters).axes[0]
     board = draw_accuracy(timed[2:], timed, letters).axes[0]
@@ -134,19 +144,19 @@ def test_a_ring_and_its_interval_stand_for_an_estimate_and_a_disc_for_a_measurem
 
 def test_files_of_one_estimate_share_a_marker():
     document = merged()
-    twin = {**document["rows"][3], "path": "other.int8.tflite", "p50_ms": 30.001}
-    rows = entries({**document, "rows": [*document["rows"][3:], twin]})
+    one = document.rows[3]
+    rows = one, replace(one, path=Path("other.int8.tflite"), p50_ms=replace(one.p50_ms, value=30.001))
     axes = draw_accuracy(rows, rows, letters_of(rows)).axes[0]
     assert [text.get_text() for text in axes.texts] == ["A, B"]
 
 
 def test_letters_go_on_after_z():
-    rows = entries(merge([{**merged(), "rows": [row(f"{n}.fp32.onnx", 1.0, None) for n in range(28)]}]))
+    rows = [replace(merged().rows[0], path=Path(f"{n}.fp32.onnx")) for n in range(28)]
     assert list(letters_of(rows).values())[24:] == ["Y", "Z", "AA", "BB"]
 
 
 def test_names_from_outside_are_escaped_and_nothing_is_fetched(tmp_path: Path):
-    text = page(tmp_path, merged(path="<b>x.int8.tflite"), photos=Photos("<i>faces", 3, 9, 6))
+    text = page(tmp_path, merged(path="<b>x.int8.tflite"), photos=PhotoCounts("<i>faces", 3, 9, 6))
     assert "<b>x" not in text
     assert "<i>faces" not in text
     assert "3 people, 9 photos with names, 6 held out" in words(text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from edgeface.cli import run
+from edgeface_devices.verdicts import FIGURES, RATIOS
 from edgeface_runtime.contract import OperatorCost
 
 COST = {"pointwise": OperatorCost(count=50, macs=220_000_000, bytes=28_000_000)}
@@ -65,6 +67,12 @@ def test_an_earlier_run_is_compared_and_shown_beside(model: Path, tmp_path: Path
     assert str(old) in document["rows"][1]["origin"]
     assert run(["bench", str(model), "--calls", "12", "--baseline", str(old)]) == 0
     assert "against the earlier run" in capsys.readouterr().out
+
+
+def test_the_help_names_every_figure_that_can_be_limited(capsys: pytest.CaptureFixture[str]):
+    assert run(["bench", "--help"]) == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {*FIGURES, *RATIOS} <= words
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 
 from edgeface.cli import run
 from edgeface.report.operators import draw_bars, write_profile
-from edgeface_devices.profiler import Operator, Profile
+from edgeface_devices.bench.operators import Operator, OperatorProfile
 
 
 def test_table_json_and_page(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     report, output = tmp_path / "page.html", tmp_path / "profile.json"
     arguments = ["profile", str(tiny_onnx), "--calls", "3", "--report", str(report), "-o", str(output)]
     assert run(arguments) == 0
-    assert "ten dearest" in capsys.readouterr().out
+    assert "ten slowest" in capsys.readouterr().out
     document = json.loads(output.read_text())
     assert document["source"] == "measured"
     assert sum(kind["operators"] for kind in document["kinds"]) == len(document["operators"])
@@ -50,5 +50,5 @@ def test_bars_are_as_long_as_their_times_and_say_their_shares():
 def test_names_of_operators_are_escaped(tmp_path: Path):
     operators = (Operator("<script>alert(1)</script>", "Conv", 1.0),)
     about = {"engine": "e", "engine_version": "1", "threads": 1, "calls": 1, "precision": "fp32", "cpu_ms": 1.0}
-    write_profile(tmp_path / "page.html", Profile(path=Path("net.onnx"), operators=operators, **about))
+    write_profile(tmp_path / "page.html", OperatorProfile(path=Path("net.onnx"), operators=operators, **about))
     assert "<script>" not in (tmp_path / "page.html").read_text()

@@ -110,6 +110,20 @@ def test_a_video_is_watched_and_drawn(say: Say, place: Path):
             assert ys.max() == pytest.approx(y1, abs=3)
 
 
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_camera_on_its_side_is_turned_upright(say: Say, place: Path, turn: int):
+    cv2 = pytest.importorskip("cv2")
+    frames = [np.rot90(frame.pixels, turn // 90)[..., ::-1] for frame in open_source("door.mp4").frames]
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter("side.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 10, (width, height))
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame))
+    writer.release()
+    code, found, _ = say("--video", "side.mp4", "--threshold", "0.9", "--turn", str(turn))
+    assert code == 0
+    assert [(kind, name) for _, kind, name in events(found)] == [("appeared", None), ("named", "s2"), ("left", "s2")]
+
+
 def test_a_folder_is_watched_and_drawn(say: Say, place: Path):
     Path("photos/broken.jpg").write_bytes(b"nothing")
     code, found, err = say("--folder", "photos", "-o", "drawn", "--threshold", "0.999")
@@ -154,6 +168,7 @@ def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
         ("--video door.mp4 -o photos", "photos: is not empty; name another folder"),
         ("--folder photos -o out.mp4", "out.mp4: photos differ in size; name a folder"),
         ("--video door.mp4 --every 0", "--every"),
+        ("--video door.mp4 --turn 45", "turn is 45; a frame is turned by 0, 90, 180 or 270 degrees"),
         ("--video door.mp4 --far 1e-9", "give a threshold (--threshold)"),
         ("--video door.mp4 -g nowhere", "nowhere: no such gallery; `edgeface enroll` makes one"),
         ("--video door.mp4 -m other.onnx", "re-enrol the photos in a new gallery"),
@@ -196,7 +211,7 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
     seconds = (0.0, 0.05, 0.5, 1.0)
     pixels = np.zeros((64, 64, 3), np.uint8)
     frames = (Frame(round(10 * at), at, pixels) for at in seconds)
-    monkeypatch.setattr(running, "open_source", lambda source, report: Source("camera", frames, 10.0))
+    monkeypatch.setattr(running, "open_source", lambda *_, **__: Source("camera", frames, 10.0))
     fake = fake_recognizer()
     with Gallery.open("fakes", fake) as gallery:
         done = running.run(
@@ -217,7 +232,7 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
 def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(running, "KEPT", 5)
     source = Source("folder", (frame for frame in in_turn([fake_photo(1, t) for t in range(10)], 1)), 1.0)
-    monkeypatch.setattr(running, "open_source", lambda *_: source)
+    monkeypatch.setattr(running, "open_source", lambda *_, **__: source)
     fake, told = fake_recognizer(), []
     with Gallery.open("fakes", fake) as gallery:
         done = running.run(
@@ -242,7 +257,7 @@ def endless():
         if frame.index == 5:
             print("ready", file=sys.stderr, flush=True)
         yield frame
-running.open_source = lambda *_: Source("camera", endless(), 10.0)
+running.open_source = lambda *_, **__: Source("camera", endless(), 10.0)
 sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp4", "--json"]))
 """
     process = subprocess.Popen(

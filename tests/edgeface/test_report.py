@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,20 +15,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from edgeface.report.curves import draw_curves
-from edgeface.report.page import Photos, points, speed, write_report
+from edgeface.report.page import PhotoCounts, points, speed, write_report
 from edgeface.report.pictures import Marker, draw_accuracy_against_latency, place_labels
-from edgeface_devices.bench import Bench, Device, Row
-from edgeface_devices.timing import Figure as Number
-from edgeface_devices.timing import Latency
+from edgeface_devices.measurement import Figure as Number
+from edgeface_devices.measurement import Measurement
+from edgeface_devices.results import Device, Results, ratios
 from edgeface_runtime import Contract, EmbeddingSpec, UsageError
 
 
-def row(precision: str, file_format: str, ms: float, size: int, top1: float | None = 0.99, calls: int = 200) -> Row:
+def row(
+    precision: str, file_format: str, ms: float, size: int, top1: float | None = 0.99, calls: int = 200
+) -> Measurement:
     contract = Contract(
         name="net", backbone="net", precision=precision, embedding=EmbeddingSpec(length=8), parent_sha256="a" * 64
     )
     number = Number(ms, "measured")
-    return Row(
+    return Measurement(
         path=Path(f"net.{precision}.{file_format}"),
         contract=contract,
         format=file_format,
@@ -37,9 +40,12 @@ def row(precision: str, file_format: str, ms: float, size: int, top1: float | No
         import_ms=number,
         load_ms=Number(31.0, "measured"),
         first_ms=Number(7.7, "measured"),
-        latency=Latency(
-            number, Number(ms * 1.1, "measured"), Number(ms * 1.2, "measured") if calls >= 100 else None, calls
-        ),
+        p50_ms=number,
+        p90_ms=Number(ms * 1.1, "measured"),
+        p99_ms=Number(ms * 1.2, "measured") if calls >= 100 else None,
+        calls=calls,
+        precision=precision,
+        source="measured",
         cpu_p50_ms=number,
         peak_mb=55.4,
         size_bytes=size,
@@ -49,14 +55,18 @@ def row(precision: str, file_format: str, ms: float, size: int, top1: float | No
 
 
 @pytest.fixture
-def four() -> Bench:
+def four() -> Results:
     rows = (
         row("fp32", "onnx", 6.0, 4_000_000, 0.9917),
         row("int8", "onnx", 4.5, 1_300_000, 0.9833),
         row("fp32", "tflite", 5.2, 4_100_000, 0.9917),
         row("int8", "tflite", 2.6, 1_230_000, 0.9833),
     )
-    return Bench(Device("Test board", "measured", 4, "Linux"), rows)
+    return results(rows)
+
+
+def results(rows: Sequence[Measurement]) -> Results:
+    return Results(device=Device("Test board", "measured", 4, "Linux"), rows=tuple(rows), ratios=ratios(rows))
 
 
 EPOCHS = [
@@ -97,34 +107,20 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def written(tmp_path: Path, bench: Bench, **options: object) -> Page:
+def written(tmp_path: Path, bench: Results, **options: object) -> Page:
     path = tmp_path / "report.html"
     write_report(path, bench, **options)  # type: ignore[arg-type]
     return Page(path)
 
 
-def test_the_headline_says_how_fast_how_small_and_how_accurate(tmp_path: Path, four: Bench):
+def test_the_headline_says_how_fast_how_small_and_how_accurate(tmp_path: Path, four: Results):
     text = written(tmp_path, four).text
     assert "The int8 TFLite file embeds a face in 2.6 ms , 2.0 times as fast as fp32 TFLite, and takes 1.23 MB" in text
     assert "30 % of that file's size" in text
     assert "names 98.3 % of the held-out photos rightly; fp32 TFLite names 99.2 %" in text
 
 
-@pytest.mark.parametrize(
-    ("files", "names"),
-    [
-        (["a/x.tflite", "b/y.onnx"], ["int8 TFLite", "int8 ONNX"]),
-        (["a/x.tflite", "b/y.tflite"], ["x.tflite", "y.tflite"]),
-        (["a/x.tflite", "b/x.tflite"], ["a/x.tflite", "b/x.tflite"]),
-    ],
-)
-def test_a_row_is_called_by_the_shortest_name_that_tells_it_from_the_others(files: list[str], names: list[str]):
-    rows = tuple(replace(row("int8", file.split(".")[1], 1.0, 1, None), path=Path(file)) for file in files)
-    bench = Bench(Device("Test board", "measured", 4, "Linux"), rows)
-    assert [bench.name(one) for one in rows] == names
-
-
-def test_every_row_and_ratio_is_in_a_table(tmp_path: Path, four: Bench):
+def test_every_row_and_ratio_is_in_a_table(tmp_path: Path, four: Results):
     rows = written(tmp_path, four).rows
     assert [
         "int8 TFLite",
@@ -145,8 +141,8 @@ def test_every_row_and_ratio_is_in_a_table(tmp_path: Path, four: Bench):
     assert ["int8 TFLite", "fp32 TFLite", "0.50 ×", "0.50 ×", "0.30 ×"] in rows
 
 
-def test_nothing_is_fetched_from_anywhere(tmp_path: Path, four: Bench):
-    page = written(tmp_path, four, curves=EPOCHS, photos=Photos("photos", 40, 280, 120))
+def test_nothing_is_fetched_from_anywhere(tmp_path: Path, four: Results):
+    page = written(tmp_path, four, curves=EPOCHS, photos=PhotoCounts("photos", 40, 280, 120))
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
         for name in ("src", "href", "xlink:href", "srcset", "action"):
@@ -157,30 +153,30 @@ def test_nothing_is_fetched_from_anywhere(tmp_path: Path, four: Bench):
     assert sum(tag == "svg" for tag, _ in page.tags) == 2
 
 
-def test_an_estimate_is_shown_with_its_interval_and_its_source(tmp_path: Path, four: Bench):
+def test_an_estimate_is_shown_with_its_interval_and_its_source(tmp_path: Path, four: Results):
     estimate = Number(40.0, "estimated", (30.0, 52.0))
-    rows = (replace(four.rows[1], latency=Latency(estimate, None, None, 0)),)
-    cells = written(tmp_path, replace(four, rows=rows)).rows[1]
+    row = replace(four.rows[1], source="estimated", p50_ms=estimate, p90_ms=None, p99_ms=None)
+    cells = written(tmp_path, results([row])).rows[1]
     assert cells[1:4] == ["30.00 to 52.00 (estimated)", "–", "–"]
     assert cells[-1] == "estimated"
 
 
-def test_without_accuracy_nothing_is_said_of_it(tmp_path: Path, four: Bench):
-    page = written(tmp_path, replace(four, rows=tuple(replace(item, top1=None, auc=None) for item in four.rows)))
+def test_without_accuracy_nothing_is_said_of_it(tmp_path: Path, four: Results):
+    page = written(tmp_path, results(tuple(replace(item, top1=None, auc=None) for item in four.rows)))
     assert "named rightly" not in page.text
     assert "closed-set" not in page.text
     assert "2.0 times as fast as fp32 TFLite" in page.text
     assert page.rows[1][8:10] == ["–", "–"]
 
 
-def test_a_percentile_without_enough_calls_is_a_dash_with_the_reason(tmp_path: Path, four: Bench):
-    page = written(tmp_path, replace(four, rows=(row("fp32", "onnx", 6.0, 4_000_000, calls=20),)))
+def test_a_percentile_without_enough_calls_is_a_dash_with_the_reason(tmp_path: Path, four: Results):
+    page = written(tmp_path, results([row("fp32", "onnx", 6.0, 4_000_000, calls=20)]))
     assert page.rows[1][3] == "–"
     assert "fewer than 10 or 100 calls" in page.text
     assert "fewer than 10 or 100 calls" not in written(tmp_path, four).text
 
 
-def test_parity_photos_and_credit_are_shown(tmp_path: Path, four: Bench):
+def test_parity_photos_and_credit_are_shown(tmp_path: Path, four: Results):
     exported = SimpleNamespace(
         format="onnx",
         precision="int8",
@@ -188,7 +184,7 @@ def test_parity_photos_and_credit_are_shown(tmp_path: Path, four: Bench):
         cosine_p1=0.98,
         operators={"int8": 50, "float": 2, "other": 1},
     )
-    photos = Photos("AT&T faces", 40, 280, 120, credit="AT&T Laboratories Cambridge")
+    photos = PhotoCounts("AT&T faces", 40, 280, 120, credit="AT&T Laboratories Cambridge")
     page = written(tmp_path, four, photos=photos, parity=[exported], parity_photos=120)
     assert ["int8 ONNX", "0.99712", "0.98000", "50 / 2 / 1"] in page.rows
     assert "AT&T faces: 40 people, 280 photos with names, 120 held out" in page.text
@@ -196,26 +192,26 @@ def test_parity_photos_and_credit_are_shown(tmp_path: Path, four: Bench):
     assert "AT&T faces: credit AT&T Laboratories Cambridge." in page.text
 
 
-def test_words_from_a_model_file_are_escaped(tmp_path: Path, four: Bench):
+def test_words_from_a_model_file_are_escaped(tmp_path: Path, four: Results):
     contract = replace(four.rows[0].contract, licence="<script>alert(1)</script>", backbone="<b>")
-    page = written(tmp_path, replace(four, rows=(replace(four.rows[0], contract=contract),)))
+    page = written(tmp_path, results([replace(four.rows[0], contract=contract)]))
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert "<script>alert(1)</script>" in page.text
 
 
-def test_a_busy_machine_is_admitted(tmp_path: Path, four: Bench):
+def test_a_busy_machine_is_admitted(tmp_path: Path, four: Results):
     assert "kept the processor busy" not in written(tmp_path, four).text
-    rows = tuple(replace(item, cpu_p50_ms=Number(item.latency.p50_ms.value / 2, "measured")) for item in four.rows)
-    assert "kept the processor busy" in written(tmp_path, replace(four, rows=rows)).text
+    rows = tuple(replace(item, cpu_p50_ms=Number(item.median_ms / 2, "measured")) for item in four.rows)
+    assert "kept the processor busy" in written(tmp_path, results(rows)).text
 
 
-def test_rows_of_one_label_are_told_apart_by_their_files(tmp_path: Path, four: Bench):
+def test_rows_of_one_label_are_told_apart_by_their_files(tmp_path: Path, four: Results):
     twin = replace(four.rows[0], path=Path("other/net.onnx"))
-    page = written(tmp_path, replace(four, rows=(four.rows[0], twin)))
+    page = written(tmp_path, results([four.rows[0], twin]))
     assert [cells[0] for cells in page.rows[1:3]] == ["net.fp32.onnx", "net.onnx"]
 
 
-def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path, four: Bench):
+def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path, four: Results):
     with pytest.raises(UsageError, match=r"none/report\.html: cannot be written"):
         write_report(tmp_path / "none" / "report.html", four)
 
@@ -247,9 +243,9 @@ def test_labels_touch_neither_each_other_nor_a_marker_nor_the_edge(seed: int):
             assert other == number or not inside
 
 
-def test_files_at_one_point_keep_readable_labels_and_areas_follow_sizes(four: Bench):
-    same = tuple(replace(item, latency=four.rows[0].latency) for item in four.rows)
-    figure = draw_accuracy_against_latency(replace(four, rows=same))
+def test_files_at_one_point_keep_readable_labels_and_areas_follow_sizes(four: Results):
+    same = tuple(replace(item, p50_ms=four.rows[0].p50_ms) for item in four.rows)
+    figure = draw_accuracy_against_latency(results(same))
     boxes = label_boxes(figure)
     assert len(boxes) == 4
     assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
@@ -267,7 +263,7 @@ def test_curves_become_a_picture_with_or_without_validation(tmp_path: Path):
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_a_report_leaves_matplotlibs_settings_alone(tmp_path: Path, four: Bench):
+def test_a_report_leaves_matplotlibs_settings_alone(tmp_path: Path, four: Results):
     before = dict(matplotlib.rcParams)
     written(tmp_path, four, curves=EPOCHS)
     assert dict(matplotlib.rcParams) == before

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeface_devices import emulator
-from edgeface_devices.emulator import ENTER
+from edgeface_devices.emulate import userland as emulator
+from edgeface_devices.emulate.userland import ENTER
 from edgeface_runtime import UsageError
 
 _SSHD = Path("/usr/sbin/sshd")

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface_devices import anchors
-from edgeface_devices.anchors import Anchor, keep, load_anchors
-from edgeface_devices.away import Away, AwayRow
-from edgeface_devices.estimate import MEASURED_FACTOR, SAME_FACTOR, estimate, interval_factor
-from edgeface_devices.fit import by_family, is_fitted_on, is_scored, predict
-from edgeface_devices.profiles import find_profile, profiles
-from edgeface_devices.published import families, ncnn_times, nets, rows
+from edgeface_devices.boards.health import BoardState, Conditions
+from edgeface_devices.boards.profiles import find_profile, profiles
+from edgeface_devices.estimate import anchors
+from edgeface_devices.estimate.anchors import Anchor, keep, load_anchors
+from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate
+from edgeface_devices.estimate.published import ncnn_times, nets, rows
+from edgeface_devices.measurement import Figure, of_file
+from edgeface_devices.results import Device, Results
 from edgeface_runtime import UsageError
+from scripts.latency_fit import by_family, cost_half_width, families, is_fitted_on, is_scored, predicted
 
 NETS = nets()
 
@@ -24,12 +26,13 @@ def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
 
 
-def measured(path: Path, ms: float = 50.0, **device: object) -> Away:
-    facts = {"engine": "onnxruntime", "engine_version": "1.32.0", "precision": "fp32", "threads": 4, "p50_ms": ms}
-    none = np.zeros((0, 8), np.float32)
-    row = AwayRow(path=path, facts=facts, here=none, there=none, here_version="1.32.0")
-    known = {"name": "Raspberry Pi 4B", "source": "measured", "profile": "rpi-4b"}
-    return Away(device=known | device, rows=(row,), extra={"state": {"throttled": []}})
+def measured(path: Path, ms: float = 50.0, throttled: tuple[str, ...] = (), **device: object) -> Results:
+    file = of_file(path, threads=4, source="measured")
+    row = replace(file, engine="onnxruntime", engine_version="1.32.0", p50_ms=Figure(ms, "measured"))
+    board = Device("Raspberry Pi 4B", "measured", 4, "Linux", profile="rpi-4b")
+    silent = BoardState(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None)
+    state = Conditions(before=silent, after=silent, throttled=throttled)
+    return Results(device=replace(board, **device), rows=(row,), state=state)
 
 
 def anchor(net: str = "mobilenet_v2", ms: float = 50.0, **changes: object) -> Anchor:
@@ -51,8 +54,7 @@ def test_nothing_is_kept_that_is_no_good_basis(tiny_onnx: Path):
     net = NETS["mobilenet_v2"]
     assert keep(measured(tiny_onnx, source="emulated"), [net]) == []
     assert keep(measured(tiny_onnx, profile=None), [net]) == []
-    throttled = replace(measured(tiny_onnx), extra={"state": {"throttled": ["under-voltage"]}})
-    assert keep(throttled, [net]) == []
+    assert keep(measured(tiny_onnx, throttled=("under-voltage",)), [net]) == []
     without_costs = replace(net, pointwise=0.0, conv=0.0, depthwise=0.0, linear=0.0)
     assert keep(measured(tiny_onnx), [without_costs]) == []
     assert load_anchors() == []
@@ -105,12 +107,12 @@ def test_one_measured_net_of_another_family_covers_what_the_docs_say():
         for threads in (1, 4):
             version, table = ncnn_times(board.board, board.clock_mhz, "float", threads)
             fitted = {net: ms for net, ms in table.items() if is_fitted_on(net)}
-            width = math.log(interval_factor(fitted, "float") * MEASURED_FACTOR)
+            width = math.log(cost_half_width(fitted, "float") * MEASURED_FACTOR)
             for own in own_engines(board.board, board.clock_mhz, threads, version):
                 errors = [
                     abs(
                         math.log(
-                            left_out(target, fitted) * own[net] / predict(NETS[net], fitted, "float") / own[target]
+                            left_out(target, fitted) * own[net] / predicted(NETS[net], fitted, "float") / own[target]
                         )
                     )
                     for target in own
@@ -135,4 +137,4 @@ def own_engines(board: str, mhz: int, threads: int, version: str) -> list[dict[s
 
 def left_out(net: str, fitted: dict[str, float]) -> float:
     others = {other: ms for other, ms in fitted.items() if by_family(other) != by_family(net)}
-    return predict(NETS[net], others, "float")
+    return predicted(NETS[net], others, "float")

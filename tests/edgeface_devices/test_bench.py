@@ -10,9 +10,10 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeface_devices import bench as module
-from edgeface_devices.bench import bench
-from edgeface_devices.limits import Limits
+from edgeface_devices.bench import interleaved as module
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.bench.limits import Limits
+from edgeface_devices.bench.protocol import EngineStart
 from edgeface_runtime import ModelError, UsageError, load
 
 # fmt: off
@@ -45,7 +46,7 @@ class FakeWorker:
     def __init__(self, path: Path, *, threads: int, limits: Limits) -> None:
         assert (threads, limits) == (3, Limits())
         self.path = path
-        self.loaded = {"engine": "fake", "engine_version": "1", "import_ms": 1.0, "load_ms": 2.0, "first_ms": 3.0}
+        self.loaded = EngineStart("fake", "1", import_ms=1.0, load_ms=2.0, first_ms=3.0)
         FakeWorker.log.append(f"open {path.name}")
         FakeWorker.open += 1
 
@@ -74,7 +75,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 def workers() -> list[psutil.Process]:
     """Our worker processes that are alive, the newest last; other tests leave helpers of their own behind."""
     children = psutil.Process().children()
-    return [child for child in children if "edgeface_devices.worker" in child.cmdline()]
+    return [child for child in children if "edgeface_devices.bench.worker" in child.cmdline()]
 
 
 def test_each_round_asks_every_file_once_in_changing_order(four: list[Path], fake: type[FakeWorker]):
@@ -91,14 +92,14 @@ def test_each_round_asks_every_file_once_in_changing_order(four: list[Path], fak
 
 def test_each_row_has_its_own_samples_and_the_ratios_follow(four: list[Path], fake: type[FakeWorker]):
     result = bench(four, threads=3, calls=100, rounds=7)
-    assert [row.latency.p50_ms.value for row in result.rows] == [8.0, 6.0, 4.0, 1.0]
+    assert [row.median_ms for row in result.rows] == [8.0, 6.0, 4.0, 1.0]
     assert [row.cpu_p50_ms.value for row in result.rows] == [4.0, 3.0, 2.0, 0.5]
     assert [row.peak_mb for row in result.rows] == [80.0, 60.0, 40.0, 10.0]
     assert [row.rounds_ms for row in result.rows] == [None] * 4  # 7 rounds are too few
-    assert bench(four[:1], threads=3, calls=20, rounds=10).as_json()["rows"][0]["rounds_ms"] == [8.0, 8.0]
-    assert {row.latency.calls for row in result.rows} == {105}
+    assert bench(four[:1], threads=3, calls=20, rounds=10).to_json()["rows"][0]["rounds_ms"] == [8.0, 8.0]
+    assert {row.calls for row in result.rows} == {105}
     fp32_onnx, int8_onnx, fp32_tflite, int8_tflite = map(str, four)
-    found = {(ratio["a"], ratio["b"]): ratio["p50"] for ratio in result.as_json()["ratios"]}
+    found = {(ratio["a"], ratio["b"]): ratio["p50"] for ratio in result.to_json()["ratios"]}
     assert found == {
         (int8_onnx, fp32_onnx): 0.75,
         (int8_tflite, fp32_tflite): 0.25,
@@ -106,14 +107,14 @@ def test_each_row_has_its_own_samples_and_the_ratios_follow(four: list[Path], fa
         (int8_tflite, int8_onnx): 0.1667,
     }
     assert [ratio.cpu_p50 for ratio in result.ratios] == [ratio.p50 for ratio in result.ratios]
-    sizes = {(ratio.a.path, ratio.b.path): ratio.size for ratio in result.ratios}
+    sizes = {(ratio.a, ratio.b): ratio.size for ratio in result.ratios}
     assert sizes[four[1], four[0]] == four[1].stat().st_size / four[0].stat().st_size
 
 
 def test_a_disturbed_run_is_told_by_processor_time(four: list[Path], fake: type[FakeWorker]):
     disturbed = bench(four, threads=3, calls=4)
     assert disturbed.is_disturbed
-    rows = [replace(row, cpu_p50_ms=row.latency.p50_ms) for row in disturbed.rows]
+    rows = [replace(row, cpu_p50_ms=row.p50_ms) for row in disturbed.rows]
     assert not replace(disturbed, rows=tuple(rows)).is_disturbed
 
 
@@ -124,14 +125,14 @@ def test_files_of_two_models_have_no_ratio(make_onnx: Callable[..., Path], tmp_p
 
 
 def test_too_few_calls_leave_percentiles_null(four: list[Path], fake: type[FakeWorker]):
-    row = bench(four[:1], threads=3, calls=5, rounds=20).as_json()["rows"][0]
+    row = bench(four[:1], threads=3, calls=5, rounds=20).to_json()["rows"][0]
     assert (row["p50_ms"], row["p90_ms"], row["p99_ms"], row["calls"]) == (8.0, None, None, 5)
 
 
 def test_real_files_give_the_stable_document_and_their_own_embeddings(four: list[Path]):
     faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     result = bench(four, calls=12, rounds=3, faces=faces)
-    document = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    document = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert document["schema"] == 1
     assert document["device"]["name"]
     assert document["device"]["source"] == "measured"

@@ -16,19 +16,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_devices import counted, emulated
-from edgeface_devices.anchors import Anchor
-from edgeface_devices.estimate import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import FOLDER, Net, counts
+from edgeface_devices.bench.protocol import EngineStart
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.emulate import core as emulated
+from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.latency import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
+from edgeface_devices.estimate.published import FOLDER, Costs
 from edgeface_runtime.contract import OperatorCost
+from scripts import latency_fit
+from scripts.latency_fit import counts
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "estimates.md"
-FACE = Net(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
+FACE = Costs(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
 COST = {"pointwise": OperatorCost(count=32, macs=205_600_000, bytes=12_000_000)}
 CELLS = [
-    (board, kind) for board in profiles().values() for kind in ("float", "int8") if (board.board, kind) in counted.USED
+    (board, kind)
+    for board in profiles().values()
+    for kind in ("float", "int8")
+    if (board.board, kind) in latency_fit.USED
 ]
 PRECISIONS = {"float": "fp32", "int8": "int8"}
 
@@ -37,19 +43,19 @@ shares = st.floats(0, 1)
 
 
 def told(
-    board: Profile, kind: str, instructions: int | None, version: str | None = None, **changes: object
+    board: BoardProfile, kind: str, instructions: int | None, version: str | None = None, **changes: object
 ) -> Estimate:
     options = {"engine": "litert", "precision": PRECISIONS[kind], "threads": 4} | changes
     return estimate(FACE, board, version=version, instructions=instructions, **options)  # type: ignore[arg-type]
 
 
-def within(board: Profile, kind: str, share: float) -> int:
+def within(board: BoardProfile, kind: str, share: float) -> int:
     """A count in reach: 0 the least, 1 the largest."""
     known = [row.total for row in counts() if (row.core, row.precision) == (board.core, kind)]
     return round(min(known) / 1.99 * (max(known) * 1.99 / (min(known) / 1.99)) ** share)
 
 
-def slow(board: Profile, kind: str) -> dict[str, float]:
+def slow(board: BoardProfile, kind: str) -> dict[str, float]:
     """Net → instructions a published millisecond, read from the files row by row."""
     return _slow(board.board, board.core, kind)
 
@@ -74,7 +80,7 @@ def test_counts_are_used_where_they_err_less_than_the_ratio():
 
 
 @pytest.mark.parametrize(("board", "kind"), CELLS)
-def test_an_estimate_is_the_slow_form(board: Profile, kind: str):
+def test_an_estimate_is_the_slow_form(board: BoardProfile, kind: str):
     rates = slow(board, kind)
     assert len(rates) == {"float": 4, "int8": 2}[kind]
     product, worst = 1.0, 1.0
@@ -98,14 +104,14 @@ def test_an_estimate_is_the_slow_form(board: Profile, kind: str):
 @settings(deadline=None, max_examples=30)
 @given(cell=cells, share=shares, version=st.sampled_from([None, "2022-02", "2030-01"]))
 def test_an_interval_is_never_narrower_than_what_leaving_out_shows(
-    cell: tuple[Profile, str], share: float, version: str | None
+    cell: tuple[BoardProfile, str], share: float, version: str | None
 ):
     ms = told(*cell, within(*cell, share), version).ms
     assert ms is not None
     assert (ms.source, ms.interval is not None) == ("estimated", True)
     assert ms.interval is not None
     low, high = ms.interval
-    spread = math.exp(max(map(abs, counted.left_out(slow(*cell)).values())))
+    spread = math.exp(max(map(abs, latency_fit.counts_left_out(slow(*cell)).values())))
     factor = spread * (1 if version == "2022-02" else VERSION_FACTOR)
     assert ms.value / low == pytest.approx(high / ms.value)
     assert high / ms.value >= max(ANCHOR_FACTOR, factor) * (1 - 1e-9)
@@ -113,7 +119,7 @@ def test_an_interval_is_never_narrower_than_what_leaving_out_shows(
 
 @settings(deadline=None, max_examples=30)
 @given(cell=cells, share=shares, factor=st.floats(0.5, 2))
-def test_twice_the_instructions_take_twice_the_time(cell: tuple[Profile, str], share: float, factor: float):
+def test_twice_the_instructions_take_twice_the_time(cell: tuple[BoardProfile, str], share: float, factor: float):
     first, second = within(*cell, share), round(within(*cell, share) * factor)
     one, other = told(*cell, first), told(*cell, second)
     assert one.ms is not None
@@ -123,7 +129,7 @@ def test_twice_the_instructions_take_twice_the_time(cell: tuple[Profile, str], s
 
 
 @pytest.mark.parametrize(("board", "kind"), CELLS)
-def test_the_note_says_what_it_rests_on(board: Profile, kind: str):
+def test_the_note_says_what_it_rests_on(board: BoardProfile, kind: str):
     instructions = within(board, kind, 0.4)
     note = told(board, kind, instructions).note
     of = {"float": 4, "int8": 2}[kind]
@@ -160,9 +166,9 @@ def test_a_net_that_is_refused_is_refused_with_its_count_too():
 
 def test_one_counted_net_is_not_enough(monkeypatch: pytest.MonkeyPatch):
     one = tuple(row for row in counts() if row.net == "mobilenet_v2")
-    monkeypatch.setattr(counted, "counts", lambda: one)
-    board = profiles()["rpi-4b"]
-    assert told(board, "int8", 100_000_000) == told(board, "int8", None)
+    assert len(latency_fit.fit()["counts"]) == len(CELLS)
+    monkeypatch.setattr(latency_fit, "counts", lambda: one)
+    assert latency_fit.fit()["counts"] == []
 
 
 def test_the_users_own_row_comes_before_counts():
@@ -231,12 +237,12 @@ def test_an_emulated_row_has_no_time_and_its_estimate_stands_apart(
     files = [make_tflite(tmp_path / f"{name}.tflite", cost=COST) for name in ("counted", "uncounted")]
     none = np.zeros((4, 8), np.float32)
     totals = iter([{"total": 90_000_000}, None])
-    found = {"engine": "litert", "engine_version": "2"}
-    monkeypatch.setattr(emulated.emulator, "find", lambda: tmp_path)
-    monkeypatch.setattr(emulated.emulator, "install", lambda root: "/opt")
+    found = EngineStart("litert", "2", import_ms=1.0, load_ms=1.0, first_ms=1.0)
+    monkeypatch.setattr(emulated.userland, "find", lambda: tmp_path)
+    monkeypatch.setattr(emulated.userland, "install", lambda root: "/opt")
     monkeypatch.setattr(emulated, "embed_here", lambda *_, **__: (none, "2"))
-    monkeypatch.setattr(emulated, "_run", lambda *_: (found | {"instructions": next(totals)}, none))
-    counted_row, other = emulated.emulate(files, profiles()["rpi-4b"]).as_json()["rows"]
+    monkeypatch.setattr(emulated, "_run", lambda *_: (found, next(totals), none))
+    counted_row, other = emulated.emulate(files, profiles()["rpi-4b"]).to_json()["rows"]
     for row in (counted_row, other):
         assert row["source"] == "emulated"
         assert all(row[key] is None for key in row if key.endswith("_ms"))

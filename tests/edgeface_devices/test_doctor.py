@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -13,11 +14,11 @@ import pytest
 
 from edgeface.cli import run
 from edgeface_devices import doctor
+from edgeface_devices.boards.cameras import VideoDevice, video_devices
+from edgeface_devices.boards.health import BoardState
 from edgeface_devices.doctor import Finding, cameras, examine, features, int8_arithmetic, numpy_trap, power, try_out
-from edgeface_devices.state import State
-from edgeface_devices.video import VideoDevice, video_devices
 
-CALM = State(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
+CALM = BoardState(governor="ondemand", mhz=600, max_mhz=1800, celsius=45.0, throttled=0)
 
 
 def test_this_machine_is_fit_and_every_finding_is_a_line(capsys: pytest.CaptureFixture[str]):
@@ -33,7 +34,7 @@ def test_this_machine_is_fit_and_every_finding_is_a_line(capsys: pytest.CaptureF
 def test_something_wrong_is_exit_code_1_with_its_remedy(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(doctor, "_CHECKS", (lambda: power(State(**CALM.__dict__ | {"throttled": 0x50001})),))
+    monkeypatch.setattr(doctor, "_CHECKS", (lambda: power(BoardState(**CALM.__dict__ | {"throttled": 0x50001})),))
     assert run(["doctor"]) == 1
     out = capsys.readouterr().out
     assert out.startswith(
@@ -52,13 +53,13 @@ def test_something_wrong_is_exit_code_1_with_its_remedy(
     ],
 )
 def test_power_heat_and_clock(change: dict[str, object], level: str, text: str):
-    findings = list(power(State(**CALM.__dict__ | change)))
+    findings = list(power(BoardState(**CALM.__dict__ | change)))
     assert [finding.level for finding in findings if text in finding.text] == [level]
     assert {finding.level for finding in findings if text not in finding.text} <= {"ok"}
 
 
 def test_a_machine_that_says_nothing_of_power_gets_no_finding():
-    assert list(power(State(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None))) == []
+    assert list(power(BoardState(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=None))) == []
 
 
 def test_tflite_runtime_under_numpy_2_is_a_trap():
@@ -80,7 +81,33 @@ def test_an_engine_that_dies_or_fails_is_named(tmp_path: Path):
     ):
         python.write_text(f"#!/bin/sh\n{does}\n")
         python.chmod(0o755)
-        assert (try_out(Path("net"), str(python)) or "").startswith(says)
+        assert (try_out("import net", python=str(python)) or "").startswith(says)
+
+
+def test_an_engine_that_the_processor_cannot_run_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *ncnn*) kill -ILL $$;; esac\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(doctor, "try_out", functools.partial(try_out, python=str(python)))
+    versions = {"onnxruntime": "1.21.0", "ncnn": "1.0", "numpy": "2.1"}
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    works, dies = [finding for finding in examine() if finding.topic == "engine"]
+    assert (works.level, works.text) == ("ok", "onnxruntime 1.21.0: runs a small net in a process of its own")
+    assert dies.text.startswith("ncnn 1.0: killed by SIGILL: its packages use an instruction")
+    assert (dies.level, dies.remedy) == ("wrong", "pip install 'ncnn!=1.0'")
+    monkeypatch.setattr(doctor, "_version", {"tflite-runtime": "2.14.0", "numpy": "1.26"}.get)
+    (works,) = [finding for finding in examine() if finding.topic == "engine"]
+    assert (works.level, works.text) == ("ok", "tflite-runtime 2.14.0: can be imported")
+    monkeypatch.setattr(doctor, "_version", {"ncnn": "1.0"}.get)
+    *_, none = [finding for finding in examine() if finding.topic == "engine"]
+    assert (none.level, none.text) == ("wrong", "none works")
+
+
+def test_ncnn_is_started_too():
+    pytest.importorskip("ncnn")
+    assert try_out("import ncnn") is None
 
 
 def test_no_engine_at_all_is_wrong(monkeypatch: pytest.MonkeyPatch):

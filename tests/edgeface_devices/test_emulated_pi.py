@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices.remote import measure
+from edgeface_devices.remote.measure import measure
 from edgeface_runtime import ModelError, UsageError
 
 _NULL = ("import_ms", "load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "interval_ms", "peak_mb")

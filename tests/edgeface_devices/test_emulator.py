@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface_devices import emulator
-from edgeface_devices.away import compare
-from edgeface_devices.emulated import emulate, instructions
-from edgeface_devices.profiles import find_profile, profiles
+from edgeface_devices.boards.profiles import find_profile, profiles
+from edgeface_devices.emulate import userland as emulator
+from edgeface_devices.emulate.core import emulate, instructions
+from edgeface_devices.measurement import compare_embeddings
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import UsageError
 
@@ -126,12 +126,12 @@ def test_the_wheel_holds_what_runs_here_and_installs_alone(tmp_path: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-        assert archive.read("edgeface_devices/emulator.py") == Path(emulator.__file__).read_bytes()
-    assert {"edgeface_devices/qemu/enter.sh", "edgeface_runtime/nets/pnet.onnx"} <= set(names)
+        assert archive.read("edgeface_devices/emulate/userland.py") == Path(emulator.__file__).read_bytes()
+    assert {"edgeface_devices/emulate/qemu/enter.sh", "edgeface_runtime/nets/pnet.onnx"} <= set(names)
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel]
     subprocess.run(pip, check=True, capture_output=True)
-    code = "import edgeface_devices.board as b, importlib.metadata as m; print(b.__file__, m.version('edgeface'))"
+    code = "import edgeface_devices.remote.job as b, importlib.metadata as m; print(b.__file__, m.version('edgeface'))"
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, env={"PYTHONPATH": str(target)}, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith(str(target)), done.stderr
@@ -148,14 +148,14 @@ def test_instructions_of_a_call_are_the_median_difference_of_marks():
 
 def test_agreement_tells_equal_bits_from_equal_numbers():
     here = np.eye(3, dtype=np.float32)
-    same = compare(here, here.copy())
+    same = compare_embeddings(here, here.copy())
     assert (same.identical, same.min_cosine, same.max_difference, str(same)) == (True, 1.0, 0.0, "identical")
     there = here.copy()
     there[1, 0] = 3e-4
-    other = compare(here, there)
+    other = compare_embeddings(here, there)
     assert not other.identical
     assert other.max_difference == pytest.approx(3e-4, rel=1e-6)
     assert str(other) == "cosine 1.000000"
     there = here.copy()
     there[0, 1] = -0.0
-    assert not compare(here, there).identical
+    assert not compare_embeddings(here, there).identical

@@ -1,27 +1,30 @@
 from __future__ import annotations
 
-import importlib.util
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_devices import estimate as module
-from edgeface_devices.bench import bench
-from edgeface_devices.estimate import VERSION_FACTOR, anchors, estimate, net_of, outlook, transfer
-from edgeface_devices.fit import errors, half_width, nnls
-from edgeface_devices.profiles import Profile, profiles
-from edgeface_devices.published import Net, families, ncnn_times, nets, rows
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.boards.profiles import BoardProfile, profiles
+from edgeface_devices.estimate import fitted
+from edgeface_devices.estimate import latency as module
+from edgeface_devices.estimate.latency import VERSION_FACTOR, costs_of, estimate, outlook
+from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
+from edgeface_devices.tables import estimate_table
 from edgeface_runtime.contract import Contract, EmbeddingSpec, OperatorCost
+from scripts import fit_estimates as script
+from scripts import latency_fit
+from scripts.latency_fit import engine_ratios, errors, families, half_width, nnls, transfer
 
 ROOT = Path(__file__).parents[2]
 PI4, PI5 = profiles()["rpi-4b"], profiles()["rpi-5"]
-FACE = Net(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
+FACE = Costs(pointwise=205.6, conv=5.4, depthwise=10.0, linear=0.0, parameters=1.0, activations=5.9, layers=83)
 COST = {
     "pointwise": OperatorCost(count=32, macs=205_600_000, bytes=12_000_000),
     "grouped": OperatorCost(count=1, macs=3_000_000, bytes=400_000),
@@ -33,7 +36,7 @@ COST = {
 boards = st.sampled_from(list(profiles().values()))
 classes = st.sampled_from(["pointwise", "conv", "depthwise", "activations", "layers"])
 faces = st.builds(
-    Net,
+    Costs,
     pointwise=st.floats(30, 900),
     conv=st.floats(30, 900),
     depthwise=st.floats(0, 90),
@@ -44,17 +47,7 @@ faces = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_estimates", ROOT / "scripts" / "fit_estimates.py")
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def middle(net: Net, board: Profile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
+def middle(net: Costs, board: BoardProfile, engine: str = "ncnn", precision: str = "fp32", threads: int = 4) -> float:
     ms = estimate(net, board, engine=engine, precision=precision, threads=threads).ms
     assert ms is not None
     return ms.value
@@ -70,7 +63,9 @@ def test_nnls_is_scipys(seed: int):
 
 @settings(deadline=None)
 @given(net=faces, board=boards, precision=st.sampled_from(["fp32", "int8"]), threads=st.sampled_from([1, 4]))
-def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: Profile, precision: str, threads: int):
+def test_every_estimate_has_an_interval_around_its_middle(
+    net: Costs, board: BoardProfile, precision: str, threads: int
+):
     ms = estimate(net, board, engine="ncnn", precision=precision, threads=threads).ms
     assert ms is not None
     assert ms.source == "estimated"
@@ -84,7 +79,7 @@ def test_every_estimate_has_an_interval_around_its_middle(net: Net, board: Profi
 
 @settings(deadline=None)
 @given(net=faces, board=boards, grown=classes, factor=st.floats(1, 1.1), precision=st.sampled_from(["fp32", "int8"]))
-def test_more_work_never_takes_less_time(net: Net, board: Profile, grown: str, factor: float, precision: str):
+def test_more_work_never_takes_less_time(net: Costs, board: BoardProfile, grown: str, factor: float, precision: str):
     larger = replace(net, **{grown: getattr(net, grown) * factor})
     assert middle(larger, board, precision=precision) >= middle(net, board, precision=precision) * (1 - 1e-9)
 
@@ -161,7 +156,7 @@ def test_transfer_is_the_median_ratio_and_exact_where_boards_are_proportional():
         ({}, {"engine": "litert", "board": PI5}, "on a Raspberry Pi 5"),
         ({}, {"engine": "onnxruntime", "board": profiles()["rpi-zero-2w"]}, "on a Raspberry Pi Zero 2 W"),
         ({}, {"engine": "onnxruntime", "board": profiles()["rpi-4b-1500"]}, "no published float row of onnxruntime"),
-        (dict.fromkeys(Net.__dataclass_fields__, 0.0), {}, "the contract has no cost table"),
+        (dict.fromkeys(Costs.__dataclass_fields__, 0.0), {}, "the contract has no cost table"),
     ],
 )
 def test_without_evidence_there_is_no_number(change: dict[str, float], options: dict[str, object], reason: str):
@@ -175,18 +170,20 @@ def test_without_evidence_there_is_no_number(change: dict[str, float], options: 
     ("engine", "precision", "board"),
     [("litert", "fp32", PI4), ("litert", "int8", PI4), ("onnxruntime", "fp32", PI4), ("onnxruntime", "fp32", PI5)],
 )
-def test_other_engines_are_a_ratio_to_ncnn_with_a_factor_of_two_or_more(engine: str, precision: str, board: Profile):
+def test_other_engines_are_a_ratio_to_ncnn_with_a_factor_of_two_or_more(
+    engine: str, precision: str, board: BoardProfile
+):
     ms = estimate(FACE, board, engine=engine, precision=precision, threads=4).ms
     assert ms is not None
     assert ms.interval is not None
     assert ms.interval[1] / ms.value >= 2
-    ratios = anchors(board, engine, "int8" if precision == "int8" else "float", 4)
+    ratios = engine_ratios(board, engine, "int8" if precision == "int8" else "float", 4)
     assert ms.value == pytest.approx(middle(FACE, board) * np.prod(list(ratios.values())) ** (1 / len(ratios)))
 
 
 def test_onnxruntimes_ratio_is_within_one_source():
     # The Pi 5's YOLO11n: 168.08 ms against ncnn's 88.03 in the same table.
-    assert anchors(PI5, "onnxruntime", "float", 4)["yolo11n ultralytics 8.3.39"] == pytest.approx(168.08 / 88.03)
+    assert engine_ratios(PI5, "onnxruntime", "float", 4)["yolo11n ultralytics 8.3.39"] == pytest.approx(168.08 / 88.03)
 
 
 def test_families_left_out_never_see_their_relatives():
@@ -209,27 +206,27 @@ def contract(**changes: object) -> Contract:
 
 
 def test_costs_come_from_the_contract_and_the_files_size():
-    net = net_of(contract(), 4_000_000)
+    net = costs_of(contract(), 4_000_000)
     assert (net.pointwise, net.conv, net.depthwise, net.linear) == pytest.approx((205.6, 8.4, 10.0, 0.0))
     assert (net.parameters, net.activations, net.layers) == pytest.approx((1.0, 6.0, 84))
 
 
 def test_an_int8_contract_gives_the_same_net():
     cost = {name: replace(row, bytes=row.bytes // 4) for name, row in COST.items()}
-    net = net_of(contract(cost=cost, precision="int8", recipe="static_wi8_ai8"), 1_000_000)
-    assert net == net_of(contract(), 4_000_000)
+    net = costs_of(contract(cost=cost, precision="int8", recipe="static_wi8_ai8"), 1_000_000)
+    assert net == costs_of(contract(), 4_000_000)
 
 
 def test_a_file_larger_than_its_net_has_no_negative_activations():
-    net = net_of(contract(), 10**9)
+    net = costs_of(contract(), 10**9)
     assert (net.parameters, net.activations) == pytest.approx((7.0, 0.0))
 
 
 def test_the_document_has_the_keys_of_a_measured_one(make_onnx, make_tflite, tmp_path: Path):
     files = [make_onnx(tmp_path / "a.onnx", cost=COST), make_tflite(tmp_path / "b.tflite", cost=COST)]
     result = outlook(files, PI4, threads=4)
-    document = result.as_json()
-    measured = bench(files[:1], calls=1, rounds=1).as_json()
+    document = result.to_json()
+    measured = bench(files[:1], calls=1, rounds=1).to_json()
     assert document.keys() == measured.keys()
     assert document["device"]["source"] == "estimated"
     assert document["device"].keys() >= measured["device"].keys()
@@ -240,12 +237,12 @@ def test_the_document_has_the_keys_of_a_measured_one(make_onnx, make_tflite, tmp
         ("ncnn", "tflite"),
     ]
     for row in document["rows"]:
-        assert row.keys() == measured["rows"][0].keys() | {"note"}
+        assert row.keys() == measured["rows"][0].keys()
         assert row["source"] == "estimated"
         low, high = row["interval_ms"]
         assert low < row["p50_ms"] < high
         assert row["p90_ms"] is row["load_ms"] is row["peak_mb"] is row["cpu_p50_ms"] is None
-    assert all("estimated" in line[-1] and " to " in line[-1] for line in result.table()[1])
+    assert all("estimated" in line[-1] and " to " in line[-1] for line in estimate_table(result.rows)[1])
 
 
 def test_facts_carry_their_source_and_are_whole():
@@ -255,7 +252,7 @@ def test_facts_carry_their_source_and_are_whole():
     assert len(nets()) == len(families()) == 24
 
 
-def test_the_documented_numbers_are_what_the_code_computes(script: ModuleType):
+def test_the_documented_numbers_are_what_the_code_computes():
     number = re.compile(r"\d+(?:\.\d+)?")
     written = script.PAGE.read_text(encoding="utf-8")
     made = script.page(written)
@@ -265,7 +262,31 @@ def test_the_documented_numbers_are_what_the_code_computes(script: ModuleType):
         assert float(new) == pytest.approx(float(old), abs=0.011 if "." in old else 1.01, rel=0.002)
 
 
-def test_a_changed_page_is_noticed(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_shipped_numbers_are_what_the_script_fits():
+    shipped, made = json.loads(fitted.FILE.read_text(encoding="utf-8")), json.loads(latency_fit.text(latency_fit.fit()))
+    assert {name: len(table) for name, table in shipped.items()} == {name: len(table) for name, table in made.items()}
+    for name, table in made.items():
+        for ours, theirs in zip(shipped[name], table, strict=True):
+            for key, value in theirs.items():
+                # Another machine's linear algebra may differ in the last digits.
+                assert ours.pop(key) == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-12))
+            assert ours == {}
+
+
+def test_shipped_numbers_that_are_not_current_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    stale = tmp_path / "fitted.json"
+    stale.write_text(fitted.FILE.read_text(encoding="utf-8").replace('"nets": 22', '"nets": 21', 1))
+    monkeypatch.setattr(fitted, "FILE", stale)
+    monkeypatch.setattr(script, "PAGE", tmp_path / "absent.md")
+    monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py", "--check"])
+    assert script.main() == 1
+    assert "fitted.json" in capsys.readouterr().err
+    monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py"])
+    assert script.main() == 0
+    assert stale.read_text().count('"nets": 22') == latency_fit.text(latency_fit.fit()).count('"nets": 22')
+
+
+def test_a_changed_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     page = tmp_path / "estimates.md"
     page.write_text(script.PAGE.read_text(encoding="utf-8").replace("| rpi-5 | float | 1 |", "| rpi-5 | float | 2 |"))
     monkeypatch.setattr(script, "PAGE", page)

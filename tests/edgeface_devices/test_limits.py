@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices.bench import bench
-from edgeface_devices.limits import DoesNotFitError, Limits
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.bench.limits import DoesNotFitError, Limits
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import ModelError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
@@ -62,8 +62,8 @@ def test_photos_are_embedded_without_the_models_limit(tiny_onnx: Path):
     limits = Limits(cpus=1, memory_mb=250)
     result = bench([tiny_onnx], limits=limits, calls=2, faces=faces)
     assert result.rows[0].embeddings.shape == (2000, 8)
-    assert result.as_json()["rows"][0]["note"] == "on 1 cpu, in 250 MB"
-    assert bench([tiny_onnx], calls=2).as_json()["rows"][0]["note"] is None
+    assert result.to_json()["rows"][0]["note"] == "on 1 cpu, in 250 MB"
+    assert bench([tiny_onnx], calls=2).to_json()["rows"][0]["note"] is None
 
 
 @pytest.mark.parametrize(

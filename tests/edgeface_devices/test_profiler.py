@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgeface_devices import litert_events
-from edgeface_devices.profiler import Operator, Profile, profile, profile_here
+from edgeface_devices.bench import litert_events
+from edgeface_devices.bench.operators import Operator, OperatorProfile, profile, profile_here
 from edgeface_runtime import ModelError, UsageError, load
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.model import as_input
@@ -108,7 +108,7 @@ def test_numbers_below_one_are_refused(options: dict[str, int], message: str, ti
 
 
 def test_a_process_that_dies_is_named(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch):
-    from edgeface_devices.process import Worker
+    from edgeface_devices.bench.process import Worker
 
     ask = Worker.profile
 
@@ -121,19 +121,19 @@ def test_a_process_that_dies_is_named(tiny_onnx: Path, monkeypatch: pytest.Monke
         profile(tiny_onnx, calls=2)
 
 
-def made(*operators: Operator) -> Profile:
+def made(*operators: Operator) -> OperatorProfile:
     about = {"engine": "onnxruntime", "engine_version": "1", "threads": 1, "calls": 9}
-    return Profile(path=Path("net.onnx"), precision="fp32", cpu_ms=10.0, operators=operators, **about)
+    return OperatorProfile(path=Path("net.onnx"), precision="fp32", cpu_ms=10.0, operators=operators, **about)
 
 
-def test_kinds_add_up_and_the_dearest_come_first():
+def test_kinds_add_up_and_the_slowest_come_first():
     found = made(Operator("a", "Conv", 1.0), Operator("b", "Add", 3.0), Operator("c", "Conv", 4.0))
     assert found.total_ms == 8.0
     assert found.by_kind() == [("Conv", 2, 5.0), ("Add", 1, 3.0)]
-    assert [(place, operator.name) for place, operator in found.dearest(2)] == [(3, "c"), (2, "b")]
-    (_, kinds), (_, dearest) = found.tables()
+    assert [(place, operator.name) for place, operator in found.slowest(2)] == [(3, "c"), (2, "b")]
+    (_, kinds), (_, slowest) = found.tables()
     assert kinds[0] == ["Conv", "2", "5.000", "62.5 %"]
-    assert dearest[0] == ["3 c", "Conv", "4.000", "50.0 %"]
+    assert slowest[0] == ["3 c", "Conv", "4.000", "50.0 %"]
     document = found.as_json()
     assert document["kinds"][1] == {"kind": "Add", "operators": 1, "ms": 3.0}
     assert document["operators"][0] == {"name": "a", "kind": "Conv", "ms": 1.0}

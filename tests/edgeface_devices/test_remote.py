@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices import remote, ssh
-from edgeface_devices.profiles import find_profile
-from edgeface_devices.remote import measure
-from edgeface_devices.ssh import ConnectionLostError, connect, persistently
+from edgeface_devices.bench.interleaved import bench
+from edgeface_devices.boards.profiles import find_profile
+from edgeface_devices.remote import measure as remote
+from edgeface_devices.remote import ssh
+from edgeface_devices.remote.measure import measure
+from edgeface_devices.remote.ssh import ConnectionLostError, connect, persistently
 from edgeface_runtime import ModelError, UsageError, load
 
 _SSH = """#!/bin/sh
@@ -72,16 +74,17 @@ def test_a_measured_board_gives_times_states_and_the_same_answers_and_keeps_noth
     said: list[str] = []
     faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     result = measure("pi@board", [tiny_onnx, tiny_tflite], say=said.append, calls=12, faces=faces)
-    document = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    document = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert (document["device"]["source"], document["device"]["host"]) == ("measured", "pi@board")
     assert [row["path"] for row in document["rows"]] == [str(tiny_onnx), str(tiny_tflite)]
     for row in document["rows"]:
+        assert list(row) == list(bench([tiny_onnx], calls=1, rounds=1).rows[0].to_json())
         assert row["source"] == "measured"
         assert 0 < row["p50_ms"] <= row["p90_ms"]
         assert row["agreement"]["identical"]
         assert row["agreement"]["faces"] == 3
     for row, file in zip(result.rows, (tiny_onnx, tiny_tflite), strict=True):
-        np.testing.assert_allclose(load(file).embed(faces), row.there, atol=1e-6)
+        np.testing.assert_allclose(load(file).embed(faces), row.embeddings, atol=1e-6)
     assert document["ratios"][0]["a"] == str(tiny_tflite)
     assert set(document["state"]) == {"before", "after", "throttled"}
     assert "pi@board: timing, round 12 of 12" in said
@@ -90,11 +93,11 @@ def test_a_measured_board_gives_times_states_and_the_same_answers_and_keeps_noth
 
 def test_a_sustained_run_repeats_and_tells_each_repetition(board: Path, tiny_onnx: Path):
     result = measure("pi@board", [tiny_onnx], say=ignore, calls=4, sustained_min=0.05)
-    sustained = result.as_json()["sustained"]
+    sustained = result.to_json()["sustained"]
     assert len(sustained) > 1
     assert [entry["minutes"] for entry in sustained] == sorted(entry["minutes"] for entry in sustained)
     assert sustained[-1]["minutes"] >= 0.05
-    assert sustained[-1]["p50_ms"] == [result.as_json()["rows"][0]["p50_ms"]]
+    assert sustained[-1]["p50_ms"] == [result.to_json()["rows"][0]["p50_ms"]]
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -104,7 +107,7 @@ def test_a_throttled_board_is_published_only_when_told(board: Path, tiny_onnx: P
         with pytest.raises(UsageError, match=r"held back.*under-voltage, throttled.*--allow-throttled"):
             measure("pi@board", [tiny_onnx], say=ignore, calls=2)
     else:
-        state = measure("pi@board", [tiny_onnx], say=ignore, calls=2, allow_throttled=True).as_json()["state"]
+        state = measure("pi@board", [tiny_onnx], say=ignore, calls=2, allow_throttled=True).to_json()["state"]
         assert state["throttled"] == ["under-voltage", "throttled"]
         assert state["before"]["throttled"] == "0x50005"
     assert not jobs(board)
@@ -114,7 +117,7 @@ def test_a_connection_lost_for_a_while_is_tried_again_and_the_run_goes_on(board:
     (board / "lose").write_text("nothing")
     said: list[str] = []
     result = measure("pi@board", [tiny_onnx], say=said.append, calls=20)
-    assert result.rows[0].facts["calls"] == 20
+    assert result.rows[0].calls == 20
     rounds = [line for line in said if "round" in line]
     assert rounds == [f"pi@board: timing, round {number} of 20" for number in range(1, 21)]
     assert [line for line in said if "trying again" in line] == [
@@ -135,7 +138,7 @@ def test_a_connection_lost_for_good_says_where_it_stood_and_the_same_command_pic
     (board / "refuse").unlink()
     said: list[str] = []
     result = measure("pi@board", [tiny_onnx], say=said.append, calls=20)
-    assert result.rows[0].facts["calls"] == 20
+    assert result.rows[0].calls == 20
     assert "joining the run" in said[0]
     assert started.strip().isdigit()
     assert not jobs(board)
@@ -278,6 +281,10 @@ def test_the_command_shows_times_the_state_and_the_drift(
 ):
     script(board / "bin" / "vcgencmd", "#!/bin/sh\necho throttled=0x0\n")
     command = ["bench", str(tiny_onnx), "--host", "pi@board", "--calls", "4", "--sustained", "0.01"]
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["state"]) == {"before", "after", "throttled"}
+    assert document["sustained"][-1]["p50_ms"] == [document["rows"][0]["p50_ms"]]
     assert run(command) == 0
     shown = capsys.readouterr()
     assert "times in ms" in shown.out

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeface_devices.process import death, oom_kills
-from edgeface_devices.profiles import profile_of
-from edgeface_devices.state import State, read_state, throttling
+from edgeface_devices.bench.process import death, oom_kills
+from edgeface_devices.boards.health import BoardState, read_state, throttling
+from edgeface_devices.boards.profiles import profile_of
 
 
-def reading(throttled: int | None) -> State:
-    return State(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=throttled)
+def reading(throttled: int | None) -> BoardState:
+    return BoardState(governor=None, mhz=None, max_mhz=None, celsius=None, throttled=throttled)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_a_board_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
     state = read_state(tmp_path)
-    assert state == State(governor="ondemand", mhz=600, max_mhz=1800, celsius=48.312, throttled=0x50000)
-    assert state.as_json()["throttled"] == "0x50000"
+    assert state == BoardState(governor="ondemand", mhz=600, max_mhz=1800, celsius=48.312, throttled=0x50000)
+    assert state.to_json()["throttled"] == "0x50000"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_state(tmp_path / "bin") == reading(None)
 

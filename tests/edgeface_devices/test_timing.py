@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface_devices.timing import Figure, sample, spread, summarise
+from edgeface_devices.bench.timing import sample, spread, summarise
+from edgeface_devices.measurement import Figure
 
 
 class FakeClock:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from edgeface_devices.overview import FIGURES, Entry, entries, merge
-from edgeface_devices.verdicts import breaches, change_table, choose, compare, judge, parse_limit, with_ratios
+from edgeface_devices.measurement import Measurement
+from edgeface_devices.results import Results, merge
+from edgeface_devices.verdicts import FIGURES, RATIOS, breaches, change_table, choose, compare, judge, parse_limit
 from edgeface_runtime import UsageError
 
 
@@ -31,13 +32,13 @@ def guess(path: str, low: float, high: float, accuracy: float | None = None) -> 
     return line(path, (low * high) ** 0.5, accuracy, source="estimated", interval_ms=[low, high], cpu_p50_ms=None)
 
 
-def document(*rows: dict[str, Any], device: str = "Board") -> dict[str, Any]:
+def results(*rows: dict[str, Any], device: str = "Board") -> Results:
     about = {"name": device, "source": "measured", "cores": 4, "system": "Linux"}
-    return {"schema": 1, "device": about, "rows": list(rows), "ratios": []}
+    return Results.from_json({"schema": 1, "device": about, "rows": list(rows), "ratios": []})
 
 
-def made(*rows: dict[str, Any], device: str = "Board") -> tuple[Entry, ...]:
-    return entries(merge([document(*rows, device=device)]))
+def made(*rows: dict[str, Any], device: str = "Board") -> tuple[Measurement, ...]:
+    return merge([results(*rows, device=device)]).rows
 
 
 SLOW, QUICK, POOR = line("slow.onnx", 40.0, 0.99), line("quick.onnx", 20.0, 0.98), line("poor.onnx", 5.0, 0.90)
@@ -58,7 +59,7 @@ SLOW, QUICK, POOR = line("slow.onnx", 40.0, 0.99), line("quick.onnx", 20.0, 0.98
 )
 def test_the_file_for_a_budget(budget: float | None, least: float | None, file: str, fits: bool):
     (choice,) = choose(made(SLOW, QUICK, POOR), budget_ms=budget, min_accuracy=least)
-    assert (choice.entry.file, choice.fits) == (file, fits)
+    assert (choice.row.file, choice.fits) == (file, fits)
     assert f"take {file}" in choice.line if fits else f"nothing fits; nearest is {file}" in choice.line
 
 
@@ -67,33 +68,33 @@ def test_the_file_for_a_budget(budget: float | None, least: float | None, file: 
 def test_what_is_chosen_keeps_all_demands_or_nothing_does(budget: float | None, least: float | None):
     rows = made(SLOW, QUICK, POOR, guess("guess.onnx", 2.0, 30.0, 0.985))
 
-    def keeps(entry: Entry) -> bool:
-        ms, share = entry.careful_ms, entry.figures["accuracy"].value
+    def keeps(entry: Measurement) -> bool:
+        ms, share = entry.careful_ms, entry.accuracy.value
         return (budget is None or ms <= budget) and (least is None or share >= least)
 
     (choice,) = choose(rows, budget_ms=budget, min_accuracy=least)
-    assert choice.fits == keeps(choice.entry) == any(map(keeps, rows))
+    assert choice.fits == keeps(choice.row) == any(map(keeps, rows))
 
 
 def test_an_estimate_is_held_to_its_upper_end():
     rows = made(guess("a.onnx", 10.0, 31.0, 0.99), line("b.onnx", 29.0, 0.98))
     (choice,) = choose(rows, budget_ms=30)
-    assert choice.entry.file == "b.onnx"
+    assert choice.row.file == "b.onnx"
 
 
 def test_each_board_has_its_own_answer_and_one_without_times_has_none():
-    merged = merge([document(SLOW, device="A"), document(line("x.onnx", None, source="estimated"), device="B")])
-    found = choose(entries(merged), budget_ms=50)
-    assert [(choice.device, choice.fits, choice.entry and choice.entry.file) for choice in found] == [
+    merged = merge([results(SLOW, device="A"), results(line("x.onnx", None, source="estimated"), device="B")])
+    found = choose(merged.rows, budget_ms=50)
+    assert [(choice.device, choice.fits, choice.row and choice.row.file) for choice in found] == [
         ("A", True, "slow.onnx"),
         ("B", False, None),
     ]
-    assert found[1].as_json()["path"] is None
+    assert found[1].to_json()["path"] is None
 
 
 def test_a_file_of_unknown_accuracy_does_not_meet_a_least_one():
     (choice,) = choose(made(line("a.onnx", 5.0)), min_accuracy=0.5)
-    assert (choice.entry, choice.fits) == (None, False)
+    assert (choice.row, choice.fits) == (None, False)
 
 
 @pytest.mark.parametrize(("options", "message"), [({"budget_ms": 0}, "above 0"), ({"min_accuracy": 97}, "0 to 1")])
@@ -102,7 +103,7 @@ def test_demands_out_of_range_are_refused(options: dict[str, float], message: st
         choose(made(SLOW), **options)
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES))
+@pytest.mark.parametrize("name", sorted({**FIGURES, **RATIOS}))
 @pytest.mark.parametrize("sign", [">", ">=", "<", "<="])
 def test_every_figure_and_sign_can_be_limited(name: str, sign: str):
     limit = parse_limit(f" {name} {sign}  0.5 ")
@@ -181,7 +182,7 @@ def test_the_notes_name_another_engine_version_and_a_busy_machine():
 
 def test_only_the_same_file_engine_threads_and_board_are_compared():
     now = made(SLOW, line("quick.onnx", 10.0, threads=4), line("poor.onnx", 5.0, engine="ncnn"))
-    assert [change.entry.file for change in compare(now, made(SLOW, QUICK, POOR))] == ["slow.onnx"]
+    assert [change.row.file for change in compare(now, made(SLOW, QUICK, POOR))] == ["slow.onnx"]
     with pytest.raises(UsageError, match="on Elsewhere"):
         compare(now, made(SLOW, device="Elsewhere"))
     with pytest.raises(UsageError, match="none of its rows"):
@@ -190,19 +191,19 @@ def test_only_the_same_file_engine_threads_and_board_are_compared():
 
 def test_a_limit_on_the_ratio_needs_and_uses_the_baseline():
     rows, old = made(SLOW, QUICK), made(line("slow.onnx", 20.0), QUICK)
-    broken = breaches(with_ratios(rows, compare(rows, old)), [parse_limit("ratio>1.5")])
+    broken = breaches(rows, [parse_limit("ratio>1.5")], compare(rows, old))
     assert [line.partition(" ")[0] for line in broken] == ["slow.onnx"]
     assert "ratio is 2" in broken[0]
 
 
 def test_judge_answers_everything_at_once():
-    merged = merge([document(SLOW, QUICK)])
-    verdict = judge(merged, budget_ms=30, baseline=document(SLOW), limits=[parse_limit("p50>30")])
+    merged = merge([results(SLOW, QUICK)])
+    verdict = judge(merged, budget_ms=30, baseline=results(SLOW), limits=[parse_limit("p50>30")])
     assert not verdict.passed
-    answer = verdict.as_json()
+    answer = verdict.to_json()
     assert answer["choices"][0]["path"] == "quick.onnx"
     assert [change["p50"] for change in answer["changes"]] == [1.0]
     assert answer["failed"] == ["slow.onnx on Board, onnxruntime: p50 is 40 (p50>30)"]
     assert judge(merged).passed
-    assert judge(merged).as_json() == {}
-    assert not judge(merge([document(line("a.onnx", None, source="estimated"))])).passed
+    assert judge(merged).to_json() == {}
+    assert not judge(merge([results(line("a.onnx", None, source="estimated"))])).passed

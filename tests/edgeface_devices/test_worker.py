@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import ModelError, load
 
 SIZE = 32
@@ -35,9 +35,9 @@ def test_a_worker_answers_every_request(
     path = request.getfixturevalue(fixture)
     worker = Worker(path)
     try:
-        assert worker.loaded["engine"] == {"tiny_onnx": "onnxruntime", "tiny_tflite": "litert"}[fixture]
-        assert worker.loaded["engine_version"] == load(path).engine.version
-        assert all(worker.loaded[key] > 0 for key in ("import_ms", "load_ms", "first_ms"))
+        assert worker.loaded.engine == {"tiny_onnx": "onnxruntime", "tiny_tflite": "litert"}[fixture]
+        assert worker.loaded.engine_version == load(path).engine.version
+        assert all(getattr(worker.loaded, name) > 0 for name in ("import_ms", "load_ms", "first_ms"))
         wall_ms, cpu_ms = worker.time(7)
         assert len(wall_ms) == len(cpu_ms) == 7
         assert min(wall_ms) > 0

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("ncnn")
 
 from edgeface.cli import run
-from edgeface_devices.bench import bench
+from edgeface_devices.bench.interleaved import bench
 from edgeface_export import pipeline
 from edgeface_export.compare import compare_files
 from edgeface_export.faces import EvaluationSet, ExportFaces
@@ -55,7 +55,7 @@ def test_both_precisions_answer_as_their_source_model_does(tiny_onnx: Path, phot
     keys = {"path", "format", "precision", "size_bytes", "sha256", "cosine_mean", "cosine_p1", "drop_points"}
     assert keys | {"drop_interval", "operators"} <= set(made.as_json()["files"][0])
     assert made.options.formats == ("ncnn",)
-    row = bench([made.files[1].path], calls=4).as_json()["rows"][0]
+    row = bench([made.files[1].path], calls=4).to_json()["rows"][0]
     assert (row["format"], row["engine"], row["precision"]) == ("ncnn", "ncnn", "fp16")
 
 

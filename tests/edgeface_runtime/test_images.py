@@ -2,6 +2,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -40,6 +42,47 @@ def test_orientation_as_pillow_undoes_it(turn: int) -> None:
     with Image.open(io.BytesIO(data)) as reopened:
         expected = np.asarray(ImageOps.exif_transpose(reopened))
     np.testing.assert_array_equal(open_rgb(data), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
+@pytest.mark.parametrize("turn", [1, 4, 6, 7])
+def test_a_large_photo_is_converted_as_a_small_one(turn: int, mode: str) -> None:
+    image = Image.fromarray(PHOTO).resize((1300, 1700), Image.Resampling.NEAREST).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.getexif()[0x0112] = turn
+    layer = image.convert("RGBA")
+    white = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    white.getexif()[0x0112] = turn
+    np.testing.assert_array_equal(open_rgb(image), np.asarray(ImageOps.exif_transpose(white)))
+
+
+PEAK = """
+import sys
+from edgeface_runtime.images import open_rgb
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+open_rgb(sys.argv[1])
+before = peak()
+photo = open_rgb(sys.argv[2])
+print((peak() - before) * 2**20 / (photo.shape[0] * photo.shape[1]))
+"""
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_decoding_holds_pillow_s_pixels_and_ours_and_no_more(turn: int, tmp_path: Path) -> None:
+    """Four bytes a pixel and three; a copy more would be ten or eleven."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux's peak of memory")
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (64, 64)).save(tmp_path / "small.jpg")
+    Image.new("RGB", (6000, 4000), "teal").save(tmp_path / "large.jpg", exif=exif)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "small.jpg"), str(tmp_path / "large.jpg")]
+    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 8.5
 
 
 def test_path_bytes_pillow_and_array_agree(tmp_path: Path) -> None:
@@ -190,3 +233,29 @@ def test_every_suffix_under_which_pillow_writes_a_color_photo_that_it_reads_is_a
                     kept.add(suffix)
     assert {".jpg", ".jfif", ".avif", ".jp2"} <= kept
     assert kept <= SUFFIXES
+
+
+@pytest.mark.parametrize("filters", ["", "warnings.simplefilter('error', Image.DecompressionBombWarning)"])
+def test_a_photo_that_is_too_large_is_refused_in_one_line(tmp_path: Path, filters: str) -> None:
+    """Without Pillow's own two lines of it; and an app that makes an error of its warning keeps that."""
+    (tmp_path / "huge.png").write_bytes(huge_png(10_000))
+    program = f"""
+import warnings
+from PIL import Image
+{filters}
+import edgeface_runtime as ef
+try:
+    ef.open_rgb("huge.png")
+except ef.ImageError as error:
+    print(error)
+try:
+    Image.open("huge.png")
+except Image.DecompressionBombWarning:
+    print("the app's own filter")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    refusal, *rest = done.stdout.splitlines()
+    assert refusal.startswith("huge.png: ")
+    assert "more than 89 megapixels" in refusal
+    assert rest == (["the app's own filter"] if filters else [])

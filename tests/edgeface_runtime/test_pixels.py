@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from edgeface_runtime.pixels import area_crops, area_level, running_sums
+from edgeface_runtime.pixels import area_crops, area_level, reduced, resized, running_sums
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -21,6 +22,27 @@ def pooled(image: np.ndarray, height: int, width: int) -> np.ndarray:
             columns = slice(j * image.shape[1] // width, -(-(j + 1) * image.shape[1] // width))
             out[:, i, j] = image[rows, columns].mean(axis=(0, 1))
     return (out - 127.5) / 128
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "factors"),
+    [(1500, 2000, (7, 3)), (3, 700_000, (31, 2)), (700_000, 3, (2, 31)), (1100, 1000, (1200, 1)), (9, 7, (1, 1))],
+)
+def test_a_photo_is_reduced_as_pillow_reduces_it(height: int, width: int, factors: tuple[int, int]) -> None:
+    image = photo(height, width)
+    np.testing.assert_array_equal(reduced(image, factors), np.asarray(Image.fromarray(image).reduce(factors)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_part_is_resized_as_pillow_resizes_it(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = (left, top, data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height)))
+    size = (data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60)))
+    image = photo(height, width)
+    expected = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box, reducing_gap=1.0)
+    np.testing.assert_array_equal(resized(image, box, size), np.asarray(expected))
 
 
 sides = st.integers(1, 40)

@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 
 from edgeface.data.workers import results
-from edgeface_devices.process import Worker
+from edgeface_devices.bench.process import Worker
 from edgeface_runtime import FaceRecognizer, Gallery, load
 
 MODELS = Path("mobilefacenet.int8.onnx"), Path("mobilefacenet.int8.tflite")

@@ -13,6 +13,7 @@ from PIL import Image
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, ImageError, ModelError, NoFaceError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detect import load_detector
+from edgeface_runtime.fast import Fast
 from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import load
@@ -31,6 +32,14 @@ def att(person: int, photo: int = 1) -> Path:
 def real(tiny_onnx: Path) -> FaceRecognizer:
     """The detector for devices and a tiny net without thresholds."""
     return FaceRecognizer(tiny_onnx)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+def test_a_named_detector_runs_in_the_model_s_engine(engine: str) -> None:
+    suffix = {"onnxruntime": "onnx", "litert": "tflite"}[engine]
+    recognizer = FaceRecognizer(f"mobilefacenet.int8.{suffix}")
+    assert isinstance(recognizer.detector, Fast)
+    assert recognizer.detector.onet.name == recognizer.model.engine.name == engine
 
 
 def test_it_is_detect_align_embed(real: FaceRecognizer, tiny_onnx: Path):

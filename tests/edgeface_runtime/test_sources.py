@@ -63,6 +63,23 @@ def test_a_video_is_let_go_of(video: Path, monkeypatch: pytest.MonkeyPatch):
     assert released == [str(video)]
 
 
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_frames_are_turned_clockwise(video: Path, turn: int):
+    Image.fromarray(next(open_source(video).frames).pixels).save(video.parent / "a.png")
+    for source in (video, video.parent):
+        plain, turned = (list(open_source(source, turn=degrees).frames) for degrees in (0, turn))
+        assert len(plain) == len(turned)
+        for before, after in zip(plain, turned, strict=True):
+            expected = Image.fromarray(before.pixels).rotate(-turn, expand=True)
+            np.testing.assert_array_equal(after.pixels, np.asarray(expected))
+            assert after.pixels.flags.c_contiguous
+
+
+def test_no_other_turn(tmp_path: Path):
+    with pytest.raises(UsageError, match="turn is 45"):
+        open_source(tmp_path, turn=45)
+
+
 def test_a_folder_gives_its_photos_by_name(tmp_path: Path):
     for name, shade in (("b.png", 1), ("a.png", 2), ("C.PNG", 3), ("notes.txt", 0)):
         Image.new("L", (20, 10), shade).save(tmp_path / name, "PNG")

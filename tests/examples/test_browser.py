@@ -124,7 +124,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         group.paste(face.resize(size), place)
     small = Image.new("RGB", (333, 251), (30, 60, 90))  # no side is a multiple of anything
     small.paste(three, (120, 70))
-    made = {"tight": one, "other": two, "group": group, "small": small, "turned": one.rotate(20, expand=True)}
+    side = Image.new("RGB", (1300, 900), (90, 120, 60))  # is looked at shrunk for its quarter turns
+    side.paste(three.resize((368, 448)).rotate(90, expand=True), (500, 300))
+    cut = one.crop((24, 34, 68, 84))  # is looked at with a border
+    made = {
+        "side": side,
+        "cut": cut,
+        "head": two.rotate(180),
+        "tight": one,
+        "other": two,
+        "group": group,
+        "small": small,
+        "turned": one.rotate(20, expand=True),
+    }
     for name, image in made.items():
         image.save(folder / f"{name}.png")
     return {name: folder / f"{name}.png" for name in made}
@@ -137,7 +149,7 @@ def with_golden(make: Callable[..., Path], path: Path, **fields: Any) -> Path:
     return make(path, **fields, golden=golden)
 
 
-@pytest.mark.parametrize("name", ["tight", "group", "small", "turned"])
+@pytest.mark.parametrize("name", ["tight", "group", "small", "turned", "side", "cut", "head"])
 def test_the_page_finds_aligns_and_embeds_as_python_does(
     page: Any, photos: dict[str, Path], make_onnx: Callable[..., Path], tmp_path: Path, name: str
 ):

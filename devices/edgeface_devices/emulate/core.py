@@ -1,0 +1,121 @@
+"""Model files on the emulated core of a board: their embeddings and instruction counts, never milliseconds."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from edgeface_devices.bench.answers import embed_here, faces_for
+from edgeface_devices.bench.process import Worker, thread_settings
+from edgeface_devices.bench.protocol import EngineStart
+from edgeface_devices.boards.profiles import BoardProfile
+from edgeface_devices.emulate import userland
+from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.latency import Estimate, device_of, estimated
+from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, of_file
+from edgeface_devices.results import Results
+from edgeface_runtime import UsageError
+
+_COUNTED = 3
+"""Counted calls of each file; the median counts."""
+_CHUNK = 8
+
+Progress = Callable[[Sequence[int], str], Iterable[int]]
+
+
+def emulate(
+    paths: Sequence[Path],
+    board: BoardProfile,
+    *,
+    faces: Faces | None = None,
+    measured: Sequence[Anchor] = (),
+    progress: Progress = lambda chunks, _: chunks,
+) -> Results:
+    """Runs model files on a board's core under emulation and on this machine, one thread, in fresh processes.
+
+    A row has no time. Its ``estimate`` is what ``estimate`` says of the board itself with the board's recommended
+    threads, from the counted instructions where the published rows carry them.
+
+    Args:
+        paths: ONNX and TFLite files, each with its contract.
+        board: whose core is emulated.
+        faces: (N, S, S, 3) uint8 RGB to embed; None: the four golden probe images of each file's size.
+        measured: the user's own rows, which estimates rest on first.
+        progress: wraps the chunks of one file's faces under a title, as a progress bar does.
+
+    Raises:
+        ModelError: a file is no model or its process died, there or here; names it and the cause.
+        UsageError: no file, or the emulator is not there.
+    """
+    if not paths:
+        raise UsageError("no model file given")
+    root, core = userland.find(), userland.core_of(board)
+    files = [of_file(path, threads=1, source="emulated") for path in paths]
+    python_path = userland.install(root)
+    rows = []
+    for file in files:
+        assert file.contract is not None
+        images = faces_for(file.contract.input.size, faces)
+        here, version = embed_here(file.path, images, threads=1)
+        with tempfile.TemporaryDirectory() as folder:
+            loaded, counts, there = _run(file.path, images, Path(folder), root, core, python_path, progress)
+        row = replace(
+            file,
+            engine=loaded.engine,
+            engine_version=loaded.engine_version,
+            instructions=counts,
+            agreement=compare_embeddings(here, there, engine_version_here=version),
+            embeddings=there,
+            embeddings_here=here,
+        )
+        rows.append(_with_estimate(row, board, measured))
+    device = replace(device_of(board, "emulated"), name=f"{board.board} (emulated {board.core})", clock_mhz=None)
+    return Results(device=device, rows=tuple(rows))
+
+
+def _run(
+    path: Path, faces: Faces, scratch: Path, root: Path, core: str, python_path: str, progress: Progress
+) -> tuple[EngineStart, dict[str, int] | None, Embeddings]:
+    settings = thread_settings(1) | {"PYTHONPATH": python_path}
+    worker_command = ["python3", "-P", "-m", "edgeface_devices.bench.worker"]
+    inner = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker_command]
+    mnt, count = scratch / "mnt", scratch / "count"
+    mnt.mkdir()
+    count.touch()
+    (mnt / path.name).write_bytes(path.read_bytes())
+    counter = count if userland.has_counter(root) else None
+    command = userland.inside(root, core, inner, mnt=mnt, count=counter)
+    there = []
+    with closing(Worker(path, command=command, seen_as=f"/mnt/{path.name}")) as worker:
+        worker.mark(_COUNTED)
+        for start in progress(range(0, len(faces), _CHUNK), path.name):
+            np.save(mnt / "faces.npy", faces[start : start + _CHUNK])
+            there.append(worker.embed(Path("/mnt/faces.npy"), Path("/mnt/embeddings.npy"), seen_here=mnt))
+    return worker.loaded, instructions(count.read_text()), np.concatenate(there)
+
+
+def _with_estimate(row: Measurement, board: BoardProfile, measured: Sequence[Anchor]) -> Measurement:
+    total = row.instructions["total"] if row.instructions else None
+    whole = estimated(replace(row, threads=board.threads), board, measured, instructions=total)
+    said = Estimate(ms=whole.p50_ms, note=whole.note or "")
+    return replace(row, estimate=whole, note=f"estimate for the board itself, {board.threads} threads: {said}")
+
+
+def instructions(lines: str) -> dict[str, int] | None:
+    """Instructions of one call by class, from the counter's lines: the median of the differences of two marks.
+
+    ``dot`` (dot products) is part of ``simd``. None without lines.
+    """
+    marks = [{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)} for line in lines.splitlines()]
+    if len(marks) < 2:
+        return None
+    pairs = list(pairwise(marks))
+    return {key: int(median(after[key] - before[key] for before, after in pairs)) for key in marks[0]}
