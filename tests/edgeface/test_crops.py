@@ -58,7 +58,7 @@ def test_a_tight_photo_keeps_its_own_coordinates(tmp_path: Path) -> None:
     photo = write(tmp_path / "a.png")
     (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(30 + 20, 30 + 10, 60), width=150), CropSettings())  # type: ignore[misc]
     (plain,) = crop_photo(photo, "Ann/a", Fake(face_at(20, 10, 60)), CropSettings())  # type: ignore[misc]
-    assert (framed.margin, plain.margin) == (0.3, 0)
+    assert (framed.margin, plain.margin) == (0.6, 0)
     assert (framed.box, framed.landmarks, framed.png) == (plain.box, plain.landmarks, plain.png)
 
 
