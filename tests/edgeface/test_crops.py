@@ -56,7 +56,7 @@ def test_the_edge_of_a_photo_is_not_sharp(tmp_path: Path) -> None:
 
 def test_a_tight_photo_keeps_its_own_coordinates(tmp_path: Path) -> None:
     photo = write(tmp_path / "a.png")
-    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(30 + 20, 30 + 10, 60), width=150), CropSettings())  # type: ignore[misc]
+    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(60 + 20, 60 + 10, 60), width=200), CropSettings())  # type: ignore[misc]
     (plain,) = crop_photo(photo, "Ann/a", Fake(face_at(20, 10, 60)), CropSettings())  # type: ignore[misc]
     assert (framed.margin, plain.margin) == (0.6, 0)
     assert (framed.box, framed.landmarks, framed.png) == (plain.box, plain.landmarks, plain.png)
