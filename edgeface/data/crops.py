@@ -16,10 +16,10 @@ from PIL import Image
 from edgeface.data.duplicates import fingerprint
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb, shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 

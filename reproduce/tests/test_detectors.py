@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeface_runtime.detect import NETS
+from edgeface_runtime.detection.load import NETS
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.models import find_model

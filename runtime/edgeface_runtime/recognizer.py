@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 import edgeface_runtime
 from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described, number
-from edgeface_runtime.detect import ENGINES, load_detector
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import ENGINES, load_detector
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import ImageLike, called, open_rgb
 from edgeface_runtime.model import Model, load
 from edgeface_runtime.thresholds import Threshold, threshold_for

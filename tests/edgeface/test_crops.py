@@ -7,8 +7,8 @@ from PIL import Image
 from edgeface.data.crops import CropSettings, crop_photo
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
-from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.faces import Face
+from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.quality import sharpness
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface_runtime.detect import DETECTORS, NETS, load_detector
+from edgeface_runtime.detection.blazeface import Fast
+from edgeface_runtime.detection.load import DETECTORS, NETS, load_detector
+from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.errors import ModelError, UsageError
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.mtcnn import Mtcnn
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "litert"])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from edgeface_runtime import EnrollmentError, Face, FaceRecognizer, Gallery, ImageError, UsageError, in_turn, watch
-from edgeface_runtime.enrolment import MIN_BRIGHTNESS, examine
-from edgeface_runtime.streams import Pace
+from edgeface_runtime.gallery.enrollment import MIN_BRIGHTNESS, examine
+from edgeface_runtime.streams.watch import Pace
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 

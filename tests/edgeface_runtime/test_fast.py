@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeface_runtime.align import TEMPLATE, similarity
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.blazeface import Fast
+from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.fast import Fast
 
 
 @pytest.fixture(scope="module")

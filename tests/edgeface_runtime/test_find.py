@@ -10,10 +10,10 @@ from PIL import Image
 
 from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.align import align
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.blazeface import Fast
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.faces import Face
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import load
 

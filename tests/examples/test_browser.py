@@ -21,7 +21,7 @@ from PIL import Image
 from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.align import align
 from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, read_contract
-from edgeface_runtime.find import find_faces, most_central
+from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.golden import PROBES, probe_images
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import as_input, load

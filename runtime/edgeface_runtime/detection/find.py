@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.detection.blazeface import Fast
+from edgeface_runtime.detection.mtcnn import Mtcnn
+from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.mtcnn import Mtcnn
-from edgeface_runtime.pixels import reduced, require_rgb
 
 MARGINS = (0.3, 0.6)
 """Black borders, as parts of the longer side, that are put around the photo in turn."""

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeface_runtime.checks import described, number, whole
-from edgeface_runtime.enrolment import MAX_PITCH, MAX_YAW, MIN_SIZE
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.gallery import Gallery
+from edgeface_runtime.gallery.enrollment import MAX_PITCH, MAX_YAW, MIN_SIZE
+from edgeface_runtime.gallery.gallery import Gallery
 from edgeface_runtime.quality import face_size, pose
 from edgeface_runtime.recognizer import FaceRecognizer
-from edgeface_runtime.sources import Frame
-from edgeface_runtime.tracking import Track, associate
+from edgeface_runtime.streams.sources import Frame
+from edgeface_runtime.streams.tracking import Track, associate
 
 
 @dataclass(frozen=True, kw_only=True)

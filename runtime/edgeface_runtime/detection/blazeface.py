@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import square, suppress
+from edgeface_runtime.detection.boxes import square, suppress
+from edgeface_runtime.detection.mtcnn import read_onet
+from edgeface_runtime.detection.pixels import area_crops, reduced, require_rgb, resized, running_sums
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.mtcnn import read_onet
-from edgeface_runtime.pixels import area_crops, reduced, require_rgb, resized, running_sums
 
 _Grid = tuple[tuple[int, int], ...]
 _NEAR_GRID: _Grid = ((8, 2), (16, 6))  # stride, anchors a cell

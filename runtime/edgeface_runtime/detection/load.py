@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from edgeface_runtime.detection.blazeface import Fast
+from edgeface_runtime.detection.mtcnn import Mtcnn
+from edgeface_runtime.detection.yunet import Yunet
 from edgeface_runtime.engines import Engine, open_engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Detector
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.mtcnn import Mtcnn
-from edgeface_runtime.yunet import Yunet
 
 NETS = Path(__file__).parent / "nets"
 DETECTORS = ("fast", "mtcnn")

@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import overlap
 from edgeface_runtime.checks import Color, described
+from edgeface_runtime.detection.boxes import overlap
+from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import ImageLike, called, open_rgb
 from edgeface_runtime.quality import brightness, face_crop, face_size, pose, sharpness
 from edgeface_runtime.recognizer import FaceRecognizer
