@@ -29,6 +29,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.search import Candidate, Precision
     from edgeface_runtime.images import ImageLike, open_rgb
     from edgeface_runtime.model import Model, load
+    from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
     from edgeface_runtime.streams.sources import Frame, Source, in_turn, open_source
     from edgeface_runtime.streams.watch import Event, Moment, Pace, Person, watch
@@ -51,6 +52,7 @@ __all__ = [
     "EnrollmentError",
     "Event",
     "Face",
+    "FaceEncoder",
     "FaceRecognizer",
     "Frame",
     "Gallery",
@@ -72,6 +74,7 @@ __all__ = [
     "Photo",
     "Precision",
     "Refusal",
+    "Searchable",
     "Source",
     "Threshold",
     "UsageError",
@@ -109,6 +112,8 @@ _LATER = {
     "open_rgb": "images",
     "Model": "model",
     "load": "model",
+    "FaceEncoder": "protocols",
+    "Searchable": "protocols",
     "Box": "recognizer",
     "FaceRecognizer": "recognizer",
     "Identity": "recognizer",

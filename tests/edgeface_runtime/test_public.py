@@ -106,7 +106,7 @@ def test_an_old_name_works_and_says_the_new_one(module: str):
 
 def public_functions() -> Iterator[tuple[str, Any]]:
     """Every function, class and method of the package that has no leading underscore, with its full name."""
-    for found in pkgutil.iter_modules(edgeface_runtime.__path__, "edgeface_runtime."):
+    for found in pkgutil.walk_packages(edgeface_runtime.__path__, "edgeface_runtime."):
         module = importlib.import_module(found.name)
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != found.name or not callable(value):

@@ -44,7 +44,7 @@ from edgeface_runtime.gallery.search import (
 from edgeface_runtime.gallery.store import FROM, Store
 from edgeface_runtime.images import ImageLike, called
 from edgeface_runtime.model import Model
-from edgeface_runtime.recognizer import FaceRecognizer
+from edgeface_runtime.protocols import FaceEncoder
 
 _JUDGED = 1000  # photos of one person whose scores with each other are in memory at once
 _PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
@@ -61,7 +61,7 @@ class Gallery:
     def __init__(
         self,
         path: str | Path,
-        recognizer: FaceRecognizer | None = None,
+        recognizer: FaceEncoder | None = None,
         *,
         precision: Precision | None = None,
         index: bool = False,
@@ -86,7 +86,7 @@ class Gallery:
         path = path_of("the gallery", path)
         if precision is not None and precision not in ITEMS:
             raise UsageError(f"no precision {precision!r}; choose {' or '.join(ITEMS)}")
-        if recognizer is not None and not isinstance(recognizer, FaceRecognizer):
+        if recognizer is not None and not isinstance(recognizer, FaceEncoder):
             raise UsageError(f"the recognizer is {described(recognizer)}; make one with FaceRecognizer()")
         self.path, self._recognizer = path, recognizer
         self._store = Store(path, binding_of(recognizer.model) if recognizer else None, precision or "float32", index)
@@ -104,7 +104,7 @@ class Gallery:
     def open(
         cls,
         path: str | Path,
-        recognizer: FaceRecognizer | None = None,
+        recognizer: FaceEncoder | None = None,
         *,
         precision: Precision | None = None,
         index: bool = False,
@@ -299,12 +299,12 @@ class Gallery:
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
         write_export(path, self.binding, photos)
 
-    def _enrolling(self) -> FaceRecognizer:
+    def _enrolling(self) -> FaceEncoder:
         if self._recognizer is None:
             raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
         return self._recognizer
 
-    def _add(self, recognizer: FaceRecognizer, name: str, sample: Sample, force: bool) -> Photo:
+    def _add(self, recognizer: FaceEncoder, name: str, sample: Sample, force: bool) -> Photo:
         stored = pack(sample.embedding, self.precision)
         with self._store.writing() as db:
             known = db.execute(f"SELECT {_PHOTO} {FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
@@ -323,7 +323,7 @@ class Gallery:
             )
             return Photo(int(cursor.lastrowid or 0), name, *row, new=True)
 
-    def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
+    def _doubts(self, recognizer: FaceEncoder, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
         own = self._store.embeddings_of(name)
         if len(own.vectors):

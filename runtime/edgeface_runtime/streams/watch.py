@@ -22,7 +22,7 @@ from edgeface_runtime.checks import described, number, whole
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
 from edgeface_runtime.gallery.enrollment import MAX_PITCH, MAX_YAW, MIN_SIZE
-from edgeface_runtime.gallery.gallery import Gallery
+from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.quality import face_size, pose
 from edgeface_runtime.recognizer import FaceRecognizer
 from edgeface_runtime.streams.sources import Frame
@@ -124,7 +124,7 @@ class _Followed:
 def watch(
     frames: Iterable[Frame],
     recognizer: FaceRecognizer,
-    gallery: Gallery,
+    gallery: Searchable,
     far: float = 1e-2,
     *,
     threshold: float | None = None,
