@@ -32,7 +32,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
     from edgeface_runtime.streams.sources import Frame, Source, in_turn, open_source
-    from edgeface_runtime.streams.watch import Event, Moment, Pace, Person, watch
+    from edgeface_runtime.streams.watch import Event, FrameResult, Person, TrackingConfig, watch
     from edgeface_runtime.thresholds import Threshold
 
 __version__ = "0.1.0"
@@ -55,6 +55,7 @@ __all__ = [
     "FaceEncoder",
     "FaceRecognizer",
     "Frame",
+    "FrameResult",
     "Gallery",
     "GalleryError",
     "Golden",
@@ -66,10 +67,8 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelError",
-    "Moment",
     "NoFaceError",
     "OperatorCost",
-    "Pace",
     "Person",
     "Photo",
     "Precision",
@@ -77,6 +76,7 @@ __all__ = [
     "Searchable",
     "Source",
     "Threshold",
+    "TrackingConfig",
     "UsageError",
     "in_turn",
     "load",
@@ -125,8 +125,8 @@ _LATER = {
     "in_turn": "streams.sources",
     "open_source": "streams.sources",
     "Event": "streams.watch",
-    "Moment": "streams.watch",
-    "Pace": "streams.watch",
+    "FrameResult": "streams.watch",
+    "TrackingConfig": "streams.watch",
     "Person": "streams.watch",
     "watch": "streams.watch",
     "Threshold": "thresholds",

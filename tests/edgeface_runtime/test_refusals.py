@@ -14,8 +14,8 @@ from edgeface_runtime import (
     FaceRecognizer,
     Gallery,
     ImageError,
-    Pace,
     Source,
+    TrackingConfig,
     UsageError,
     in_turn,
     load,
@@ -69,10 +69,10 @@ MISTAKES: dict[str, Call] = {
     "images is None; it must be a series of arrays": lambda r, g: in_turn(None),
     "frames is None; give the frames of open_source or in_turn": lambda r, g: list(watch(None, r, g)),
     "frames is a Source; give the frames of": lambda r, g: list(watch(Source("video", iter(()), 25), r, g)),
-    "every is '3' (str); it must be a whole number": lambda r, g: Pace(every="3"),
-    "hits is 2.5 (float); it must be a whole number": lambda r, g: Pace(hits=2.5),
-    "overlap is '0.3' (str); it must be a number": lambda r, g: Pace(overlap="0.3"),
-    "patience is None; it must be a number": lambda r, g: Pace(patience=None),
+    "every is '3' (str); it must be a whole number": lambda r, g: TrackingConfig(every="3"),
+    "hits is 2.5 (float); it must be a whole number": lambda r, g: TrackingConfig(hits=2.5),
+    "overlap is '0.3' (str); it must be a number": lambda r, g: TrackingConfig(overlap="0.3"),
+    "patience is None; it must be a number": lambda r, g: TrackingConfig(patience=None),
 }
 
 
