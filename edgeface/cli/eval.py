@@ -31,8 +31,8 @@ def eval(
     pairs: Annotated[Path | None, typer.Option(help="LFW pair list to score: pairsDevTest.txt or pairs.txt.")] = None,
     train_pairs: Annotated[Path | None, typer.Option(help="Pair list that the threshold is chosen on.")] = None,
     detector: Annotated[
-        str, typer.Option(help="Detector: fast (BlazeFace, as on devices), mtcnn, or a YuNet file.")
-    ] = "fast",
+        str, typer.Option(help="Detector: blazeface (as on devices), mtcnn, or a YuNet file.")
+    ] = "blazeface",
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,

@@ -34,7 +34,7 @@ def run(
     ] = 0,
     far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
     threshold: Limit = None,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

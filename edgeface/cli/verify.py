@@ -19,7 +19,7 @@ def verify(
     model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="Share of pairs of strangers that may be taken for one person.")] = 0.001,
     threshold: Limit = None,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

@@ -41,7 +41,7 @@ def verify_photos(
     pairs_file: Path,
     *,
     train_pairs: Path | None = None,
-    detector: str = "fast",
+    detector: str = "blazeface",
     threads: int = 1,
     progress: Progress = iter,
 ) -> Protocol:

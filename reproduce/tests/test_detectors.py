@@ -59,14 +59,14 @@ def test_fast_is_exported_from_the_wheels_files(theirs: Any, tmp_path: Path, mon
         data = (NETS / f"blazeface_{kind}.tflite").read_bytes()
         (package / "data" / f"face_detection_{kind}.tflite").write_bytes(data)
     monkeypatch.syspath_prepend(package.parent)
-    paths = build_detector("fast", tmp_path / "out")
+    paths = build_detector("blazeface", tmp_path / "out")
     assert len(paths) == 6
     for path in paths:
         assert path.read_bytes() == (NETS / path.name).read_bytes(), path.name
 
 
 def test_unknown_detector(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mtcnn, fast"):
+    with pytest.raises(UsageError, match="mtcnn, blazeface"):
         build_detector("yolo", tmp_path)
 
 

@@ -68,14 +68,14 @@ class FaceRecognizer:
     """
 
     def __init__(
-        self, model: str | Path | Model | None = None, detector: str | Path | Detector = "fast", threads: int = 1
+        self, model: str | Path | Model | None = None, detector: str | Path | Detector = "blazeface", threads: int = 1
     ) -> None:
         """Opens both.
 
         Args:
             model: an exported file, the name of a shipped model, or an opened model; None for the default one.
-            detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``. A
-                named one runs in the model's engine.
+            detector: ``"blazeface"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``.
+                A named one runs in the model's engine.
             threads: how many threads one call may use, at least 1.
 
         Raises:

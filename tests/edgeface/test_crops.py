@@ -56,9 +56,9 @@ def test_the_edge_of_a_photo_is_not_sharp(tmp_path: Path) -> None:
 
 def test_a_tight_photo_keeps_its_own_coordinates(tmp_path: Path) -> None:
     photo = write(tmp_path / "a.png")
-    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(30 + 20, 30 + 10, 60), width=150), CropSettings())  # type: ignore[misc]
+    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(60 + 20, 60 + 10, 60), width=150), CropSettings())  # type: ignore[misc]
     (plain,) = crop_photo(photo, "Ann/a", Fake(face_at(20, 10, 60)), CropSettings())  # type: ignore[misc]
-    assert (framed.margin, plain.margin) == (0.3, 0)
+    assert (framed.margin, plain.margin) == (0.6, 0)
     assert (framed.box, framed.landmarks, framed.png) == (plain.box, plain.landmarks, plain.png)
 
 
@@ -91,3 +91,8 @@ def test_landmarks_on_one_spot(tmp_path: Path) -> None:
     found = crop_photo(write(tmp_path / "a.png"), "Ann/a", Fake(spot), CropSettings())
     assert isinstance(found, Skipped)
     assert found.reason == "not aligned"
+
+
+def test_a_detector_s_former_name_makes_the_same_crops():
+    assert CropSettings(detector="fast") == CropSettings(detector="blazeface") == CropSettings()
+    assert CropSettings(detector="mtcnn").detector == "mtcnn"

@@ -53,7 +53,7 @@ def lfw(tmp_path_factory: pytest.TempPathFactory, att_people: Path) -> Path:
 
 def slow_scores(folder: Path, text: Path) -> list[float]:
     """One pair after the other, each photo found and aligned anew."""
-    detector = load_detector("fast")
+    detector = load_detector("blazeface")
 
     def face(name: str) -> np.ndarray:
         pixels = open_rgb(folder / "images" / name.rpartition("_")[0] / f"{name}.png")

@@ -39,7 +39,7 @@ _LOOKS = np.array([(0.94, 0.05, 0.05), (0.94, -0.05, 0.05), (1.06, 0.05, -0.05),
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fast:
+class BlazeFace:
     """BlazeFace's two nets take (1, side, side, 3) float32, (x - 127.5) / 127.5; ``onet`` is MTCNN's."""
 
     near: Engine
