@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface_runtime.models import DEFAULT
+from edgeface_runtime.shipped_models import DEFAULT
 
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
 

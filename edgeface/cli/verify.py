@@ -10,7 +10,7 @@ import typer
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Limit
-from edgeface_runtime.models import DEFAULT
+from edgeface_runtime.shipped_models import DEFAULT
 
 
 def verify(
