@@ -47,6 +47,7 @@ check: $(READY)
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/api_reference.py --check
 	$(BIN)/python scripts/training_config_reference.py --check
+	$(BIN)/python scripts/structure.py --check
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

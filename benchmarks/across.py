@@ -15,7 +15,7 @@ import numpy as np
 from edgeface.data.pairs import read_lfw_pairs
 from edgeface_runtime import FaceRecognizer, load
 from edgeface_runtime.align import align
-from edgeface_runtime.find import most_central
+from edgeface_runtime.detection.find import most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.thresholds import threshold_for
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime import FaceRecognizer, open_rgb
-from edgeface_runtime.find import most_central
+from edgeface_runtime.detection.find import most_central
 
 FAR = 1e-3
 CASES = {"both as they are": (False, False), "one exchanged": (False, True), "both exchanged": (True, True)}

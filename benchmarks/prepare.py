@@ -81,7 +81,7 @@ def main() -> None:
         if options.whole:
             sources.append((len(read(options.photos).photos), options.photos))
         workers = str(os.cpu_count())
-        for detector in ("mtcnn", "fast"):
+        for detector in ("mtcnn", "blazeface"):
             for count, source in sources:
                 out = scratch / f"{detector}-{count}"
                 found = run(

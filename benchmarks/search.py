@@ -27,7 +27,7 @@ import faiss
 import numpy as np
 
 from edgeface_runtime import Candidate, Contract, EmbeddingSpec, FaceRecognizer, Gallery, InputSpec, Model
-from edgeface_runtime.search import Precision, pack
+from edgeface_runtime.gallery.search import Precision, pack
 from edgeface_runtime.testing import fake_recognizer
 
 PEER = "faiss-cpu IndexFlatIP"

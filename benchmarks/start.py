@@ -3,7 +3,7 @@
     python -m benchmarks.start MODEL PHOTO [--rounds 10] [--engine auto litert]
 
 MODEL is an exported file, best int8 TFLite; PHOTO is cut to 4 : 3 and saved as JPEG of 640 × 480. A fresh process
-imports edgeface_runtime, opens the model, the detector "fast" and the gallery, and identifies the photo; another only
+imports edgeface_runtime, opens the model, the default detector and the gallery, and identifies the photo; another only
 imports. --engine says which engines run the detector, in turn; auto is what FaceRecognizer takes. Prints one JSON
 document: medians of CPU time (all threads) and wall time in milliseconds since the interpreter was ready, and the
 largest peak of resident memory in MB.
@@ -37,9 +37,9 @@ import sys, time
 wall, cpu = time.perf_counter(), time.process_time()
 import edgeface_runtime
 model, photo, people, engine = sys.argv[1:]
-detector = "fast"
+detector = "blazeface"
 if engine != "auto":
-    from edgeface_runtime.detect import load_detector
+    from edgeface_runtime.detection.load import load_detector
     detector = load_detector(detector, engine=engine)
 recognizer = edgeface_runtime.FaceRecognizer(model, detector)
 with edgeface_runtime.Gallery.open(people, recognizer) as gallery:

@@ -3,6 +3,7 @@
 import typing
 
 import edgeface_runtime
+from edgeface_runtime.errors import renamed as _renamed
 
 if typing.TYPE_CHECKING:
     from edgeface_runtime import *  # noqa: F403
@@ -15,7 +16,7 @@ __all__ += edgeface_runtime.__all__
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _renamed(__name__, name)
     value = globals()[name] = getattr(edgeface_runtime, name)
     return value
 

@@ -18,7 +18,7 @@ from edgeface.report.page import PhotoCounts, write_report
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
 from edgeface_runtime import EdgefaceError, UsageError
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 
 MARKER = "demo.json"
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgeface.files import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
-from edgeface_runtime.sources import opencv
+from edgeface_runtime.streams.sources import opencv
 
 Write = Callable[[Frame, NDArray[np.uint8]], None]
 _KNOWN, _UNKNOWN = (46, 160, 67), (219, 109, 40)

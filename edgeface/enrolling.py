@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeface_runtime import Enrollment, EnrollmentError, Gallery, ImageError, Refusal, UsageError
-from edgeface_runtime.enrolment import WhichFace, checked_name
+from edgeface_runtime.gallery.enrollment import WhichFace, checked_name
 from edgeface_runtime.images import SUFFIXES, shown
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})

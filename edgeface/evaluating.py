@@ -36,7 +36,7 @@ class Plan:
     """Photos that ``pairs`` names."""
     pairs: Path | None = None
     train_pairs: Path | None = None
-    detector: str = "fast"
+    detector: str = "blazeface"
     groups: Path | None = None
     contract: Path | None = None
     threads: int = 1

@@ -15,10 +15,10 @@ from edgeface_runtime import (
     Event,
     FaceRecognizer,
     Frame,
+    FrameResult,
     Gallery,
-    Moment,
-    Pace,
     Source,
+    TrackingConfig,
     UsageError,
     open_source,
     watch,
@@ -99,7 +99,7 @@ def run(
     opened = open_source(source, report, turn=turn)
     with contextlib.ExitStack() as stack:
         stack.callback(opened.frames.close)
-        pace = Pace.photos() if opened.kind == "folder" else Pace(every=every)
+        config = TrackingConfig.photos() if opened.kind == "folder" else TrackingConfig(every=every)
         draw = stack.enter_context(_pictures(source, opened, output, show))
         frames = opened.frames if seconds is None else itertools.takewhile(_before(seconds), opened.frames)
         rows: deque[Row] = deque(maxlen=KEPT)
@@ -108,13 +108,13 @@ def run(
         interrupted = False
         began = time.perf_counter()
         try:
-            for moment in watch(frames, recognizer, gallery, far, threshold=threshold, pace=pace):
-                count, last = count + 1, moment.frame.index
-                for event in moment.events:
-                    rows.append(_row(event, moment.frame))
+            for result in watch(frames, recognizer, gallery, far, threshold=threshold, config=config):
+                count, last = count + 1, result.frame.index
+                for event in result.events:
+                    rows.append(_row(event, result.frame))
                     told += 1
                     tell(rows[-1])
-                if not draw(moment):
+                if not draw(result):
                     break
         except KeyboardInterrupt:
             interrupted = True
@@ -125,8 +125,8 @@ def run(
 @contextlib.contextmanager
 def _pictures(
     source: int | Path, opened: Source, output: Path | None, show: bool
-) -> Iterator[Callable[[Moment], bool]]:
-    """Draws each moment to where it is wanted; False once the window was closed."""
+) -> Iterator[Callable[[FrameResult], bool]]:
+    """Draws each result to where it is wanted; False once the window was closed."""
     if output and opened.kind == "folder" and output.suffix.lower() == ".mp4":
         raise UsageError(f"{output}: photos differ in size; name a folder")
     if output and not isinstance(source, int) and output.exists() and output.samefile(source):
@@ -135,12 +135,12 @@ def _pictures(
         write = stack.enter_context(writer(output, opened.fps, live=opened.kind == "camera")) if output else None
         display = stack.enter_context(window("edgeface")) if show else None
 
-        def draw(moment: Moment) -> bool:
+        def draw(result: FrameResult) -> bool:
             if not write and not display:
                 return True
-            picture = drawn(moment.frame.pixels, moment.people)
+            picture = drawn(result.frame.pixels, result.people)
             if write:
-                write(moment.frame, picture)
+                write(result.frame, picture)
             return display is None or display(picture)
 
         yield draw

@@ -21,10 +21,10 @@ from edgeface import (
     EdgefaceError,
     FaceRecognizer,
     Frame,
+    FrameResult,
     Gallery,
     ImageError,
-    Moment,
-    Pace,
+    TrackingConfig,
     open_rgb,
     open_source,
     watch,
@@ -51,17 +51,17 @@ def arriving(folder: Path, once: bool) -> Iterator[Frame]:
         time.sleep(0.5)
 
 
-def attend(moments: Iterator[Moment], pace: Pace, log: Path) -> None:
+def attend(results: Iterator[FrameResult], config: TrackingConfig, log: Path) -> None:
     """Greets whoever gets a name; notes whoever has had all looks and no name, once."""
     noted: set[int] = set()
-    for moment in moments:
+    for result in results:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        for event in moment.events:
+        for event in result.events:
             if event.kind == "named" and event.person.name:
                 print(f"{now} hello, {event.person.name}", flush=True)
-        noted &= {person.track for person in moment.people}
-        for person in moment.people:
-            if person.name is None and person.looks == pace.votes and person.track not in noted:
+        noted &= {person.track for person in result.people}
+        for person in result.people:
+            if person.name is None and person.looks == config.votes and person.track not in noted:
                 noted.add(person.track)
                 print(f"{now} somebody is at the door", flush=True)
                 with log.open("a", encoding="utf-8") as file:
@@ -81,11 +81,11 @@ def main() -> None:
     try:
         recognizer = FaceRecognizer(arguments.model)
         if arguments.folder:
-            frames, pace = arriving(arguments.folder, arguments.once), Pace.photos()
+            frames, config = arriving(arguments.folder, arguments.once), TrackingConfig.photos()
         else:
-            frames, pace = open_source(arguments.camera).frames, Pace()
+            frames, config = open_source(arguments.camera).frames, TrackingConfig()
         with Gallery(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
-            attend(watch(frames, recognizer, gallery, pace=pace), pace, arguments.log)
+            attend(watch(frames, recognizer, gallery, config=config), config, arguments.log)
     except EdgefaceError as error:
         parser.exit(2, f"{error}\n")
 

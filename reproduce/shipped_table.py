@@ -22,7 +22,7 @@ from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
 from edgeface_devices.results import Results
 from edgeface_devices.tables import shown
-from edgeface_runtime.models import shipped
+from edgeface_runtime.shipped_models import shipped
 from reproduce.pins_table import DOCS, PAGE, table
 
 MARKS = ("<!-- shipped_table: begin -->\n", "<!-- shipped_table: end -->\n")

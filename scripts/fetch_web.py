@@ -48,7 +48,7 @@ def fetch() -> None:
                 assert member is not None, name
                 (VENDOR / name).write_bytes(member.read())
     for net in NETS:
-        shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "nets" / f"{net}.onnx", VENDOR)
+        shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "detection" / "nets" / f"{net}.onnx", VENDOR)
 
 
 if __name__ == "__main__":

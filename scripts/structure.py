@@ -27,12 +27,12 @@ PACKAGES = {
 }
 # Figure → the most that `make check` lets through; a figure without a limit is for reading.
 LIMITS = {
-    "modules in a circle": 4,
+    "modules in a circle": 0,
     "imports against the layers": 0,
-    "class names with two meanings": 10,
-    "lines with Any": 331,
+    "class names with two meanings": 4,
+    "lines with Any": 156,
     "longest module, lines": 400,
-    "longest function, lines": 190,
+    "longest function, lines": 194,
 }
 
 ANY = re.compile(r"\bAny\b")

@@ -11,7 +11,7 @@ import typer
 from edgeface.cli.boards import HERE, Request, Ssh, print_results, results_of
 from edgeface.cli.console import Json, note, print_json
 from edgeface_runtime import UsageError, read_contract
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.models import DEFAULT, find_model
+from edgeface_runtime.shipped_models import DEFAULT, find_model
 
 Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; made where there is none.")]
 Model = Annotated[
     Path,
     typer.Option("--model", "-m", parser=find_model, metavar="MODEL", help="Exported file, or a name of `models`."),
 ]
-Detector = Annotated[str, typer.Option(help="fast, mtcnn, or a detector's file.")]
+Detector = Annotated[str, typer.Option(help="blazeface, mtcnn, or a detector's file.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the engines.")]
 
 
@@ -33,7 +33,7 @@ def enroll(
     int8: Annotated[
         bool, typer.Option("--int8", help="New gallery: embeddings in 8 bits, a quarter of the size.")
     ] = False,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 Source = Annotated[
     Path,
@@ -31,8 +31,8 @@ def eval(
     pairs: Annotated[Path | None, typer.Option(help="LFW pair list to score: pairsDevTest.txt or pairs.txt.")] = None,
     train_pairs: Annotated[Path | None, typer.Option(help="Pair list that the threshold is chosen on.")] = None,
     detector: Annotated[
-        str, typer.Option(help="Detector: fast (BlazeFace, as on devices), mtcnn, or a YuNet file.")
-    ] = "fast",
+        str, typer.Option(help="Detector: blazeface (as on devices), mtcnn, or a YuNet file.")
+    ] = "blazeface",
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,

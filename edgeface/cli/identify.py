@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface_runtime.models import DEFAULT
+from edgeface_runtime.shipped_models import DEFAULT
 
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
 
@@ -20,7 +20,7 @@ def identify(
     model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
     threshold: Limit = None,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

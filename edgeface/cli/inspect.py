@@ -10,7 +10,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface_runtime import read_contract
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 COMPARED = 16
 """Photos, at most, that two files are compared on; taken evenly from all."""
@@ -43,7 +43,7 @@ def inspect(
     if compare is not None:
         _compare(compare, file, data, worst, json)
         return
-    from edgeface_runtime.inspection import inspect_file
+    from edgeface_runtime.integrity import inspect_file
 
     found = inspect_file(file, threads=threads)
     if json:

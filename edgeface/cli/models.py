@@ -17,7 +17,7 @@ def models(json: Json = False) -> None:
       edgeface models
       edgeface models --json
     """
-    from edgeface_runtime.models import shipped
+    from edgeface_runtime.shipped_models import shipped
 
     files = shipped()
     if json:

@@ -11,7 +11,7 @@ from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Limit
 from edgeface_runtime import UsageError
-from edgeface_runtime.models import DEFAULT
+from edgeface_runtime.shipped_models import DEFAULT
 
 if TYPE_CHECKING:
     from edgeface.running import Row
@@ -34,7 +34,7 @@ def run(
     ] = 0,
     far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
     threshold: Limit = None,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

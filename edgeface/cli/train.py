@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.reporter import TerminalReporter
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 if TYPE_CHECKING:
     from torch import nn

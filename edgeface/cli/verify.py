@@ -10,7 +10,7 @@ import typer
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Limit
-from edgeface_runtime.models import DEFAULT
+from edgeface_runtime.shipped_models import DEFAULT
 
 
 def verify(
@@ -19,7 +19,7 @@ def verify(
     model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="Share of pairs of strangers that may be taken for one person.")] = 0.001,
     threshold: Limit = None,
-    detector: Detector = "fast",
+    detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

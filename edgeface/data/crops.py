@@ -16,10 +16,10 @@ from PIL import Image
 from edgeface.data.duplicates import fingerprint
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import detector_name, load_detector
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb, shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
@@ -31,13 +31,14 @@ MIN_SIDE = 16
 class CropSettings:
     """What decides the crops of a photo."""
 
-    detector: str = "fast"
+    detector: str = "blazeface"
     size: int = 112
     """Side of the crops in pixels."""
     faces: str = "largest"
     """``largest``: the largest central face of a photo; ``all``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "detector", str(detector_name(self.detector)))
         if self.faces not in ("largest", "all"):
             raise UsageError(f"--faces {self.faces}: choose largest or all")
 

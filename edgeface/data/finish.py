@@ -18,8 +18,8 @@ import numpy as np
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Listing, Skipped
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
-from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 
 _DROPS: dict[str, tuple[float, str, Callable[[dict[str, Any], float], bool]]] = {
     "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),

@@ -1,5 +1,6 @@
 // Finds faces with the nets that edgeface ships: BlazeFace proposes, MTCNN's O-Net places five landmarks.
-// The steps and the constants are those of edgeface_runtime's detector "fast" (runtime/edgeface_runtime/fast.py).
+// The steps and the constants are those of edgeface_runtime's detector "blazeface"
+// (runtime/edgeface_runtime/detection/blazeface.py).
 
 import { openNet, reduced } from "./edgeface.js";
 

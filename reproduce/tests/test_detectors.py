@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeface_runtime.detect import NETS
+from edgeface_runtime.detection.load import NETS
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 from reproduce.detectors.build import build_detector
 from reproduce.detectors.flatnet import FlatNet
 from reproduce.detectors.tflite_onnx import tflite_to_onnx
@@ -59,14 +59,14 @@ def test_fast_is_exported_from_the_wheels_files(theirs: Any, tmp_path: Path, mon
         data = (NETS / f"blazeface_{kind}.tflite").read_bytes()
         (package / "data" / f"face_detection_{kind}.tflite").write_bytes(data)
     monkeypatch.syspath_prepend(package.parent)
-    paths = build_detector("fast", tmp_path / "out")
+    paths = build_detector("blazeface", tmp_path / "out")
     assert len(paths) == 6
     for path in paths:
         assert path.read_bytes() == (NETS / path.name).read_bytes(), path.name
 
 
 def test_unknown_detector(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mtcnn, fast"):
+    with pytest.raises(UsageError, match="mtcnn, blazeface"):
         build_detector("yolo", tmp_path)
 
 

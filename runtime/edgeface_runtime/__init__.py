@@ -20,18 +20,19 @@ from edgeface_runtime.errors import renamed as _renamed
 if typing.TYPE_CHECKING:
     from edgeface_runtime.checks import Color
     from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, OperatorCost, read_contract
-    from edgeface_runtime.detect import load_detector
+    from edgeface_runtime.detection.load import load_detector
     from edgeface_runtime.engines import Engine
-    from edgeface_runtime.enrolment import Enrollment, Photo, Refusal
     from edgeface_runtime.faces import Detector, Face
-    from edgeface_runtime.gallery import Gallery
-    from edgeface_runtime.gallery_file import Binding
+    from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
+    from edgeface_runtime.gallery.file import Binding
+    from edgeface_runtime.gallery.gallery import Gallery
+    from edgeface_runtime.gallery.search import Candidate, Precision
     from edgeface_runtime.images import ImageLike, open_rgb
     from edgeface_runtime.model import Model, load
+    from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
-    from edgeface_runtime.search import Candidate, Precision
-    from edgeface_runtime.sources import Frame, Source, in_turn, open_source
-    from edgeface_runtime.streams import Event, Moment, Pace, Person, watch
+    from edgeface_runtime.streams.sources import Frame, Source, in_turn, open_source
+    from edgeface_runtime.streams.watch import Event, FrameResult, Person, TrackingConfig, watch
     from edgeface_runtime.thresholds import Threshold
 
 __version__ = "0.1.0"
@@ -51,8 +52,10 @@ __all__ = [
     "EnrollmentError",
     "Event",
     "Face",
+    "FaceEncoder",
     "FaceRecognizer",
     "Frame",
+    "FrameResult",
     "Gallery",
     "GalleryError",
     "Golden",
@@ -64,16 +67,16 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelError",
-    "Moment",
     "NoFaceError",
     "OperatorCost",
-    "Pace",
     "Person",
     "Photo",
     "Precision",
     "Refusal",
+    "Searchable",
     "Source",
     "Threshold",
+    "TrackingConfig",
     "UsageError",
     "in_turn",
     "load",
@@ -96,34 +99,36 @@ _LATER = {
     "InputSpec": "contract",
     "OperatorCost": "contract",
     "read_contract": "contract",
-    "load_detector": "detect",
+    "load_detector": "detection.load",
     "Engine": "engines",
     "Detector": "faces",
     "Face": "faces",
-    "Gallery": "gallery",
-    "Enrollment": "enrolment",
-    "Photo": "enrolment",
-    "Refusal": "enrolment",
-    "Binding": "gallery_file",
+    "Gallery": "gallery.gallery",
+    "Enrollment": "gallery.enrollment",
+    "Photo": "gallery.enrollment",
+    "Refusal": "gallery.enrollment",
+    "Binding": "gallery.file",
     "ImageLike": "images",
     "open_rgb": "images",
     "Model": "model",
     "load": "model",
+    "FaceEncoder": "protocols",
+    "Searchable": "protocols",
     "Box": "recognizer",
     "FaceRecognizer": "recognizer",
     "Identity": "recognizer",
     "Match": "recognizer",
-    "Candidate": "search",
-    "Precision": "search",
-    "Frame": "sources",
-    "Source": "sources",
-    "in_turn": "sources",
-    "open_source": "sources",
-    "Event": "streams",
-    "Moment": "streams",
-    "Pace": "streams",
-    "Person": "streams",
-    "watch": "streams",
+    "Candidate": "gallery.search",
+    "Precision": "gallery.search",
+    "Frame": "streams.sources",
+    "Source": "streams.sources",
+    "in_turn": "streams.sources",
+    "open_source": "streams.sources",
+    "Event": "streams.watch",
+    "FrameResult": "streams.watch",
+    "TrackingConfig": "streams.watch",
+    "Person": "streams.watch",
+    "watch": "streams.watch",
     "Threshold": "thresholds",
 }
 

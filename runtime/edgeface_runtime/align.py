@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.errors import ImageError, UsageError
-from edgeface_runtime.pixels import reduced, require_rgb
 
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

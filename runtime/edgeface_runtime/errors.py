@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -63,18 +64,22 @@ class ContractError(ModelError):
     """A model file's contract is absent, broken or of a newer schema."""
 
 
-_RENAMED = {"EnrolmentError": EnrollmentError}
+_RENAMED = {
+    "EnrolmentError": "EnrollmentError",
+    "Moment": "FrameResult",
+    "Pace": "TrackingConfig",
+}
 
 
 def renamed(module: str, name: str) -> Any:
-    """What the old name ``name`` stands for; warns whoever asked the module for it.
+    """What the old name ``name`` of a module stands for; warns whoever asked the module for it.
 
     Raises:
         AttributeError: it is no old name either.
     """
-    if name not in _RENAMED:
+    new = getattr(sys.modules[module], _RENAMED[name], None) if name in _RENAMED else None
+    if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    new = _RENAMED[name]
     message = f"{name} is called {new.__name__}; the old name will be removed in edgeface 0.2"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
     return new

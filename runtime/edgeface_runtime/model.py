@@ -14,7 +14,7 @@ from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contr
 from edgeface_runtime.engines import Engine, first_line, open_engine
 from edgeface_runtime.errors import ImageError, ModelError
 from edgeface_runtime.golden import PROBES, probe_images
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 _CHUNK = 32
 

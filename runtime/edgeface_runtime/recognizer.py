@@ -10,15 +10,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import edgeface_runtime
 from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described, number
-from edgeface_runtime.detect import ENGINES, load_detector
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import ENGINES, load_detector
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import ImageLike, called, open_rgb
 from edgeface_runtime.model import Model, load
+from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.thresholds import Threshold, threshold_for
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -68,14 +68,14 @@ class FaceRecognizer:
     """
 
     def __init__(
-        self, model: str | Path | Model | None = None, detector: str | Path | Detector = "fast", threads: int = 1
+        self, model: str | Path | Model | None = None, detector: str | Path | Detector = "blazeface", threads: int = 1
     ) -> None:
         """Opens both.
 
         Args:
             model: an exported file, the name of a shipped model, or an opened model; None for the default one.
-            detector: ``"fast"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``. A
-                named one runs in the model's engine.
+            detector: ``"blazeface"``, ``"mtcnn"``, the path of a YuNet file, or anything with a detector's ``detect``.
+                A named one runs in the model's engine.
             threads: how many threads one call may use, at least 1.
 
         Raises:
@@ -163,7 +163,7 @@ class FaceRecognizer:
     def identify(
         self,
         image: ImageLike,
-        gallery: edgeface_runtime.Gallery,
+        gallery: Searchable,
         far: float = 1e-2,
         *,
         threshold: float | None = None,
@@ -174,7 +174,8 @@ class FaceRecognizer:
 
         Args:
             image: the image.
-            gallery: the people who are known.
+            gallery: the people who are known: a ``Gallery``, or a store of your own with its methods ``search``,
+                ``require`` and ``__len__``.
             far: the share of strangers that may get a name. It is kept over the whole gallery: the more photos it
                 holds, the higher the score that is asked for.
             threshold: the score that is enough, in place of ``far``.
@@ -186,7 +187,7 @@ class FaceRecognizer:
             GalleryError: the gallery was made with another model.
             UsageError: the model's contract has no threshold for ``far`` over so many photos.
         """
-        if not hasattr(gallery, "require"):
+        if not isinstance(gallery, Searchable):
             raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
         gallery.require(self.model)
         limit = self.threshold(far, len(gallery)).value if threshold is None else _checked(threshold)

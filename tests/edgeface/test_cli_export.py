@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 from edgeface.cli import run
 from edgeface_runtime import load, read_contract
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained

@@ -19,7 +19,7 @@ from PIL import Image
 from edgeface import drawing, running
 from edgeface.cli import run
 from edgeface.cli.run import run as run_verb
-from edgeface_runtime import FaceRecognizer, Frame, Gallery, Pace, Person, Source, in_turn, open_source, watch
+from edgeface_runtime import FaceRecognizer, Frame, Gallery, Person, Source, TrackingConfig, in_turn, open_source, watch
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 THRESHOLDS = {"0.01": {"value": 0.995, "high": 0.996}, "0.001": {"value": 0.998, "high": 0.999}}
@@ -84,8 +84,8 @@ def test_a_video_is_watched_and_drawn(say: Say, place: Path):
     code, found, err = say("--video", "door.mp4", "-o", "named.mp4", "--threshold", "0.9")
     recognizer = FaceRecognizer("net.onnx")
     with Gallery.open("g", recognizer) as gallery:
-        moments = list(watch(open_source("door.mp4").frames, recognizer, gallery, threshold=0.9))
-    assert events(found) == [(m.frame.index, e.kind, e.person.name) for m in moments for e in m.events]
+        results = list(watch(open_source("door.mp4").frames, recognizer, gallery, threshold=0.9))
+    assert events(found) == [(m.frame.index, e.kind, e.person.name) for m in results for e in m.events]
     assert [kind for _, kind, _ in events(found)] == ["appeared", "named", "left"]
     assert (code, found["source"], found["output"], found["frames"], found["skipped"]) == (
         0,
@@ -100,10 +100,10 @@ def test_a_video_is_watched_and_drawn(say: Say, place: Path):
     assert sorted(path.name for path in place.iterdir() if "named" in path.name) == ["named.mp4"]
     named = list(open_source("named.mp4").frames)
     assert len(named) == 36
-    for moment, frame in zip(moments, named, strict=True):
-        changed = np.abs(frame.pixels.astype(int) - moment.frame.pixels).max(axis=2) > 60
-        assert changed.any() == bool(moment.people)
-        for person in moment.people:
+    for result, frame in zip(results, named, strict=True):
+        changed = np.abs(frame.pixels.astype(int) - result.frame.pixels).max(axis=2) > 60
+        assert changed.any() == bool(result.people)
+        for person in result.people:
             ys, xs = np.nonzero(changed)
             x0, _, _, y1 = person.box
             assert xs.min() == pytest.approx(x0, abs=3)
@@ -326,4 +326,4 @@ def test_labels_stay_inside_the_frame():
 
 
 def test_the_default_is_the_pace_of_streams():
-    assert inspect.signature(run_verb).parameters["every"].default == Pace().every
+    assert inspect.signature(run_verb).parameters["every"].default == TrackingConfig().every

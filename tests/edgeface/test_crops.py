@@ -7,8 +7,8 @@ from PIL import Image
 from edgeface.data.crops import CropSettings, crop_photo
 from edgeface.data.readers import Photo, Skipped
 from edgeface_runtime.align import align
-from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.faces import Face
+from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.quality import sharpness
 
@@ -91,3 +91,8 @@ def test_landmarks_on_one_spot(tmp_path: Path) -> None:
     found = crop_photo(write(tmp_path / "a.png"), "Ann/a", Fake(spot), CropSettings())
     assert isinstance(found, Skipped)
     assert found.reason == "not aligned"
+
+
+def test_a_detector_s_former_name_makes_the_same_crops():
+    assert CropSettings(detector="fast") == CropSettings(detector="blazeface") == CropSettings()
+    assert CropSettings(detector="mtcnn").detector == "mtcnn"

@@ -12,7 +12,7 @@ from edgeface.data.prepare import prepare
 from edgeface.data.table import read_faces
 from edgeface_runtime import FaceRecognizer, load
 from edgeface_runtime.align import align
-from edgeface_runtime.find import find_faces, most_central
+from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb
 
 

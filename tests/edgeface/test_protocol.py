@@ -17,8 +17,8 @@ from edgeface.evaluation.protocol import verify_photos
 from edgeface.evaluation.verification import best_threshold
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError
 from edgeface_runtime.align import align
-from edgeface_runtime.detect import load_detector
-from edgeface_runtime.find import find_faces, most_central
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import unit_rows
 
@@ -53,7 +53,7 @@ def lfw(tmp_path_factory: pytest.TempPathFactory, att_people: Path) -> Path:
 
 def slow_scores(folder: Path, text: Path) -> list[float]:
     """One pair after the other, each photo found and aligned anew."""
-    detector = load_detector("fast")
+    detector = load_detector("blazeface")
 
     def face(name: str) -> np.ndarray:
         pixels = open_rgb(folder / "images" / name.rpartition("_")[0] / f"{name}.png")

@@ -6,8 +6,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from edgeface_runtime.align import TEMPLATE, align
-from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.faces import Face
+from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 from edgeface_runtime.quality import _HEAD, BLURS, brightness, face_crop, face_size, pose, sharpness
 
 

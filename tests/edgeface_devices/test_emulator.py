@@ -127,7 +127,7 @@ def test_the_wheel_holds_what_runs_here_and_installs_alone(tmp_path: Path):
         names = archive.namelist()
         assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
         assert archive.read("edgeface_devices/emulate/userland.py") == Path(emulator.__file__).read_bytes()
-    assert {"edgeface_devices/emulate/qemu/enter.sh", "edgeface_runtime/nets/pnet.onnx"} <= set(names)
+    assert {"edgeface_devices/emulate/qemu/enter.sh", "edgeface_runtime/detection/nets/pnet.onnx"} <= set(names)
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel]
     subprocess.run(pip, check=True, capture_output=True)

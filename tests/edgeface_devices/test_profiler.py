@@ -15,7 +15,7 @@ from edgeface_devices.bench.operators import Operator, OperatorProfile, profile,
 from edgeface_runtime import ModelError, UsageError, load
 from edgeface_runtime.golden import probe_images
 from edgeface_runtime.model import as_input
-from edgeface_runtime.models import find_model
+from edgeface_runtime.shipped_models import find_model
 
 
 def test_onnxruntime_names_each_operator_that_it_runs(tiny_onnx: Path):

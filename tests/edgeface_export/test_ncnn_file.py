@@ -21,7 +21,7 @@ from edgeface_export.options import ExportOptions
 from edgeface_export.result import ExportResult
 from edgeface_export.source_model import exported_onnx
 from edgeface_runtime import MissingExtraError, ModelError, UsageError, load
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from edgeface_export.options import RECIPES, ExportOptions
 from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained

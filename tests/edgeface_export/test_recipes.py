@@ -21,8 +21,8 @@ from edgeface_export.formats import FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions, Recipe
 from edgeface_export.result import ExportResult
 from edgeface_runtime import load
-from edgeface_runtime.gallery_file import Binding
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.gallery.file import Binding
+from edgeface_runtime.integrity import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained

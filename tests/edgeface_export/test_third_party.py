@@ -20,7 +20,7 @@ from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
 from edgeface_export.third_party import rewrite_prelu, third_party_model
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load, read_contract
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 
 SPEC = InputSpec(size=16, layout="NCHW", dtype="float32", colour="BGR", mean=(123.7, 116.3, 103.5), std=(58.0, 57, 57))
 CONTRACT = Contract(name="theirs", backbone="theirs", input=SPEC, embedding=EmbeddingSpec(length=6), licence="theirs")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface_runtime.boxes import overlap, square, suppress
+from edgeface_runtime.detection.boxes import overlap, square, suppress
 
 box = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 20), st.integers(1, 20))
 

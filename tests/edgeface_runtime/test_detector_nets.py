@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeface_runtime.detect import NETS
+from edgeface_runtime.detection.load import NETS
 from edgeface_runtime.engines import Engine, open_engine
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from edgeface_runtime import EnrollmentError, Face, FaceRecognizer, Gallery, ImageError, UsageError, in_turn, watch
-from edgeface_runtime.enrolment import MIN_BRIGHTNESS, examine
-from edgeface_runtime.streams import Pace
+from edgeface_runtime.gallery.enrollment import MIN_BRIGHTNESS, examine
+from edgeface_runtime.streams.watch import TrackingConfig
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 
@@ -254,9 +254,11 @@ def test_a_face_that_was_found_is_enrolled(path: Path):
         for identity, name in zip(recognizer.identify(GROUP, gallery), ("Ada", "Bea"), strict=True):
             gallery.enroll(name, GROUP, face=identity)
         assert names(gallery) == ["Ada", "Bea"]  # the first was there
-        *_, moment = watch(in_turn([np.hstack([GROUP, fake_photo(3)])]), recognizer, gallery, pace=Pace.photos())
-        assert [person.name for person in moment.people] == ["Ada", "Bea", None]
-        gallery.enroll("Cleo", moment.frame.pixels, face=moment.people[2])
+        *_, result = watch(
+            in_turn([np.hstack([GROUP, fake_photo(3)])]), recognizer, gallery, config=TrackingConfig.photos()
+        )
+        assert [person.name for person in result.people] == ["Ada", "Bea", None]
+        gallery.enroll("Cleo", result.frame.pixels, face=result.people[2])
         gallery.enroll(
             "Dora", np.hstack([GROUP, fake_photo(4)]), face=recognizer.faces(np.hstack([GROUP, fake_photo(4)]))[2]
         )

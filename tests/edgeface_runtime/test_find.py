@@ -10,10 +10,10 @@ from PIL import Image
 
 from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.align import align
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.blazeface import BlazeFace
+from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.faces import Face
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import load
 
@@ -126,11 +126,11 @@ def in_scene(face: np.ndarray, side: int, width: int = 640, height: int = 480) -
 def test_the_landmarks_of_a_turned_photo_are_those_of_the_upright_one(
     att: list[np.ndarray], turns: int, side: int
 ) -> None:
-    fast = load_detector("fast")
+    blazeface = load_detector("blazeface")
     for face in att:
         photo = in_scene(face, side) if side else face
-        upright = find_faces(photo, fast)[0][0]
-        turned = find_faces(np.ascontiguousarray(np.rot90(photo, turns)), fast)[0][0]
+        upright = find_faces(photo, blazeface)[0][0]
+        turned = find_faces(np.ascontiguousarray(np.rot90(photo, turns)), blazeface)[0][0]
         middle = (np.array(photo.shape[1::-1]) - 1) / 2
         quarter = np.array([[0, 1], [-1, 0]])  # to the left, where y points down
         rotation = np.linalg.matrix_power(quarter, turns)
@@ -166,15 +166,15 @@ def test_turned_photos_reach_the_threshold_of_their_person(
 def test_a_tilted_head_is_not_put_upside_down(shared: Path) -> None:
     """The wrong way up its score is 0.955, upright 0.937."""
     photo = open_rgb(shared / "data/pins/Taylor_Swift/Taylor_Swift100_4552.jpg")
-    face = find_faces(photo, load_detector("fast"))[0][0]
+    face = find_faces(photo, load_detector("blazeface"))[0][0]
     assert face.landmarks[:2, 1].max() < face.landmarks[3:, 1].min()
 
 
 def test_upright_photos_are_looked_at_once(att: list[np.ndarray]) -> None:
-    fast = load_detector("fast")
+    blazeface = load_detector("blazeface")
     looks: list[tuple[int, ...]] = []
 
-    class Counted(Fast):
+    class Counted(BlazeFace):
         def detect(self, image: np.ndarray) -> list[Face]:
             looks.append(image.shape)
             return super().detect(image)
@@ -183,15 +183,15 @@ def test_upright_photos_are_looked_at_once(att: list[np.ndarray]) -> None:
             looks.append(image.shape)
             return super().detect_large(image, margin)
 
-    counted = Counted(near=fast.near, wide=fast.wide, onet=fast.onet)
+    counted = Counted(near=blazeface.near, wide=blazeface.wide, onet=blazeface.onet)
     for photo in att:
-        expected = fast.detect(photo)
+        expected = blazeface.detect(photo)
         (found,), _ = find_faces(photo, counted)
         assert np.abs(found.landmarks - expected[0].landmarks).max() <= 1 / 32
     assert len(looks) == len(att)
 
 
-@pytest.mark.parametrize("name", ["fast", "mtcnn"])
+@pytest.mark.parametrize("name", ["blazeface", "mtcnn"])
 def test_a_photo_without_a_face_costs_at_most_twice_one_with_a_face(att: list[np.ndarray], name: str) -> None:
     """In processor time, with the face's embedding; of three backgrounds, some of which tempt a detector."""
     detector = load_detector(name)
@@ -222,11 +222,11 @@ def test_the_largest_central_face() -> None:
 
 def test_a_border_puts_mtcnns_landmarks_right(shared: Path) -> None:
     """On tight photos both detectors agree on the landmarks, which MTCNN without a border does not."""
-    mtcnn, fast = load_detector("mtcnn"), load_detector("fast")
+    mtcnn, blazeface = load_detector("mtcnn"), load_detector("blazeface")
     people = sorted(path for path in (shared / "data/pins").iterdir() if path.is_dir())
     bare, framed = [], []
     for photo in (open_rgb(min(person.iterdir())) for person in people[:30]):
-        expected = most_central(find_faces(photo, fast)[0], *photo.shape[:2]).landmarks
+        expected = most_central(find_faces(photo, blazeface)[0], *photo.shape[:2]).landmarks
         eyes = np.linalg.norm(expected[1] - expected[0])
         for faces, errors in ((mtcnn.detect(photo), bare), (find_faces(photo, mtcnn)[0], framed)):
             found = most_central(faces, *photo.shape[:2]).landmarks if faces else np.full((5, 2), np.inf)

@@ -25,12 +25,11 @@ __version__ = "1.0"
     "usearch/index.py": "class Index:\n    __init__ = lambda self, **options: None\n    __len__ = lambda self: 0\n",
     "indirect.py": "import usearch.index",
 }
-INDEX = "from edgeface_runtime.index import NearIndex; NearIndex(8)"
+INDEX = "from edgeface_runtime.gallery.index import NearIndex; NearIndex(8)"
 # Each asks onnxruntime for something, by another way of edgeface's own.
 ASKED = {
     "a model": "from edgeface_runtime import load; load('mobilefacenet.int8.onnx')",
-    "a detector": "from edgeface_runtime.detect import load_detector; load_detector('fast')",
-    "a photo": "from edgeface_runtime import FaceRecognizer; FaceRecognizer('mobilefacenet.int8.tflite').faces(b'')",
+    "a detector": "from edgeface_runtime.detection.load import load_detector; load_detector('blazeface')",
     "options": "from edgeface_runtime.engines import onnx_options; onnx_options(1)",
 }
 FIRST = ("import usearch.index", "import indirect", "import edgeface_runtime, usearch")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.mtcnn import Mtcnn
 
 Oracle = Callable[[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]
 

@@ -14,7 +14,7 @@ import pytest
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError, load
 from edgeface_runtime import engines as module
 from edgeface_runtime.contract import read_contract, seal
-from edgeface_runtime.inspection import inspect_file
+from edgeface_runtime.integrity import inspect_file
 from edgeface_runtime.metadata import file_format, tar_members
 
 PARAM = """7767517

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeface_runtime.pixels import area_crops, area_level, reduced, resized, running_sums
+from edgeface_runtime.detection.pixels import area_crops, area_level, reduced, resized, running_sums
 
 
 def photo(height: int, width: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import pytest
 
 import edgeface
 import edgeface_runtime
-from edgeface_runtime import FaceRecognizer, Frame, Gallery, Moment
+from edgeface_runtime import FaceRecognizer, Frame, FrameResult, Gallery
 from edgeface_runtime.testing import fake_photo
 
 HEAVY = (
@@ -95,18 +95,32 @@ def test_the_front_door_opens_at_once():
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["edgeface_runtime", "edgeface_runtime.errors"])
-def test_an_old_name_works_and_says_the_new_one(module: str):
-    with pytest.warns(DeprecationWarning, match="EnrolmentError is called EnrollmentError") as warned:
-        old = importlib.import_module(module).EnrolmentError
-    assert old is edgeface_runtime.EnrollmentError
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("edgeface_runtime", "EnrolmentError", "EnrollmentError"),
+        ("edgeface_runtime.errors", "EnrolmentError", "EnrollmentError"),
+        ("edgeface_runtime", "Moment", "FrameResult"),
+        ("edgeface_runtime", "Pace", "TrackingConfig"),
+        ("edgeface", "Pace", "TrackingConfig"),
+    ],
+)
+def test_an_old_name_works_and_says_the_new_one(module: str, old: str, new: str):
+    with pytest.warns(DeprecationWarning, match=f"{old} is called {new}") as warned:
+        found = getattr(importlib.import_module(module), old)
+    assert found is getattr(edgeface_runtime, new)
     assert {Path(one.filename) for one in warned} == {Path(__file__)}
-    assert "EnrolmentError" not in dir(importlib.import_module(module))
+    assert old not in dir(importlib.import_module(module))
+
+
+def test_a_module_has_its_own_old_names_alone():
+    with pytest.raises(AttributeError, match="no attribute 'Pace'"):
+        importlib.import_module("edgeface_runtime.errors").Pace  # noqa: B018
 
 
 def public_functions() -> Iterator[tuple[str, Any]]:
     """Every function, class and method of the package that has no leading underscore, with its full name."""
-    for found in pkgutil.iter_modules(edgeface_runtime.__path__, "edgeface_runtime."):
+    for found in pkgutil.walk_packages(edgeface_runtime.__path__, "edgeface_runtime."):
         module = importlib.import_module(found.name)
         for name, value in vars(module).items():
             if name.startswith("_") or getattr(value, "__module__", None) != found.name or not callable(value):
@@ -167,7 +181,16 @@ def test_a_name_is_in_the_reference():
 def test_what_a_console_shows_is_short(fake: FaceRecognizer, gallery: Gallery):
     model = edgeface_runtime.load()
     frame = Frame(3, 0.12, fake_photo(1))
-    shown = [model, model.contract, fake, fake.model, gallery, frame, Moment(frame, (), ()), *fake.faces(fake_photo(1))]
+    shown = [
+        model,
+        model.contract,
+        fake,
+        fake.model,
+        gallery,
+        frame,
+        FrameResult(frame, (), ()),
+        *fake.faces(fake_photo(1)),
+    ]
     assert {type(one).__name__: len(repr(one)) for one in shown if len(repr(one)) > 400} == {}
     assert repr(model).startswith("<Model mobilefacenet int8: 112 × 112 px → 128 floats, ")
     assert repr(frame) == "<Frame 3, 0.120 s, 64 × 64 px>"

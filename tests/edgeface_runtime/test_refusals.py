@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from edgeface_runtime import (
     FaceRecognizer,
     Gallery,
     ImageError,
-    Pace,
     Source,
+    TrackingConfig,
     UsageError,
     in_turn,
     load,
@@ -37,6 +38,10 @@ MISTAKES: dict[str, Call] = {
     "threshold is a list; it must be a number": lambda r, g: r.verify(PHOTO, PHOTO, threshold=[0.5]),
     "the gallery is 'people.gallery' (str); open one with Gallery(": lambda r, g: r.identify(PHOTO, "people.gallery"),
     "the gallery is None; open one with Gallery(": lambda r, g: r.identify(PHOTO, None),
+    "the gallery is a Contract; open one with Gallery(": lambda r, g: r.identify(PHOTO, r.model.contract),
+    "the gallery is a SimpleNamespace; open one with Gallery(": lambda r, g: r.identify(
+        PHOTO, SimpleNamespace(require=lambda model: None)
+    ),
     "faces is a Face; it must be a list of Face": lambda r, g: r.embed(PHOTO, r.faces(PHOTO)[0]),
     "faces is a list; it must be a list of Face": lambda r, g: r.identify(PHOTO, g, faces=[(0, 0, 9, 9)]),
     "threads is '2' (str); it must be a whole number": lambda r, g: FaceRecognizer(threads="2"),
@@ -64,10 +69,10 @@ MISTAKES: dict[str, Call] = {
     "images is None; it must be a series of arrays": lambda r, g: in_turn(None),
     "frames is None; give the frames of open_source or in_turn": lambda r, g: list(watch(None, r, g)),
     "frames is a Source; give the frames of": lambda r, g: list(watch(Source("video", iter(()), 25), r, g)),
-    "every is '3' (str); it must be a whole number": lambda r, g: Pace(every="3"),
-    "hits is 2.5 (float); it must be a whole number": lambda r, g: Pace(hits=2.5),
-    "overlap is '0.3' (str); it must be a number": lambda r, g: Pace(overlap="0.3"),
-    "patience is None; it must be a number": lambda r, g: Pace(patience=None),
+    "every is '3' (str); it must be a whole number": lambda r, g: TrackingConfig(every="3"),
+    "hits is 2.5 (float); it must be a whole number": lambda r, g: TrackingConfig(hits=2.5),
+    "overlap is '0.3' (str); it must be a number": lambda r, g: TrackingConfig(overlap="0.3"),
+    "patience is None; it must be a number": lambda r, g: TrackingConfig(patience=None),
 }
 
 

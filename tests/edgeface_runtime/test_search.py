@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, MissingExtraError, UsageError
-from edgeface_runtime.search import pack, read_rows, scores, widened
+from edgeface_runtime.gallery.search import pack, read_rows, scores, widened
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 LENGTH = 64  # of the fake recognizer's embeddings
@@ -138,7 +138,7 @@ def test_an_index_finds_who_the_exact_search_finds(crowd: tuple[Path, np.ndarray
 
 def test_an_index_is_kept_beside_the_gallery(crowd: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch):
     path, looks = crowd
-    from edgeface_runtime.index import NearIndex
+    from edgeface_runtime.gallery.index import NearIndex
 
     added: list[int] = []
     update = NearIndex.update

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from edgeface_runtime import ImageError, MissingExtraError, UsageError, open_source
-from edgeface_runtime.sources import FPS, in_turn, opencv
-from edgeface_runtime.sources import _newest as newest
+from edgeface_runtime.streams.sources import FPS, in_turn, opencv
+from edgeface_runtime.streams.sources import _newest as newest
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 from edgeface_runtime import (
     Face,
     FaceRecognizer,
+    FrameResult,
     Gallery,
     GalleryError,
     ImageError,
-    Moment,
-    Pace,
+    TrackingConfig,
     UsageError,
     in_turn,
     watch,
@@ -44,24 +44,24 @@ def clips(*scenes: tuple[int | None, int]) -> list[np.ndarray]:
     ]
 
 
-def said(moments: list[Moment]) -> list[tuple[int, str, int, str | None]]:
-    return [(m.frame.index, e.kind, e.person.track, e.person.name) for m in moments for e in m.events]
+def said(results: list[FrameResult]) -> list[tuple[int, str, int, str | None]]:
+    return [(m.frame.index, e.kind, e.person.track, e.person.name) for m in results for e in m.events]
 
 
 def test_somebody_comes_is_named_and_leaves(fake: FaceRecognizer, family: Gallery):
     frames = clips((None, 2), (1, 10), (None, 40), (300, 20))
-    moments = list(watch(in_turn(frames, fps=25), fake, family, pace=Pace(every=2)))
+    results = list(watch(in_turn(frames, fps=25), fake, family, config=TrackingConfig(every=2)))
     # Looked for in every second frame: seen in 2 and 4, named by the looks in 4, 6 and 8. The last detection is in
     # 10; the first look more than a second later is in 36. The stranger is there from the second detection on.
-    assert said(moments) == [
+    assert said(results) == [
         (4, "appeared", 1, None),
         (8, "named", 1, "Ada"),
         (36, "left", 1, "Ada"),
         (54, "appeared", 2, None),
     ]
-    assert [moment.frame.index for moment in moments] == list(range(len(frames)))
-    assert [moment.frame.index for moment in moments if moment.people] == [*range(4, 36), *range(54, 72)]
-    stranger = moments[-1].people[0]
+    assert [result.frame.index for result in results] == list(range(len(frames)))
+    assert [result.frame.index for result in results if result.people] == [*range(4, 36), *range(54, 72)]
+    stranger = results[-1].people[0]
     assert (stranger.name, stranger.looks, stranger.box) == (None, 5, (0, 0, 64, 64))
     assert stranger.score is not None
     assert stranger.score < fake.threshold(1e-2, 2).value
@@ -103,18 +103,18 @@ def test_boxes_move_between_detections(family: Gallery):
     at = [[(2.0 * index, 0.0)] for index in range(0, 30, 3)]
     detector = Scripted(at)
     frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 30, fps=10)
-    moments = list(watch(frames, scripted(detector), family, pace=Pace(every=3)))
+    results = list(watch(frames, scripted(detector), family, config=TrackingConfig(every=3)))
     assert detector.asked == 10
-    for moment in moments[3:]:
-        ((x0, _, x1, _),) = (person.box for person in moment.people)
-        assert (x0, x1) == pytest.approx((2 * moment.frame.index, 2 * moment.frame.index + 64), abs=1e-3)
+    for result in results[3:]:
+        ((x0, _, x1, _),) = (person.box for person in result.people)
+        assert (x0, x1) == pytest.approx((2 * result.frame.index, 2 * result.frame.index + 64), abs=1e-3)
 
 
 def test_a_face_that_is_lost_stays_where_it_was_due(family: Gallery):
     at = [[(6.0 * i, 0.0)] for i in range(4)] + [[]] * 3
     frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 7, fps=10)
-    moments = list(watch(frames, scripted(Scripted(at)), family, pace=Pace(every=1)))
-    assert [moment.people[0].box[0] for moment in moments[3:]] == pytest.approx([18, 24, 24, 24], abs=1e-3)
+    results = list(watch(frames, scripted(Scripted(at)), family, config=TrackingConfig(every=1)))
+    assert [result.people[0].box[0] for result in results[3:]] == pytest.approx([18, 24, 24, 24], abs=1e-3)
 
 
 def test_two_who_cross_keep_their_tracks(family: Gallery):
@@ -124,37 +124,37 @@ def test_two_who_cross_keep_their_tracks(family: Gallery):
     shuffled = [[pair[i] for i in order.permutation(2)] for pair in at]
     frames = in_turn([np.zeros((128, 300, 3), np.uint8)] * 21)
     heights: dict[int, set[float]] = {}
-    for moment in watch(frames, scripted(Scripted(shuffled)), family, pace=Pace(every=1)):
-        for person in moment.people:
+    for result in watch(frames, scripted(Scripted(shuffled)), family, config=TrackingConfig(every=1)):
+        for person in result.people:
             heights.setdefault(person.track, set()).add(round(person.box[1]))
     assert sorted(heights.values(), key=min) == [{0}, {30}]
 
 
 def test_one_detection_alone_is_nobody(family: Gallery):
     at: list[list[tuple[float, float]]] = [[(0.0, 0.0)] if i == 3 else [] for i in range(60)]
-    moments = list(watch(in_turn([EMPTY] * 60), scripted(Scripted(at)), family, pace=Pace(every=1)))
-    assert said(moments) == []
-    assert not any(moment.people for moment in moments)
+    results = list(watch(in_turn([EMPTY] * 60), scripted(Scripted(at)), family, config=TrackingConfig(every=1)))
+    assert said(results) == []
+    assert not any(result.people for result in results)
 
 
 @pytest.mark.parametrize("wrong", [1, 2])
 def test_two_wrong_looks_of_five_change_nothing(fake: FaceRecognizer, family: Gallery, wrong: int):
     frames = clips((1, 6), (2, wrong), (1, 10))
-    pace = Pace(every=1, again=1)
-    assert [event[3] for event in said(list(watch(in_turn(frames), fake, family, pace=pace)))] == [None, "Ada"]
+    config = TrackingConfig(every=1, again=1)
+    assert [event[3] for event in said(list(watch(in_turn(frames), fake, family, config=config)))] == [None, "Ada"]
 
 
 def test_a_name_is_withdrawn_and_given_anew(fake: FaceRecognizer, family: Gallery):
     """One track, since the faces stand in one place: never a name that most looks do not give."""
-    pace = Pace(every=1, again=1)
-    moments = list(watch(in_turn(clips((1, 8), (2, 8))), fake, family, pace=pace))
-    assert said(moments) == [
+    config = TrackingConfig(every=1, again=1)
+    results = list(watch(in_turn(clips((1, 8), (2, 8))), fake, family, config=config))
+    assert said(results) == [
         (1, "appeared", 1, None),
         (3, "named", 1, "Ada"),
         (10, "named", 1, "Bea"),
     ]
-    moments = list(watch(in_turn(clips((1, 8), (300, 8))), fake, family, pace=pace))
-    assert said(moments)[2:] == [(10, "named", 1, None)]
+    results = list(watch(in_turn(clips((1, 8), (300, 8))), fake, family, config=config))
+    assert said(results)[2:] == [(10, "named", 1, None)]
 
 
 def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, monkeypatch: pytest.MonkeyPatch):
@@ -162,7 +162,7 @@ def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, m
     embedded: list[int] = []
     embed = fake.embed
     monkeypatch.setattr(fake, "embed", lambda photo, faces: embedded.append(len(faces)) or embed(photo, faces))
-    list(watch(in_turn(clips((1, 101))), fake, family, pace=Pace(every=1, votes=5, agree=3, again=20)))
+    list(watch(in_turn(clips((1, 101))), fake, family, config=TrackingConfig(every=1, votes=5, agree=3, again=20)))
     # Looks in frames 1 to 5, then 25, 45, 65 and 85.
     assert sum(embedded) == 9
 
@@ -170,27 +170,27 @@ def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, m
 @pytest.mark.parametrize(("side", "looks"), [(30, 0), (64, 5)])
 def test_a_small_face_is_followed_and_not_recognised(family: Gallery, side: int, looks: int):
     detector = Scripted([[(0.0, 0.0)]] * 20, side)
-    *_, last = watch(in_turn([fake_photo(1)] * 20), scripted(detector), family, pace=Pace(every=1))
+    *_, last = watch(in_turn([fake_photo(1)] * 20), scripted(detector), family, config=TrackingConfig(every=1))
     assert last.people[0].looks == looks
 
 
 def test_who_is_enrolled_meanwhile_is_known_from_then_on(fake: FaceRecognizer, family: Gallery):
-    moments = watch(in_turn(clips((5, 30))), fake, family, pace=Pace(every=1, again=1))
-    early = list(itertools.islice(moments, 10))
+    results = watch(in_turn(clips((5, 30))), fake, family, config=TrackingConfig(every=1, again=1))
+    early = list(itertools.islice(results, 10))
     with Gallery.open(family.path, fake_recognizer()) as other:
         other.enroll("Eve", fake_photo(5))
-    late = list(moments)
+    late = list(results)
     assert [event[3] for event in said(early)] == [None]
     assert said(late) == [(12, "named", 1, "Eve")]
 
 
 def test_photos_are_scenes_of_their_own(fake: FaceRecognizer, family: Gallery):
     frames = [fake_photo(1, 1), np.hstack([fake_photo(2, 1), fake_photo(1, 2)]), EMPTY, fake_photo(9)]
-    moments = list(watch(in_turn(frames, fps=1), fake, family, pace=Pace.photos()))
-    names = [[person.name for person in moment.people] for moment in moments]
+    results = list(watch(in_turn(frames, fps=1), fake, family, config=TrackingConfig.photos()))
+    names = [[person.name for person in result.people] for result in results]
     assert names == [["Ada"], ["Bea", "Ada"], [], [None]]
     assert names == [[who.name for who in fake.identify(frame, family)] for frame in frames]
-    assert [kind for _, kind, *_ in said(moments)].count("left") == 3
+    assert [kind for _, kind, *_ in said(results)].count("left") == 3
 
 
 def test_memory_is_flat(fake: FaceRecognizer, family: Gallery):
@@ -204,14 +204,14 @@ def test_memory_is_flat(fake: FaceRecognizer, family: Gallery):
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    moments = watch(in_turn(endless(), fps=5), fake, family, pace=Pace(every=1, patience=0.3))
-    events = sum(len(moment.events) for moment in itertools.islice(moments, 150))
+    results = watch(in_turn(endless(), fps=5), fake, family, config=TrackingConfig(every=1, patience=0.3))
+    events = sum(len(result.events) for result in itertools.islice(results, 150))
     assert events > 30
     tracemalloc.start()
     try:
         sizes = []
         for _ in range(2):
-            for _moment in itertools.islice(moments, 250):
+            for _result in itertools.islice(results, 250):
                 pass
             sizes.append(held())
         assert sizes[1] - sizes[0] < 20_000
@@ -226,7 +226,7 @@ def test_strangers_get_a_name_no_more_often_than_in_one_photo(fake: FaceRecogniz
     strangers = range(100, 140)
     named = 0
     for person in strangers:
-        *_, last = watch(in_turn(clips((person, 6))), fake, family, 0.3, pace=Pace(every=1))
+        *_, last = watch(in_turn(clips((person, 6))), fake, family, 0.3, config=TrackingConfig(every=1))
         named += last.people[0].name is not None
     photos = sum(fake.identify(fake_photo(person, 1), family, 0.3)[0].name is not None for person in strangers)
     assert photos > 0
@@ -248,7 +248,7 @@ def test_strangers_get_a_name_no_more_often_than_in_one_photo(fake: FaceRecogniz
 )
 def test_a_pace_that_cannot_be(changes: dict[str, float], message: str):
     with pytest.raises(UsageError, match=message):
-        Pace(**changes)  # type: ignore[arg-type]
+        TrackingConfig(**changes)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_watched(fake: FaceRecognizer, family: Gallery, tiny_onnx: Path):
@@ -260,3 +260,12 @@ def test_what_cannot_be_watched(fake: FaceRecognizer, family: Gallery, tiny_onnx
     for broken in (np.zeros((9, 9, 2), np.uint8), np.zeros((9, 9, 3), np.float32)):
         with pytest.raises(ImageError):
             next(watch(in_turn([broken]), real, family))
+
+
+def test_the_old_keyword_works_and_says_the_new_one(fake: FaceRecognizer, family: Gallery):
+    frames = clips((1, 8))
+    with pytest.warns(DeprecationWarning, match="pace is called config") as warned:
+        old = said(list(watch(in_turn(frames), fake, family, pace=TrackingConfig(every=1))))
+    assert {Path(one.filename) for one in warned} == {Path(__file__)}
+    assert old == said(list(watch(in_turn(frames), fake, family, config=TrackingConfig(every=1))))
+    assert old != said(list(watch(in_turn(frames), fake, family)))

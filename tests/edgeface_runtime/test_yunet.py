@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime.detect import load_detector
+from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.yunet import Yunet
 from edgeface_runtime.errors import ImageError, ModelError, UsageError
-from edgeface_runtime.yunet import Yunet
 
 
 class MadeUp:

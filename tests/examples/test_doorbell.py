@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface_runtime import FaceRecognizer, Gallery, Pace, in_turn, watch
+from edgeface_runtime import FaceRecognizer, Gallery, TrackingConfig, in_turn, watch
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "doorbell.py"
@@ -83,10 +83,10 @@ def test_at_a_camera_each_visit_is_one_line(
     empty = np.zeros((64, 64, 3), np.uint8)
     scenes = [(9, 20), (None, 20), (1, 20), (None, 20), (9, 20)]
     frames = [empty if who is None else fake_photo(who, take) for who, count in scenes for take in range(1, count + 1)]
-    fake, pace = fake_recognizer(), Pace(every=1)
+    fake, config = fake_recognizer(), TrackingConfig(every=1)
     with Gallery.open(tmp_path / "g", fake) as gallery:
         gallery.enroll("Ada", fake_photo(1))
-        doorbell.attend(watch(in_turn(frames, fps=10), fake, gallery, pace=pace), pace, tmp_path / "log")
+        doorbell.attend(watch(in_turn(frames, fps=10), fake, gallery, config=config), config, tmp_path / "log")
     said = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["somebody is at the door", "hello, Ada", "somebody is at the door"]
     assert len((tmp_path / "log").read_text().splitlines()) == 2

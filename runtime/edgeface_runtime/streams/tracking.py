@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import overlap
+from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.faces import Face
 
 _NEWEST = np.float32(0.5)  # share of the newest step in the speed

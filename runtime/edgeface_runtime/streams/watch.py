@@ -2,8 +2,8 @@
 
 ::
 
-    for moment in watch(open_source("door.mp4").frames, recognizer, gallery):
-        for event in moment.events:
+    for result in watch(open_source("door.mp4").frames, recognizer, gallery):
+        for event in result.events:
             print(event.kind, event.person.name)
 
 A face is followed from detection to detection (``tracking``) and recognised a few times; a name is given when enough
@@ -13,25 +13,26 @@ of these looks agree. What is kept in memory does not grow with time (docs/strea
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from edgeface_runtime.checks import described, number, whole
-from edgeface_runtime.enrolment import MAX_PITCH, MAX_YAW, MIN_SIZE
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.gallery import Gallery
+from edgeface_runtime.gallery.enrollment import MAX_PITCH, MAX_YAW, MIN_SIZE
+from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.quality import face_size, pose
 from edgeface_runtime.recognizer import FaceRecognizer
-from edgeface_runtime.sources import Frame
-from edgeface_runtime.tracking import Track, associate
+from edgeface_runtime.streams.sources import Frame
+from edgeface_runtime.streams.tracking import Track, associate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often is looked, and how much is enough."""
+class TrackingConfig:
+    """How often a stream's faces are looked for, and how much is enough to follow, name and lose somebody."""
 
     every: int = 3
     """Faces are looked for in every such frame, and followed in between."""
@@ -66,7 +67,7 @@ class Pace:
             raise UsageError(f"patience is {self.patience:g}; it must be at least 0 seconds")
 
     @classmethod
-    def photos(cls) -> Pace:
+    def photos(cls) -> TrackingConfig:
         """For photos that have nothing to do with each other: each one is a scene of its own."""
         return cls(every=1, hits=1, patience=0.0, votes=1, agree=1, every_face=True)
 
@@ -84,7 +85,7 @@ class Person:
     box: tuple[float, float, float, float]
     """x0, y0, x1, y1 in pixels; may reach outside the frame."""
     looks: int
-    """How many looks have counted, up to ``Pace.votes``."""
+    """How many looks have counted, up to ``TrackingConfig.votes``."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Event:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class FrameResult:
     """What one frame showed."""
 
     frame: Frame
@@ -124,15 +125,16 @@ class _Followed:
 def watch(
     frames: Iterable[Frame],
     recognizer: FaceRecognizer,
-    gallery: Gallery,
+    gallery: Searchable,
     far: float = 1e-2,
     *,
     threshold: float | None = None,
-    pace: Pace | None = None,
-) -> Iterator[Moment]:
-    """Follows and names the people of a stream: a moment for each frame.
+    config: TrackingConfig | None = None,
+    pace: TrackingConfig | None = None,
+) -> Iterator[FrameResult]:
+    """Follows and names the people of a stream: one ``FrameResult`` for each frame.
 
-    The same frames give the same moments. The gallery is asked anew at every look, so that enrolments and removals
+    The same frames give the same results. The gallery is asked anew at every look, so that enrolments and removals
     by others are heeded while it runs. Nobody is said to have left because the frames have ended.
 
     Args:
@@ -141,7 +143,8 @@ def watch(
         gallery: the people who are known.
         far: the share of looks at strangers that may give a name, over the whole gallery, as in ``identify``.
         threshold: the score that is enough, in place of ``far``.
-        pace: how often is looked, and how much is enough; ``Pace()`` where None.
+        config: how often is looked, and how much is enough; ``TrackingConfig()`` where None.
+        pace: old name of ``config``.
 
     Raises:
         GalleryError: the gallery was made with another model, or cannot be read.
@@ -150,7 +153,9 @@ def watch(
     """
     if not isinstance(frames, Iterable):
         raise UsageError(f"frames is {described(frames)}; give the frames of open_source or in_turn")
-    pace = pace or Pace()
+    if pace is not None:
+        warnings.warn("pace is called config; the old name will be removed in edgeface 0.2", DeprecationWarning, 2)
+    config = config or pace or TrackingConfig()
     followed: list[_Followed] = []
     numbers = itertools.count(1)
     looked: int | None = None
@@ -158,33 +163,33 @@ def watch(
         if not isinstance(frame, Frame):
             raise UsageError(f"frames gives {described(frame)}; make frames of arrays with in_turn(images)")
         events: list[Event] = []
-        if looked is None or frame.index - looked >= pace.every:
+        if looked is None or frame.index - looked >= config.every:
             looked = frame.index
-            left = [person for person in followed if frame.seconds - person.track.seconds > pace.patience]
+            left = [person for person in followed if frame.seconds - person.track.seconds > config.patience]
             followed = [person for person in followed if person not in left]
-            events += [_event("left", person, frame) for person in left if person.track.hits >= pace.hits]
-            find = recognizer.faces if pace.every_face else recognizer.detector.detect
-            seen = _follow(followed, find(frame.pixels), frame, pace, numbers)
-            events += [_event("appeared", person, frame) for person in seen if person.track.hits == pace.hits]
-            due = [person for person in seen if _is_due(person, pace)]
+            events += [_event("left", person, frame) for person in left if person.track.hits >= config.hits]
+            find = recognizer.faces if config.every_face else recognizer.detector.detect
+            seen = _follow(followed, find(frame.pixels), frame, config, numbers)
+            events += [_event("appeared", person, frame) for person in seen if person.track.hits == config.hits]
+            due = [person for person in seen if _is_due(person, config)]
             chosen = [person.track.face for person in due]
             for person, who in zip(
                 due, recognizer.identify(frame.pixels, gallery, far, threshold=threshold, faces=chosen), strict=True
             ):
                 person.votes.append((who.name, who.score))
                 person.since = 0
-                before, person.name = person.name, _winner(person.votes, pace.agree)
+                before, person.name = person.name, _winner(person.votes, config.agree)
                 if person.name != before:
                     events.append(_event("named", person, frame))
-        people = tuple(person.person(frame.seconds) for person in followed if person.track.hits >= pace.hits)
-        yield Moment(frame, people, tuple(events))
+        people = tuple(person.person(frame.seconds) for person in followed if person.track.hits >= config.hits)
+        yield FrameResult(frame, people, tuple(events))
 
 
 def _follow(
-    followed: list[_Followed], faces: list[Face], frame: Frame, pace: Pace, numbers: Iterator[int]
+    followed: list[_Followed], faces: list[Face], frame: Frame, config: TrackingConfig, numbers: Iterator[int]
 ) -> list[_Followed]:
     """Adds new faces to ``followed`` and gives all that are seen now, in its order."""
-    pairs = associate([person.track for person in followed], faces, frame.seconds, pace.overlap)
+    pairs = associate([person.track for person in followed], faces, frame.seconds, config.overlap)
     seen = []
     for index, face in enumerate(faces):
         if index in pairs:
@@ -192,18 +197,18 @@ def _follow(
             person.track.moved_to(face, frame.seconds)
             person.since += 1
         else:
-            person = _Followed(Track(next(numbers), face, frame.seconds), deque(maxlen=pace.votes))
+            person = _Followed(Track(next(numbers), face, frame.seconds), deque(maxlen=config.votes))
             followed.append(person)
         seen.append(person)
     return sorted(seen, key=lambda person: person.track.number)
 
 
-def _is_due(person: _Followed, pace: Pace) -> bool:
-    if person.track.hits < pace.hits or (len(person.votes) == pace.votes and person.since < pace.again):
+def _is_due(person: _Followed, config: TrackingConfig) -> bool:
+    if person.track.hits < config.hits or (len(person.votes) == config.votes and person.since < config.again):
         return False
     face = person.track.face
     turn = pose(face.landmarks)
-    return pace.every_face or (
+    return config.every_face or (
         face_size(face) >= MIN_SIZE and abs(turn.yaw) <= MAX_YAW and abs(turn.pitch) <= MAX_PITCH
     )
 

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
+from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
-from edgeface_runtime.search import Precision
 
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""

@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import square, suppress
+from edgeface_runtime.detection.boxes import square, suppress
+from edgeface_runtime.detection.mtcnn import read_onet
+from edgeface_runtime.detection.pixels import area_crops, reduced, require_rgb, resized, running_sums
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.mtcnn import read_onet
-from edgeface_runtime.pixels import area_crops, reduced, require_rgb, resized, running_sums
 
 _Grid = tuple[tuple[int, int], ...]
 _NEAR_GRID: _Grid = ((8, 2), (16, 6))  # stride, anchors a cell
@@ -39,7 +39,7 @@ _LOOKS = np.array([(0.94, 0.05, 0.05), (0.94, -0.05, 0.05), (1.06, 0.05, -0.05),
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fast:
+class BlazeFace:
     """BlazeFace's two nets take (1, side, side, 3) float32, (x - 127.5) / 127.5; ``onet`` is MTCNN's."""
 
     near: Engine

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface_runtime.boxes import suppress
+from edgeface_runtime.detection.boxes import suppress
+from edgeface_runtime.detection.pixels import require_rgb
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.pixels import require_rgb
 
 _STRIDES = (8, 16, 32)
 _OUTPUTS = 4 * len(_STRIDES)

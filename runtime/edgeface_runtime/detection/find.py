@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.detection.blazeface import BlazeFace
+from edgeface_runtime.detection.mtcnn import Mtcnn
+from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.fast import Fast
-from edgeface_runtime.mtcnn import Mtcnn
-from edgeface_runtime.pixels import reduced, require_rgb
 
 MARGINS = (0.3, 0.6)
 """Black borders, as parts of the longer side, that are put around the photo in turn."""
@@ -34,7 +34,7 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
 
     MTCNN reads a face that the photo's edge cuts from a distorted window and puts its landmarks
     wrongly; with a border around the photo they are right. So the photo is looked at again with a
-    border while no face is found or the main face's box reaches outside. ``Fast`` looks past the
+    border while no face is found or the main face's box reaches outside. ``BlazeFace`` looks past the
     edge by itself and needs the border only where it finds nothing.
 
     Where the best face is less sure than those of upright photos (``sure`` of the detector), or there is none, the
@@ -54,7 +54,7 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
     require_rgb(image)
     height, width = image.shape[:2]
     faces, margin = detector.detect(image), 0.0
-    whole = isinstance(detector, Fast) or (faces and _inside(most_central(faces, height, width), height, width))
+    whole = isinstance(detector, BlazeFace) or (faces and _inside(most_central(faces, height, width), height, width))
     if faces and whole and _is_sure(faces, detector):
         return _on_grid(faces), margin
     block = -(-max(height, width) // _COARSE)
@@ -98,7 +98,7 @@ def _is_sure(faces: list[Face], detector: Detector) -> bool:
 
 def _large(image: NDArray[np.uint8], margin: float, detector: Detector) -> list[Face]:
     """The faces that are large in the photo, seen with a border; all where the detector has no quicker way."""
-    if isinstance(detector, (Fast, Mtcnn)):
+    if isinstance(detector, (BlazeFace, Mtcnn)):
         return detector.detect_large(image, margin)
     return _framed(image, margin, detector)
 

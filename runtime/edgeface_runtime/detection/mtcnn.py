@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import square, suppress
+from edgeface_runtime.detection.boxes import square, suppress
+from edgeface_runtime.detection.pixels import area_crops, area_level, reduced, require_rgb, running_sums
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.pixels import area_crops, area_level, reduced, require_rgb, running_sums
 
 _STRIDE, _CELL = 2, 12
 _BATCH = 128

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.engines import onnxruntime
 from edgeface_runtime.errors import MissingExtraError, UsageError
-from edgeface_runtime.search import Rows, widened
+from edgeface_runtime.gallery.search import Rows, widened
 
 _LINKS, _EFFORT = 16, 128  # of the graph: links a row, candidates while building and while searching
 _BATCH = 4096

@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.boxes import overlap
 from edgeface_runtime.checks import Color, described
+from edgeface_runtime.detection.boxes import overlap
+from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.find import find_faces, most_central
 from edgeface_runtime.images import ImageLike, called, open_rgb
+from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop, face_size, pose, sharpness
-from edgeface_runtime.recognizer import FaceRecognizer
 from edgeface_runtime.thresholds import told_apart
 
 MIN_SHARPNESS = 73.0
@@ -113,7 +113,7 @@ class Sample:
 
 
 def examine(
-    recognizer: FaceRecognizer, photo: ImageLike, which: WhichFace | None = None, *, color: Color = "rgb"
+    recognizer: FaceEncoder, photo: ImageLike, which: WhichFace | None = None, *, color: Color = "rgb"
 ) -> Sample:
     """Embeds one face of a photo and looks at its quality.
 
@@ -159,7 +159,7 @@ def examine(
     )
 
 
-def disagreements(recognizer: FaceRecognizer, name: str, best: dict[str, float], comparisons: int) -> tuple[str, ...]:
+def disagreements(recognizer: FaceEncoder, name: str, best: dict[str, float], comparisons: int) -> tuple[str, ...]:
     """Why a photo may not show whom it is said to show.
 
     Args:
@@ -181,7 +181,7 @@ def disagreements(recognizer: FaceRecognizer, name: str, best: dict[str, float],
 
 
 def examine_all(
-    recognizer: FaceRecognizer, photos: Sequence[ImageLike], which: str | None, color: Color
+    recognizer: FaceEncoder, photos: Sequence[ImageLike], which: str | None, color: Color
 ) -> tuple[dict[int, Sample], dict[int, str]]:
     """Examines photos; by index, those that show a face, and why the others cannot be used."""
     samples, reasons = {}, {}
@@ -194,7 +194,7 @@ def examine_all(
 
 
 def in_turn(
-    recognizer: FaceRecognizer, name: str, samples: dict[int, Sample], known: NDArray[np.float32]
+    recognizer: FaceEncoder, name: str, samples: dict[int, Sample], known: NDArray[np.float32]
 ) -> tuple[list[int], dict[int, str]]:
     """Which of the photos that are said to show one person are to be enrolled, and in which order.
 
@@ -315,12 +315,12 @@ def _score(item: tuple[str, float]) -> float:
     return item[1]
 
 
-def _least_score(recognizer: FaceRecognizer) -> float:
+def _least_score(recognizer: FaceEncoder) -> float:
     """The cosine from which two photos are taken for those of one person; −1 where the contract has no thresholds."""
     return _threshold(recognizer, 1, -1.0)
 
 
-def _threshold(recognizer: FaceRecognizer, comparisons: int, otherwise: float) -> float:
+def _threshold(recognizer: FaceEncoder, comparisons: int, otherwise: float) -> float:
     try:
         return recognizer.threshold(ENROLMENT_FAR, comparisons).value
     except UsageError:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import Color, described, path_of, whole
-from edgeface_runtime.enrolment import (
+from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
+from edgeface_runtime.gallery.enrollment import (
     Enrollment,
     Photo,
     Refusal,
@@ -31,42 +28,26 @@ from edgeface_runtime.enrolment import (
     in_turn,
     refusal,
 )
-from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
-from edgeface_runtime.gallery_file import (
+from edgeface_runtime.gallery.file import (
     binding_of,
-    connect,
-    explained,
-    overwrite,
-    read_binding,
-    read_index,
-    read_precision,
     write_export,
-    write_index,
 )
-from edgeface_runtime.images import ImageLike, called
-from edgeface_runtime.index import NearIndex
-from edgeface_runtime.model import Model
-from edgeface_runtime.recognizer import FaceRecognizer
-from edgeface_runtime.search import (
+from edgeface_runtime.gallery.search import (
     ITEMS,
     Candidate,
-    People,
     Precision,
-    Rows,
-    best_scores,
-    nearest,
     pack,
-    people_of,
-    read_rows,
     require_rows,
     scores,
     widened,
 )
+from edgeface_runtime.gallery.store import FROM, Store
+from edgeface_runtime.images import ImageLike, called
+from edgeface_runtime.model import Model
+from edgeface_runtime.protocols import FaceEncoder
 
 _JUDGED = 1000  # photos of one person whose scores with each other are in memory at once
-_SAVED = 500  # new photos in the index before it is written without being closed
 _PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
-_FROM = "FROM photo JOIN person ON person.id = photo.person"
 
 
 class Gallery:
@@ -80,7 +61,7 @@ class Gallery:
     def __init__(
         self,
         path: str | Path,
-        recognizer: FaceRecognizer | None = None,
+        recognizer: FaceEncoder | None = None,
         *,
         precision: Precision | None = None,
         index: bool = False,
@@ -105,29 +86,25 @@ class Gallery:
         path = path_of("the gallery", path)
         if precision is not None and precision not in ITEMS:
             raise UsageError(f"no precision {precision!r}; choose {' or '.join(ITEMS)}")
-        if recognizer is not None and not isinstance(recognizer, FaceRecognizer):
+        if recognizer is not None and not isinstance(recognizer, FaceEncoder):
             raise UsageError(f"the recognizer is {described(recognizer)}; make one with FaceRecognizer()")
-        self.path, self._recognizer, self._unsaved, self._lock = path, recognizer, 0, threading.RLock()
-        self._cache: People | None = None
-        self._db = connect(path, binding_of(recognizer.model) if recognizer else None, precision or "float32")
+        self.path, self._recognizer = path, recognizer
+        self._store = Store(path, binding_of(recognizer.model) if recognizer else None, precision or "float32", index)
+        self.binding, self.precision = self._store.binding, self._store.precision
         try:
-            with explained(path):
-                self.binding = read_binding(self._db, path)
-                self.precision = read_precision(self._db)
-                self._index = NearIndex(self.binding.length, read_index(self._db, path)) if index else None
             if recognizer:
                 self.require(recognizer.model)
             if precision not in (None, self.precision):
                 raise GalleryError(f"{path}: stores {self.precision} embeddings, not {precision}; make a new gallery")
         except BaseException:
-            self._db.close()
+            self._store.close()
             raise
 
     @classmethod
     def open(
         cls,
         path: str | Path,
-        recognizer: FaceRecognizer | None = None,
+        recognizer: FaceEncoder | None = None,
         *,
         precision: Precision | None = None,
         index: bool = False,
@@ -137,9 +114,7 @@ class Gallery:
 
     def close(self) -> None:
         """Closes the file; the object is of no use afterwards."""
-        with self._lock:
-            self._save_index(1)
-            self._db.close()
+        self._store.close()
 
     def __enter__(self) -> Gallery:
         return self
@@ -151,7 +126,7 @@ class Gallery:
 
     def __len__(self) -> int:
         """How many photos are enrolled."""
-        return len(self._snapshot().ids)
+        return len(self._store.snapshot().ids)
 
     def require(self, model: Model) -> None:
         """Raises GalleryError unless the gallery's embeddings can be compared with the model's."""
@@ -231,7 +206,8 @@ class Gallery:
         refused: list[Refusal] = []
         while batch := list(itertools.islice(rest, _JUDGED)):
             samples, unusable = examine_all(recognizer, batch, face, color)
-            turns, left = (list(samples), {}) if force else in_turn(recognizer, name, samples, widened(self._own(name)))
+            known = widened(self._store.embeddings_of(name))
+            turns, left = (list(samples), {}) if force else in_turn(recognizer, name, samples, known)
             added: dict[int, Photo] = {}
             for i in turns:
                 try:
@@ -256,7 +232,7 @@ class Gallery:
             GalleryError: nobody of that name, no such photo of that person, or the file cannot be written.
         """
         name, photo = checked_name(name), None if photo is None else whole("photo", photo)
-        with self._writing() as db:
+        with self._store.writing() as db:
             where = "person = (SELECT id FROM person WHERE name = ?) AND id = coalesce(?, id)"
             removed = db.execute(f"DELETE FROM photo WHERE {where}", (name, photo)).rowcount
             if not removed:
@@ -264,7 +240,7 @@ class Gallery:
                 raise GalleryError(f"{self.path}: {what}")
             db.execute("DELETE FROM person WHERE id NOT IN (SELECT person FROM photo)")
             db.execute("UPDATE meta SET value = '1' WHERE key = 'stale'")
-        self._overwrite()
+        self._store.overwrite()
         return removed
 
     def rename(self, old: str, new: str) -> None:
@@ -275,18 +251,18 @@ class Gallery:
             UsageError: the new name cannot be used.
         """
         old, new = checked_name(old), checked_name(new)
-        with self._writing() as db:
+        with self._store.writing() as db:
             if db.execute("SELECT 1 FROM person WHERE name = ? AND name != ?", (new, old)).fetchone():
                 raise GalleryError(f"{self.path}: somebody is called {new} already")
             if not db.execute("UPDATE person SET name = ? WHERE name = ?", (new, old)).rowcount:
                 raise GalleryError(f"{self.path}: nobody called {old}")
             db.execute("UPDATE meta SET value = '1' WHERE key = 'stale'")
-        self._overwrite()
+        self._store.overwrite()
 
     def photos(self) -> list[Photo]:
         """All enrolled photos, by person's name and in the order of enrolment."""
-        with self._lock, explained(self.path):
-            rows = self._db.execute(f"SELECT {_PHOTO} {_FROM} ORDER BY name, photo.id").fetchall()
+        with self._store.reading() as db:
+            rows = db.execute(f"SELECT {_PHOTO} {FROM} ORDER BY name, photo.id").fetchall()
         return [Photo(*row) for row in rows]
 
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
@@ -307,13 +283,7 @@ class Gallery:
         """
         require_rows(embeddings, self.binding.length)
         k = whole("k", k)
-        people = self._snapshot()
-        if not people.names:
-            return [[] for _ in embeddings]
-        k = min(k, len(people.names))
-        if people.rows is None:
-            return [self._proposed(people, query, k) for query in embeddings]
-        return [nearest(people.names, row, k) for row in best_scores(people, people.rows, embeddings)]
+        return self._store.nearest(embeddings, k)
 
     def export(self, path: str | Path) -> None:
         """Writes everything that is stored, embeddings and all, to a ``.json`` or ``.csv`` file.
@@ -323,21 +293,21 @@ class Gallery:
             GalleryError: the gallery cannot be read.
         """
         path = path_of("the file to write", path)
-        with self._lock, explained(self.path):
-            rows = self._db.execute(f"SELECT {_PHOTO}, embedding {_FROM} ORDER BY name, photo.id").fetchall()
-        vectors = widened(self._rows([row[-1] for row in rows]))
+        with self._store.reading() as db:
+            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
+        vectors = widened(self._store.rows([row[-1] for row in rows]))
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
         write_export(path, self.binding, photos)
 
-    def _enrolling(self) -> FaceRecognizer:
+    def _enrolling(self) -> FaceEncoder:
         if self._recognizer is None:
             raise UsageError(f"{self.path}: opened without a recognizer, so nobody can be enrolled")
         return self._recognizer
 
-    def _add(self, recognizer: FaceRecognizer, name: str, sample: Sample, force: bool) -> Photo:
+    def _add(self, recognizer: FaceEncoder, name: str, sample: Sample, force: bool) -> Photo:
         stored = pack(sample.embedding, self.precision)
-        with self._writing() as db:
-            known = db.execute(f"SELECT {_PHOTO} {_FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
+        with self._store.writing() as db:
+            known = db.execute(f"SELECT {_PHOTO} {FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
             if known:
                 return Photo(*known)
             concerns = () if force else (*sample.concerns, *self._doubts(recognizer, name, sample.embedding))
@@ -353,95 +323,9 @@ class Gallery:
             )
             return Photo(int(cursor.lastrowid or 0), name, *row, new=True)
 
-    def _doubts(self, recognizer: FaceRecognizer, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
+    def _doubts(self, recognizer: FaceEncoder, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
-        own = self._own(name)
+        own = self._store.embeddings_of(name)
         if len(own.vectors):
             best[name] = float(scores(own, embedding[None]).max())
         return disagreements(recognizer, name, best, len(self))
-
-    def _own(self, name: str) -> Rows:
-        with self._lock, explained(self.path):
-            rows = self._db.execute(f"SELECT embedding {_FROM} WHERE name = ?", (name,)).fetchall()
-        return self._rows([row[0] for row in rows])
-
-    def _snapshot(self) -> People:
-        """All photos as they are now; read again only when somebody has changed the file."""
-        with self._lock, explained(self.path):
-            # Counts the changes by others. Read first: what changes in between is then seen at the next call.
-            (version,) = self._db.execute("PRAGMA data_version").fetchone()
-            if self._cache is None or self._cache.version != version:
-                wanted = "photo.id, person.id, name" if self._index else "photo.id, person.id, name, embedding"
-                photos = self._db.execute(f"SELECT {wanted} {_FROM} ORDER BY person.id, photo.id").fetchall()
-                rows = None if self._index else self._rows([photo[3] for photo in photos])
-                self._cache = people_of(version, photos, rows)
-                if self._index:
-                    self._unsaved += self._index.update(self._cache.ids, self._fetch)
-                    self._save_index(_SAVED)
-            return self._cache
-
-    def _rows(self, embeddings: list[bytes]) -> Rows:
-        length = self.binding.length
-        if any(len(row) != length * ITEMS[self.precision].itemsize for row in embeddings):
-            raise GalleryError(
-                f"{self.path}: damaged: an embedding is not of {length} {self.precision} numbers; put a copy there"
-            )
-        return read_rows(b"".join(embeddings), self.precision, length)
-
-    def _fetch(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
-        """Those of the photos that are still there, by id."""
-        wanted = "WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
-        found = self._db.execute(f"SELECT id, embedding FROM photo {wanted}", (json.dumps(ids.tolist()),)).fetchall()
-        return np.array([row[0] for row in found], np.int64), self._rows([row[1] for row in found])
-
-    def _proposed(self, people: People, query: NDArray[np.float32], k: int) -> list[Candidate]:
-        """The nearest of those that the index proposes; it is asked for more until they are ``k`` people."""
-        assert self._index
-        count = 16 + 4 * k
-        with self._lock, explained(self.path):
-            while True:
-                who = np.unique(people.owners(self._index.nearest(query, count)))
-                if len(who) >= k or count >= len(people.ids):
-                    break
-                count *= 4
-            ids, rows = self._fetch(people.photos(who))
-        best = np.full(len(who), -np.inf, np.float32)
-        np.maximum.at(best, np.searchsorted(who, people.owners(ids)), scores(rows, query[None])[0])
-        return nearest([people.names[person] for person in who], best, min(k, len(who)))
-
-    def _save_index(self, least: int) -> None:
-        """Writes the index if it is of the file as it is now and has at least that much new."""
-        if self._index is None or self._cache is None or self._unsaved < least:
-            return
-        snapshot = self._cache
-        # Without it the next opening builds the index again, which is no reason to stop. While it is written nobody
-        # else may remove a person: their embedding would stay in it.
-        with contextlib.suppress(GalleryError, OSError), self._writing() as db:
-            if db.execute("PRAGMA data_version").fetchone()[0] == snapshot.version:
-                write_index(db, self.path, self._index.save)
-                self._unsaved = 0
-        self._cache = snapshot
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or nothing."""
-        with self._lock, explained(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            finally:
-                self._cache = None  # data_version does not count what this connection changes
-
-    def _overwrite(self) -> None:
-        try:
-            with self._lock, explained(self.path):
-                overwrite(self._db, self.path)
-        except GalleryError as error:
-            raise GalleryError(
-                f"{error}. The change itself is made; what it removed is overwritten when the gallery is next opened"
-            ) from error
