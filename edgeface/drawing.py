@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgeface.files import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.sources import opencv
 
 Write = Callable[[Frame, NDArray[np.uint8]], None]
@@ -81,32 +81,29 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
 def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     written = 0
     output: Any = None
+    part = path
+    with contextlib.ExitStack() as stack:
 
-    def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
-        nonlocal written, output
-        if output is None:
-            height, width = pixels.shape[:2]
-            output = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
-        due = int(frame.seconds * fps) + 1 if live else written + 1
-        while written < due:
-            output.write(pixels[..., ::-1])
-            written += 1
+        def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
+            nonlocal written, output, part
+            if output is None:
+                part = stack.enter_context(replacing(path))
+                height, width = pixels.shape[:2]
+                output = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+                stack.callback(output.release)
+            due = int(frame.seconds * fps) + 1 if live else written + 1
+            while written < due:
+                output.write(pixels[..., ::-1])
+                written += 1
 
-    try:
         yield write
         if output is not None:
             output.release()
             # OpenCV does not say that a write has failed. Ctrl-C may come between a write and its count.
-            if _frames(cv2, beside) < written:
+            if _frames(cv2, part) < written:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
-            beside.replace(path)
-    finally:
-        if output is not None:
-            output.release()
-        beside.unlink(missing_ok=True)
 
 
 def _frames(cv2: Any, path: Path) -> int:

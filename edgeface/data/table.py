@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.images import shown
 
 COLUMNS = (
@@ -59,7 +58,7 @@ def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str
     Returns:
         The file's sha256.
     """
-    with _beside(path, scratch) as part:
+    with replacing(path, scratch) as part:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
@@ -76,18 +75,8 @@ def write_card(folder: Path, card: Mapping[str, Any], scratch: Path) -> None:
 def write_beside(path: Path, data: bytes, scratch: Path) -> None:
     """Writes a file under another name in ``scratch`` (same file system) and renames it: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path, scratch) as part:
+    with replacing(path, scratch) as part:
         part.write_bytes(data)
-
-
-@contextlib.contextmanager
-def _beside(path: Path, scratch: Path) -> Iterator[Path]:
-    part = scratch / f"part-{os.getpid()}"
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
