@@ -11,7 +11,7 @@ from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.files import write_text
+from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import PhotoCounts, write_report

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeface.files import check_target, make_folder
+from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
 from edgeface_runtime.files import replacing
 from edgeface_runtime.sources import opencv

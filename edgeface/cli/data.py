@@ -160,7 +160,7 @@ def inspect(
       edgeface data inspect prepared/pins
       edgeface data inspect prepared/pins --model mobilefacenet.int8.onnx --json
     """
-    from edgeface.data.inspect import inspect as inspect_folder
+    from edgeface.data.audit import inspect as inspect_folder
     from edgeface.evaluation.embedder import open_embedder
 
     page = output or folder / "inspect.html"

@@ -14,7 +14,7 @@ from edgeface_runtime import UsageError
 from edgeface_runtime.models import DEFAULT
 
 if TYPE_CHECKING:
-    from edgeface.running import Row
+    from edgeface.live import Row
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
     """
     from dataclasses import asdict
 
-    from edgeface.running import run as run_source
+    from edgeface.live import run as run_source
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 
     source = _source(camera, video, folder)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeface.data.duplicates import THUMB, first_copies
-from edgeface.data.readers import Listing, Skipped
+from edgeface.data.readers import Skipped, SourceListing
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
 from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.errors import UsageError
@@ -66,7 +66,7 @@ def parse_drops(text: str) -> tuple[Drop, ...]:
 
 
 def finish(
-    dst: Path, records: Sequence[Path], listing: Listing, drops: tuple[Drop, ...], head: dict[str, Any]
+    dst: Path, records: Sequence[Path], listing: SourceListing, drops: tuple[Drop, ...], head: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the two tables and the card, and deletes crops that no row names.
 

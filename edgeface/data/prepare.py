@@ -26,7 +26,7 @@ from edgeface.data import workers
 from edgeface.data.crops import Crop, CropSettings, Task, crop_task, detector_sha256
 from edgeface.data.duplicates import require
 from edgeface.data.finish import Drop, finish
-from edgeface.data.readers import Listing, Skipped, read
+from edgeface.data.readers import Skipped, SourceListing, read
 from edgeface.data.table import read_card, write_beside
 from edgeface_runtime.detect import load_detector
 from edgeface_runtime.errors import UsageError
@@ -143,7 +143,7 @@ def _intact(record: Path, dst: Path) -> bool:
         return False
 
 
-def _tasks(listing: Listing, settings: CropSettings) -> list[Task]:
+def _tasks(listing: SourceListing, settings: CropSettings) -> list[Task]:
     """The photos in order, with a stem for each that no other photo has (``a.jpg`` beside ``a.png``)."""
     taken: set[str] = set()
     stems = []

@@ -47,7 +47,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Person:
+class IdentityFigures:
     """One identity's row of the table."""
 
     label: int
@@ -121,7 +121,7 @@ def figures(given: Answers, *, loss: float | None = None) -> Identification:
     )
 
 
-def per_identity(given: Answers) -> tuple[Person, ...]:
+def per_identity(given: Answers) -> tuple[IdentityFigures, ...]:
     """One row for each identity that has probes, the worst recall first."""
     from edgeface.evaluation.fits import per_label
 
@@ -133,7 +133,7 @@ def per_identity(given: Answers) -> tuple[Person, ...]:
     ):
         wrong = Counter(given.named[(given.truth == label) & (given.named != label)].tolist())
         taken_for = wrong.most_common(1)[0][0] if wrong else None
-        rows.append(Person(label, int(photos), precision, recall, f1, taken_for))
+        rows.append(IdentityFigures(label, int(photos), precision, recall, f1, taken_for))
     return tuple(sorted(rows, key=lambda row: (row.recall, row.precision, row.label)))
 
 

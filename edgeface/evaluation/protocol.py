@@ -114,7 +114,7 @@ def _photos(
 
 
 def _score(
-    protocol: lists.Pairs, found: Sequence[str], embeddings: NDArray[np.float32]
+    protocol: lists.PairList, found: Sequence[str], embeddings: NDArray[np.float32]
 ) -> tuple[Pairs, tuple[str, ...], NDArray[np.bool_]]:
     """Scored pairs, the people's names, and (P,) which pairs could be scored."""
     index, there = lists.find(protocol, found)

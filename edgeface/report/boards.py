@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from edgeface.files import write_text
+from edgeface.outputs import write_text
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
 from edgeface.report.templates import environment

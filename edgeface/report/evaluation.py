@@ -21,7 +21,7 @@ from edgeface.evaluation import Evaluation
 from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
-from edgeface.files import make_folder, write_text
+from edgeface.outputs import make_folder, write_text
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.report.templates import environment
 from edgeface_runtime import UsageError

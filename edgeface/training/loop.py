@@ -29,8 +29,8 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.data.dataset import FaceData, batches
 from edgeface.evaluation.embedder import Embedder
-from edgeface.files import write_text
 from edgeface.heads import LearnedArcFace, build_head
+from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder

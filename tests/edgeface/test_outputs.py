@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeface.files import check_target, write_text
+from edgeface.outputs import check_target, write_text
 from edgeface_runtime import UsageError
 
 
