@@ -161,7 +161,7 @@ def inspect(
       edgeface data inspect prepared/pins --model mobilefacenet.int8.onnx --json
     """
     from edgeface.data.audit import inspect as inspect_folder
-    from edgeface.evaluation.embedder import open_embedder
+    from edgeface.evaluation.opening import open_embedder
 
     page = output or folder / "inspect.html"
     embedder = open_embedder(model, threads=threads) if model else None

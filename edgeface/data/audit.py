@@ -277,7 +277,7 @@ def _tile(folder: Path, row: dict[str, str], caption: str) -> Tile:
 
 def _template() -> Any:
     try:
-        from edgeface.report.templates import environment
+        from edgeface.templates import environment
     except ImportError as error:
         raise MissingExtraError("Jinja2", "report") from error
     return environment(Path(__file__).parent).get_template("inspect.html.j2")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeface.data import pairs as lists
 from edgeface.data.cache import open_cache
 from edgeface.data.table import read_faces
-from edgeface.evaluation.embedder import Embedder
+from edgeface.embedder import Embedder
 from edgeface.evaluation.verification import Pairs, Verification, best_threshold, verify, verify_folds
 from edgeface_runtime import Detector, ImageError, UsageError
 from edgeface_runtime.align import align

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from edgeface.outputs import write_text
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_devices.measurement import Measurement
 from edgeface_devices.results import Results
 from edgeface_devices.tables import by_board, origins, shown

@@ -23,7 +23,7 @@ from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
 from edgeface.outputs import make_folder, write_text
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import replacing
 

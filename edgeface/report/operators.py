@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from edgeface.outputs import write_text
 from edgeface.report.pictures import INK, STYLE, as_svg
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_devices.bench.operators import OperatorProfile
 
 COLOUR = "#2f7ed8"

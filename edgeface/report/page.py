@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgeface.outputs import write_text
 from edgeface.report import curves as training
 from edgeface.report import pictures
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_devices.measurement import FORMAT_NAMES, Measurement, names
 from edgeface_devices.results import Ratio, Results
 

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.data.dataset import FaceData, batches
-from edgeface.evaluation.embedder import Embedder
+from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.data.dataset import FaceData
-from edgeface.evaluation.embedder import Embedder
+from edgeface.embedder import Embedder
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
