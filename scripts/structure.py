@@ -32,7 +32,7 @@ LIMITS = {
     "class names with two meanings": 0,
     "lines with Any": 331,
     "longest module, lines": 400,
-    "longest function, lines": 190,
+    "longest function, lines": 165,
 }
 
 ANY = re.compile(r"\bAny\b")
