@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
@@ -23,7 +22,7 @@ from edgeface_runtime.inspection import inspect_file
 MARKER = "demo.json"
 
 
-def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[str, Any]:
+def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[str, object]:
     """Writes ``report.html``, ``bench.json``, ``models/`` and ``run/`` into the folder, afresh each time.
 
     Returns:

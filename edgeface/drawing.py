@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
 
 
-def _frames(cv2: Any, path: Path) -> int:
+def _frames(cv2: ModuleType, path: Path) -> int:
     capture = cv2.VideoCapture(str(path))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

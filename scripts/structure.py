@@ -30,7 +30,7 @@ LIMITS = {
     "modules in a circle": 4,
     "imports against the layers": 0,
     "class names with two meanings": 0,
-    "lines with Any": 331,
+    "lines with Any": 95,
     "longest module, lines": 400,
     "longest function, lines": 165,
 }

@@ -11,17 +11,44 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Skipped, SourceListing
-from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
+from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, Card, CardHead, write_card, write_table
 from edgeface_runtime.enrolment import MIN_SHARPNESS
 from edgeface_runtime.errors import UsageError
 
-_DROPS: dict[str, tuple[float, str, Callable[[dict[str, Any], float], bool]]] = {
+
+class CropRecord(TypedDict):
+    """A ``Crop`` as the journal keeps it: without its picture, which is written already."""
+
+    path: str
+    identity: str
+    source: str
+    box: list[float]
+    landmarks: list[float]
+    score: float
+    sharpness: float
+    size: float
+    yaw: float
+    pitch: float
+    roll: float
+    margin: float
+    sha256: str
+    hash: int
+    details: str
+    """As hexadecimal digits."""
+
+
+class _Record(TypedDict):
+    crops: list[CropRecord]
+    skipped: list[dict[str, str]]
+
+
+_DROPS: dict[str, tuple[float, str, Callable[[CropRecord, float], bool]]] = {
     "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
     "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop["size"] < limit),
     "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop["yaw"]) > limit),
@@ -65,9 +92,7 @@ def parse_drops(text: str) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def finish(
-    dst: Path, records: Sequence[Path], listing: SourceListing, drops: tuple[Drop, ...], head: dict[str, Any]
-) -> dict[str, Any]:
+def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tuple[Drop, ...], head: CardHead) -> Card:
     """Writes the two tables and the card, and deletes crops that no row names.
 
     Args:
@@ -94,7 +119,7 @@ def finish(
     for path in (dst / "faces").rglob("*.png"):
         if path.relative_to(dst).as_posix() not in seen.paths:
             path.unlink()
-    card = {
+    card: Card = {
         "schema": 1,
         **head,
         "layout": listing.layout,
@@ -138,7 +163,8 @@ def _rows(
         seen.identities.add(crop["identity"])
         seen.with_margin += crop["margin"] > 0
         copy = copies.get(crop["path"])
-        yield crop | {
+        yield {
+            **crop,
             "label": labels[crop["identity"]],
             "split": "",
             "box": " ".join(map(str, crop["box"])),
@@ -179,11 +205,11 @@ def _decide(
     return dropped, copies
 
 
-def _crops(records: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _crops(records: Sequence[Path]) -> Iterator[CropRecord]:
     for record in records:
         yield from _load(record)["crops"]
 
 
-def _load(record: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(record.read_bytes())
+def _load(record: Path) -> _Record:
+    document: _Record = json.loads(record.read_bytes())
     return document
