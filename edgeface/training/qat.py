@@ -25,7 +25,6 @@ from edgeface.training.config import AugmentConfig
 from edgeface_runtime import InputSpec, UsageError
 
 FILE = "qat.safetensors"
-STEPS = 300
 BATCH = 16
 LR = 1e-3
 """Share of a tensor's mean size that Adam moves its numbers by in one step, at most."""
