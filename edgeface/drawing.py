@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
 from edgeface_runtime.files import replacing
 from edgeface_runtime.sources import opencv
+
+if TYPE_CHECKING:
+    from cv2 import VideoWriter
 
 Write = Callable[[Frame, NDArray[np.uint8]], None]
 _KNOWN, _UNKNOWN = (46, 160, 67), (219, 109, 40)
@@ -83,7 +86,7 @@ def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
     written = 0
-    output: Any = None
+    output: VideoWriter | None = None
     part = path
     with contextlib.ExitStack() as stack:
 

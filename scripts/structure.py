@@ -30,7 +30,7 @@ LIMITS = {
     "modules in a circle": 4,
     "imports against the layers": 0,
     "class names with two meanings": 0,
-    "lines with Any": 95,
+    "lines with Any": 94,
     "longest module, lines": 400,
     "longest function, lines": 165,
 }
