@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean
+.PHONY: help setup demo test quick test-slow test-tensorflow reproduce-test check bench build docs web clean
 
 help:
-	@echo "setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean"
+	@echo "setup demo test quick test-slow test-tensorflow reproduce-test check bench build docs web clean"
 
 setup: $(READY)
 
@@ -27,6 +27,11 @@ test: $(READY) check
 	$(BIN)/python scripts/bare_wheel.py
 	$(BIN)/python -m coverage run -m pytest
 	@$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
+
+# The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
+ROOT ?= runtime
+quick: $(READY)
+	$(BIN)/python -m pytest tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -152,7 +152,7 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
-def _code(result: Any) -> int:
+def _code(result: object) -> int:
     return result if isinstance(result, int) else 0
 
 

@@ -54,7 +54,7 @@ def enroll(
     """
     from dataclasses import asdict
 
-    from edgeface.enrolling import enroll_all, named_photos
+    from edgeface.photo_folders import enroll_all, named_photos
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime import Gallery as OpenGallery
 

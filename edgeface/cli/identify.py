@@ -11,14 +11,16 @@ from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface_runtime.shipped_models import DEFAULT
 
+Enrolled = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")]
+FalsePositives = Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")]
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
 
 
 def identify(
     photo: Annotated[Path, typer.Argument(help="The photo.")],
-    gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
+    gallery: Enrolled,
     model: Model = Path(DEFAULT),
-    far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
+    far: FalsePositives = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
     threads: Threads = 1,

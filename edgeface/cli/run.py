@@ -9,16 +9,16 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface.cli.identify import Limit
+from edgeface.cli.identify import Enrolled, FalsePositives, Limit
 from edgeface_runtime import UsageError
 from edgeface_runtime.shipped_models import DEFAULT
 
 if TYPE_CHECKING:
-    from edgeface.running import Row
+    from edgeface.live import Row
 
 
 def run(
-    gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
+    gallery: Enrolled,
     camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, 0 for the first.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of photos, each looked at by itself.")] = None,
@@ -32,7 +32,7 @@ def run(
     turn: Annotated[
         int, typer.Option(help="Turn each frame by 90, 180 or 270 degrees clockwise: for a camera on its side.")
     ] = 0,
-    far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
+    far: FalsePositives = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
     threads: Threads = 1,
@@ -53,7 +53,7 @@ def run(
     """
     from dataclasses import asdict
 
-    from edgeface.running import run as run_source
+    from edgeface.live import run as run_source
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 
     source = _source(camera, video, folder)
