@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
@@ -25,6 +26,10 @@ SUFFIXES = frozenset(f".{name}" for name in _READ.split())
 """Of photos, in lower case: pixel formats that Pillow reads."""
 MAX_PIXELS = 89_478_485
 """The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
+
+# Such a photo is refused in one line, and Pillow would say the same in two more. Last, so that a filter that the app
+# has for its own photos stays in force.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _BAND = 1 << 20  # pixels that are converted at once
 _ORIENTATION = 0x0112

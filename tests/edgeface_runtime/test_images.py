@@ -233,3 +233,29 @@ def test_every_suffix_under_which_pillow_writes_a_color_photo_that_it_reads_is_a
                     kept.add(suffix)
     assert {".jpg", ".jfif", ".avif", ".jp2"} <= kept
     assert kept <= SUFFIXES
+
+
+@pytest.mark.parametrize("filters", ["", "warnings.simplefilter('error', Image.DecompressionBombWarning)"])
+def test_a_photo_that_is_too_large_is_refused_in_one_line(tmp_path: Path, filters: str) -> None:
+    """Without Pillow's own two lines of it; and an app that makes an error of its warning keeps that."""
+    (tmp_path / "huge.png").write_bytes(huge_png(10_000))
+    program = f"""
+import warnings
+from PIL import Image
+{filters}
+import edgeface_runtime as ef
+try:
+    ef.open_rgb("huge.png")
+except ef.ImageError as error:
+    print(error)
+try:
+    Image.open("huge.png")
+except Image.DecompressionBombWarning:
+    print("the app's own filter")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    refusal, *rest = done.stdout.splitlines()
+    assert refusal.startswith("huge.png: ")
+    assert "more than 89 megapixels" in refusal
+    assert rest == (["the app's own filter"] if filters else [])
