@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[.
     stranger, known = (np.asarray(Image.open(att / f"s{person}" / "1.pgm")) for person in (9, 2))
     Image.fromarray(known).save(tmp_path / "s2.png")
     Image.fromarray(stranger).save(tmp_path / "stranger.png")
-    Image.fromarray(known).filter(ImageFilter.GaussianBlur(5)).save(tmp_path / "blurred.png")
+    Image.fromarray(known).filter(ImageFilter.GaussianBlur(3)).save(tmp_path / "blurred.png")
     Image.fromarray(np.zeros((99, 99), np.uint8)).save(tmp_path / "nobody.png")
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     monkeypatch.chdir(tmp_path)
