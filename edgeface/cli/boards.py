@@ -74,7 +74,7 @@ def _measured(request: Request) -> Results:
         note(f"edgeface: {answer}")
         raise typer.Exit(1) from answer
     if results.is_disturbed:
-        note("other programs kept the processor busy: trust the ratio of processor times (cpu p50), or measure again")
+        note("other programs kept the processor busy: trust processor times (cpu p50, in --json), or measure again")
     return results
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,21 @@ from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface_runtime.shipped_models import DEFAULT
 
+if TYPE_CHECKING:
+    from edgeface_runtime import FaceRecognizer
+
 Enrolled = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")]
 Fpir = Annotated[
     float,
     typer.Option(help="FPIR, 0 to 1: share of unenrolled people's photos that may get a name, over the gallery."),
 ]
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score (cosine) that is enough, in place of --far.")]
+
+
+def note_extrapolated(recognizer: FaceRecognizer, far: float, threshold: float | None, comparisons: int = 1) -> None:
+    """Says on stderr that the threshold for ``far`` rests on larger rates than any that were measured."""
+    if threshold is None and recognizer.threshold(far, comparisons).extrapolated:
+        note("the threshold is extrapolated: the model was measured at larger rates only (docs/thresholds.md)")
 
 
 def identify(
@@ -46,8 +55,7 @@ def identify(
     recognizer = FaceRecognizer(model, detector, threads)
     with Gallery.open(gallery, recognizer) as people:
         found = recognizer.identify(photo, people, far, threshold=threshold)
-        if threshold is None and recognizer.threshold(far, len(people)).extrapolated:
-            note("the threshold is extrapolated: the model was measured at larger rates only (docs/thresholds.md)")
+        note_extrapolated(recognizer, far, threshold, len(people))
     if json:
         print_json({"schema": 1, "faces": [asdict(face) for face in found]})
         return

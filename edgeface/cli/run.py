@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface.cli.identify import Enrolled, Fpir, Limit
+from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
 from edgeface_runtime.shipped_models import DEFAULT
 
@@ -61,6 +61,7 @@ def run(
         raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
     recognizer = FaceRecognizer(model, detector, threads)
     with Gallery.open(gallery, recognizer) as people:
+        note_extrapolated(recognizer, far, threshold, len(people))
         done = run_source(
             source,
             recognizer,

@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface.cli.identify import Limit
+from edgeface.cli.identify import Limit, note_extrapolated
 from edgeface_runtime.shipped_models import DEFAULT
 
 
@@ -37,11 +37,13 @@ def verify(
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime.thresholds import told_apart
 
-    match = FaceRecognizer(model, detector, threads).verify(a, b, far, threshold=threshold)
+    recognizer = FaceRecognizer(model, detector, threads)
+    match = recognizer.verify(a, b, far, threshold=threshold)
+    note_extrapolated(recognizer, far, threshold)
     for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):
         if count > 1:
             place = " ".join(f"{side:.0f}" for side in box)
-            note(f"{photo}: {count} faces; compared the largest central one, in the box {place}; cut out another")
+            note(f"{photo}: {count} faces; compared the largest central one, in the box {place}; crop it for another")
     if json:
         print_json({"schema": 1, **asdict(match)})
     else:

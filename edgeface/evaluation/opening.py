@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgeface.embedder import Embedder
 from edgeface_runtime import Contract, ContractError, UsageError, load
 from edgeface_runtime.metadata import read_text
+from edgeface_runtime.shipped_models import find_model
 
 if TYPE_CHECKING:
     from edgeface.heads import ClassCentres
@@ -23,14 +24,14 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
     """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch.
 
     Args:
-        source: ``.onnx``, ``.tflite``, ``.safetensors`` or a run folder.
+        source: ``.onnx``, ``.tflite``, the name of a shipped model, ``.safetensors`` or a run folder.
         threads: of the engine; PyTorch keeps its own setting.
         contract: for an ``.onnx`` or ``.tflite`` of other origin, which carries none.
 
     Raises:
         UsageError, ModelError: nothing of these, or damaged.
     """
-    source = Path(source)
+    source = find_model(source)
     if source.suffix in EXPORTED:
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)

@@ -44,7 +44,8 @@ def read_text(path: Path) -> str:
         raise ModelError(f"{path}: not a whole ONNX or TFLite model (truncated or another kind of file)") from error
     if text is None:
         raise ContractError(
-            f"{path}: carries no edgeface contract; export it with edgeface, or name one with --contract"
+            f"{path}: carries no edgeface contract; `edgeface export --contract` gives a third-party "
+            "file one, and in Python load(path, contract=…) takes it as it is"
         )
     return text
 

@@ -41,6 +41,10 @@ class Match:
     faces: tuple[int, int]
     """How many faces each image shows."""
 
+    def __bool__(self) -> bool:
+        """``same``, so that ``if recognizer.verify(a, b):`` asks what it says."""
+        return self.same
+
 
 @dataclass(frozen=True)
 class Identity:

@@ -115,11 +115,20 @@ def test_tables_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
         assert words in out
 
 
-def test_an_extrapolated_threshold_is_said(say: Say, place: Path):
+@pytest.mark.parametrize(
+    ("words", "far"),
+    [
+        (("identify", "s2.png", "-g", "g"), 0.0025),
+        (("verify", "s2.png", "s2.png"), 0.0007),
+        (("run", "--folder", "family/s2", "-g", "g"), 0.0025),
+    ],
+)
+def test_an_extrapolated_threshold_is_said(say: Say, place: Path, words: tuple[str, ...], far: float):
     enrolled(say)
-    code, _, err = say("identify", "s2.png", "-g", "g", "-m", "net.onnx", "--far", "0.0025")
+    code, _, err = say(*words, "-m", "net.onnx", "--far", far)
     assert code == 0
     assert "the threshold is extrapolated" in err
+    assert "extrapolated" not in say(*words, "-m", "net.onnx", "--threshold", 0.5)[2]
 
 
 def test_verify_answers_with_its_exit_code(say: Say, place: Path):

@@ -221,3 +221,8 @@ def test_the_fake_has_limits():
         other = (person + 1) % PEOPLE
         assert fake.verify(fake_photo(person), fake_photo(person, 3), threshold=0.6).same
         assert not fake.verify(fake_photo(person), fake_photo(other), threshold=0.6).same
+
+
+def test_a_match_is_true_where_the_person_is_the_same(fake: FaceRecognizer):
+    assert fake.verify(fake_photo(1), fake_photo(1, 1))
+    assert not fake.verify(fake_photo(1), fake_photo(2))

@@ -218,9 +218,7 @@ def in_turn(
     count, least = len(known), _least_score(recognizer)
     rows = np.concatenate([known, np.stack([samples[i].embedding for i in good])])
     scores = rows @ rows.T
-    alike = scores >= least
-    alike[:count, :count] = True
-    groups = _groups(alike)
+    groups = _groups(scores, count, least)
     sizes = np.bincount(groups)[groups]
     kept = groups == 0 if count else sizes == sizes.max()
     if len(np.unique(groups[kept])) > 1:
@@ -269,14 +267,34 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _groups(alike: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """(N,) of each photo, the least index among all that a chain of pairs connects it with."""
-    groups = np.arange(len(alike))
-    while True:
-        least = np.where(alike, groups, len(groups)).min(axis=1)
-        if (least == groups).all():
-            return groups
-        groups = least
+def _groups(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
+    """(N,) of each photo the least index in its group; the first ``known`` photos are one group.
+
+    Average linkage: the two groups whose photos have the highest mean score become one, while that is at least
+    ``least``. A chain of pairs would join two people by the one pair of photos that by chance are alike.
+    """
+    groups = np.arange(len(scores))
+    groups[:known] = 0
+    sums = scores.astype(np.float64)
+    sizes = np.ones(len(scores))
+
+    def join(into: int, other: int) -> None:
+        sums[into] += sums[other]
+        sums[:, into] += sums[:, other]
+        sums[other] = sums[:, other] = -np.inf
+        sizes[into] += sizes[other]
+        groups[groups == groups[other]] = groups[into]
+
+    for other in range(1, known):
+        join(0, other)
+    for _ in range(len(scores) - max(known, 1)):
+        means = sums / np.outer(sizes, sizes)
+        np.fill_diagonal(means, -np.inf)
+        into, other = sorted(divmod(int(means.argmax()), len(means)))
+        if means[into, other] < least:
+            break
+        join(into, other)
+    return groups
 
 
 def _chosen(faces: list[Face], which: str | Sequence[float] | Boxed, photo: str) -> Face:

@@ -199,8 +199,10 @@ class Gallery:
 
         Raises:
             GalleryError: the file cannot be written.
-            UsageError: the name or ``face`` cannot be used, or the gallery was opened without a recognizer.
+            UsageError: the name, ``photos`` or ``face`` cannot be used, or the gallery was opened without a recognizer.
         """
+        if isinstance(photos, (str, bytes, bytearray)) or not isinstance(photos, Iterable):
+            raise UsageError(f"photos is {described(photos)}; it must be a list of photos")
         recognizer, name, rest = self._enrolling(), checked_name(name), iter(photos)
         enrolled: list[Photo] = []
         refused: list[Refusal] = []

@@ -283,3 +283,30 @@ def test_a_face_that_is_not_there_is_an_error(gallery: Gallery, which: object, e
     with pytest.raises(error) as caught:
         gallery.enroll("Ada", GROUP, face=which)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("people", [(2, 3), (2, 4), (2, 3, 4)])
+def test_photos_of_several_people_in_one_folder_are_nobody_s(
+    recognizer: FaceRecognizer, att: Path, path: Path, people: tuple[int, ...]
+):
+    """A few of their photos are alike by chance; on average they are not."""
+    photos = [att / f"s{person}" / f"{take}.pgm" for person in people for take in range(1, 5)]
+    with Gallery.open(path, recognizer) as gallery:
+        done = gallery.enroll_all("Ada", photos)
+        assert done.photos == []
+        assert all("do not show one person" in refusal.reason for refusal in done.refused)
+
+
+def test_the_larger_half_of_a_folder_says_whose_it_is(recognizer: FaceRecognizer, att: Path, path: Path):
+    photos = [att / f"s{person}" / f"{take}.pgm" for person, takes in ((3, 3), (2, 5)) for take in range(1, 1 + takes)]
+    with Gallery.open(path, recognizer) as gallery:
+        done = gallery.enroll_all("Ada", photos)
+    assert len(done.photos) == 5
+    assert len(done.refused) == 3
+    assert all("not like the other photos of Ada" in refusal.reason for refusal in done.refused)
+
+
+@pytest.mark.parametrize("photos", ["ada.jpg", b"bytes", None, 7])
+def test_photos_that_are_no_list_are_an_error(gallery: Gallery, photos: object):
+    with pytest.raises(UsageError, match="it must be a list of photos"):
+        gallery.enroll_all("Ada", photos)
