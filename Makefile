@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean
+.PHONY: help setup demo test quick test-slow test-tensorflow reproduce-test check bench build docs site web clean
 
 help:
-	@echo "setup demo test test-slow test-tensorflow reproduce-test check bench build docs web clean"
+	@echo "setup demo test quick test-slow test-tensorflow reproduce-test check bench build docs site web clean"
 
 setup: $(READY)
 
@@ -27,6 +27,11 @@ test: $(READY) check
 	$(BIN)/python scripts/bare_wheel.py
 	$(BIN)/python -m coverage run -m pytest
 	@$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
+
+# The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
+ROOT ?= runtime
+quick: $(READY)
+	$(BIN)/python -m pytest tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -48,6 +53,7 @@ check: $(READY)
 	$(BIN)/python scripts/api_reference.py --check
 	$(BIN)/python scripts/training_config_reference.py --check
 	$(BIN)/python scripts/structure.py --check
+	$(BIN)/python scripts/doc_links.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -61,9 +67,14 @@ docs: $(READY)
 	$(BIN)/python scripts/api_reference.py
 	$(BIN)/python scripts/training_config_reference.py
 
+# The pages as a site with search, in an ignored folder; open site/index.html.
+site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]' $(PIP_ARGS)
+	$(BIN)/python scripts/site.py
+
 # The browser example's engine, from npm, into an ignored folder.
 web:
 	$(PYTHON) scripts/fetch_web.py
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.files import write_text
+from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import PhotoCounts, write_report
@@ -23,7 +22,7 @@ from edgeface_runtime.integrity import inspect_file
 MARKER = "demo.json"
 
 
-def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[str, Any]:
+def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[str, object]:
     """Writes ``report.html``, ``bench.json``, ``models/`` and ``run/`` into the folder, afresh each time.
 
     Returns:

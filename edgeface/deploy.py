@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.pairs import find, read_lfw_pairs
-from edgeface.evaluation.embedder import EXPORTED, read_contract_file
+from edgeface.evaluation.opening import EXPORTED, read_contract_file
 from edgeface.evaluation.verification import all_pairs, tar_at_far
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_checkpoint

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeface.files import check_target, make_folder
+from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.streams.sources import opencv
+
+if TYPE_CHECKING:
+    from cv2 import VideoWriter
 
 Write = Callable[[Frame, NDArray[np.uint8]], None]
 _KNOWN, _UNKNOWN = (46, 160, 67), (219, 109, 40)
@@ -81,35 +85,32 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
 def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     written = 0
-    output: Any = None
+    output: VideoWriter | None = None
+    part = path
+    with contextlib.ExitStack() as stack:
 
-    def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
-        nonlocal written, output
-        if output is None:
-            height, width = pixels.shape[:2]
-            output = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
-        due = int(frame.seconds * fps) + 1 if live else written + 1
-        while written < due:
-            output.write(pixels[..., ::-1])
-            written += 1
+        def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
+            nonlocal written, output, part
+            if output is None:
+                part = stack.enter_context(replacing(path))
+                height, width = pixels.shape[:2]
+                output = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+                stack.callback(output.release)
+            due = int(frame.seconds * fps) + 1 if live else written + 1
+            while written < due:
+                output.write(pixels[..., ::-1])
+                written += 1
 
-    try:
         yield write
         if output is not None:
             output.release()
             # OpenCV does not say that a write has failed. Ctrl-C may come between a write and its count.
-            if _frames(cv2, beside) < written:
+            if _frames(cv2, part) < written:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
-            beside.replace(path)
-    finally:
-        if output is not None:
-            output.release()
-        beside.unlink(missing_ok=True)
 
 
-def _frames(cv2: Any, path: Path) -> int:
+def _frames(cv2: ModuleType, path: Path) -> int:
     capture = cv2.VideoCapture(str(path))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.split import Split, assign
 from edgeface.data.table import read_faces
-from edgeface.evaluating import Plan, evaluate_model
-from edgeface.evaluation.embedder import open_embedder, read_contract_file
 from edgeface.evaluation.identification import identify
+from edgeface.evaluation.opening import open_embedder, read_contract_file
+from edgeface.evaluation.pipeline import Plan, evaluate_model
 from edgeface_export.formats import FORMATS
 from edgeface_export.gate import wilson
 from edgeface_runtime.contract import read_contract, seal

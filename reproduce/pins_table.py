@@ -28,8 +28,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from edgeface.cli import run
-from edgeface.evaluating import Plan, evaluate_model
 from edgeface.evaluation.identification import confusion
+from edgeface.evaluation.pipeline import Plan, evaluate_model
 from edgeface.report.evaluation import draw_confusion
 from reproduce import dlib_start
 

@@ -129,7 +129,17 @@ def ship(options: argparse.Namespace) -> int:
     """Exports int8 files behind the gate and puts them where the package has its models."""
     made = options.run / "shipped"
     source = average(options.run, options.init) if options.init else options.run
-    words = ["export", str(source), "--data", str(options.photos), "--int8", "--faces", "400", "-o", str(made)]
+    words = [
+        "export",
+        str(source),
+        "--data",
+        str(options.photos),
+        "--int8",
+        "--calibration-faces",
+        "400",
+        "-o",
+        str(made),
+    ]
     if code := run(words):
         return code
     FOLDER.mkdir(exist_ok=True)

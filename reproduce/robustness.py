@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from edgeface.data.cache import open_cache
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.data.table import read_faces
-from edgeface.evaluation.embedder import open_embedder
+from edgeface.evaluation.opening import open_embedder
 from edgeface.evaluation.verification import Pairs, best_threshold
 from edgeface_runtime.shipped_models import find_model
 

@@ -30,7 +30,7 @@ PROBES = 3000
 COLUMNS = (
     "file",
     "size, MB",
-    "named rightly, %",
+    "top-1, %",
     "p50, ms",
     "p90, ms",
     "processor p50, ms",

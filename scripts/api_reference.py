@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+from reference_page import keep_current
 
 import edgeface_runtime
 
@@ -124,14 +125,7 @@ def page() -> str:
 
 
 def main() -> int:
-    written = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(written, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == written:
-        return 0
-    print("docs/api.md is not current: run make docs", file=sys.stderr)
-    return 1
+    return keep_current(PAGE, page())
 
 
 if __name__ == "__main__":

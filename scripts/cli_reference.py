@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from reference_page import keep_current
 from typer.testing import CliRunner
 
 from edgeface.cli import app
@@ -48,14 +49,7 @@ def page() -> str:
 
 
 def main() -> int:
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/cli.md is not current: run make docs", file=sys.stderr)
-    return 1
+    return keep_current(PAGE, page())
 
 
 if __name__ == "__main__":

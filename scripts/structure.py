@@ -29,10 +29,10 @@ PACKAGES = {
 LIMITS = {
     "modules in a circle": 0,
     "imports against the layers": 0,
-    "class names with two meanings": 4,
-    "lines with Any": 156,
+    "class names with two meanings": 0,
+    "lines with Any": 94,
     "longest module, lines": 400,
-    "longest function, lines": 194,
+    "longest function, lines": 165,
 }
 
 ANY = re.compile(r"\bAny\b")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import griffe
+from reference_page import keep_current
 
 from edgeface.training.config import GROUPS, KEYS, OLD_NAMES
 
@@ -65,14 +66,7 @@ def plain(said: str) -> str:
 
 
 def main() -> int:
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/training-config.md is not current: run make docs", file=sys.stderr)
-    return 1
+    return keep_current(PAGE, page())
 
 
 if __name__ == "__main__":

@@ -78,12 +78,6 @@ def parse_backbone(text: str) -> tuple[str, dict[str, str | float]]:
     return name, options
 
 
-def format_backbone(name: str, options: Mapping[str, str | float]) -> str:
-    """The string that ``parse_backbone`` reads."""
-    words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in options.items()]
-    return f"{name}:{','.join(words)}" if words else name
-
-
 def file_stem(backbone: str) -> str:
     """A name for files of that net: ``resnet18:stem=stride1`` → ``resnet18-stride1``."""
     name, options = parse_backbone(backbone)

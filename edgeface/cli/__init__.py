@@ -67,6 +67,7 @@ VERB_EXTRAS = {
     "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
     "train": {"matplotlib": "train"},
     "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
+    "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
 }
 
@@ -151,7 +152,7 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
-def _code(result: Any) -> int:
+def _code(result: object) -> int:
     return result if isinstance(result, int) else 0
 
 

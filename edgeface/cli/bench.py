@@ -95,7 +95,7 @@ def bench(
       edgeface bench models/net.int8.tflite --cpus 1 --memory 70
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
-    from edgeface.files import write_text
+    from edgeface.outputs import write_text
     from edgeface_devices.bench.limits import Limits
     from edgeface_devices.results import merge, read_results
     from edgeface_devices.verdicts import judge, parse_limit
@@ -153,7 +153,7 @@ def bench(
 
 def _check_targets(report: Path | None, output: Path | None) -> None:
     """Whether both can be written, before minutes of measuring."""
-    from edgeface.files import check_target
+    from edgeface.outputs import check_target
 
     for target in (report, output):
         if target is not None:

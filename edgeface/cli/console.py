@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, TypeVar
 
 import typer
 from rich.cells import cell_len
@@ -39,12 +39,12 @@ def note(message: str) -> None:
     ERR.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Mapping[str, object]) -> None:
     """One JSON document, to stdout."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table for people, to stdout; the first column is text, the others are numbers.
 
     Names of files are never broken, so that they can be copied: a table for which the terminal is too narrow is wider

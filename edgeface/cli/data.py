@@ -160,8 +160,8 @@ def inspect(
       edgeface data inspect prepared/pins
       edgeface data inspect prepared/pins --model mobilefacenet.int8.onnx --json
     """
-    from edgeface.data.inspect import inspect as inspect_folder
-    from edgeface.evaluation.embedder import open_embedder
+    from edgeface.data.audit import inspect as inspect_folder
+    from edgeface.evaluation.opening import open_embedder
 
     page = output or folder / "inspect.html"
     embedder = open_embedder(model, threads=threads) if model else None

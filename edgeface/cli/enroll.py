@@ -10,38 +10,40 @@ import typer
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface_runtime.shipped_models import DEFAULT, find_model
 
-Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; made where there is none.")]
+Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; created if it does not exist.")]
 Model = Annotated[
     Path,
-    typer.Option("--model", "-m", parser=find_model, metavar="MODEL", help="Exported file, or a name of `models`."),
+    typer.Option(
+        "--model", "-m", parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists."
+    ),
 ]
-Detector = Annotated[str, typer.Option(help="blazeface, mtcnn, or a detector's file.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the engines.")]
+Detector = Annotated[str, typer.Option(help="blazeface, mtcnn, or a YuNet .onnx file.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads for detection and embedding.")]
 
 
 def enroll(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders: <name>/<photo>, or of one person.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, a person's folder, or a folder of <name>/<photo>.")],
     gallery: Gallery,
     model: Model = Path(DEFAULT),
     name: Annotated[
         str | None, typer.Option("--name", "-n", help="Person's name; default: name of the photo's folder.")
     ] = None,
     face: Annotated[
-        str | None, typer.Option(help="Of several faces: largest, a point X,Y on it, or its box X0,Y0,X1,Y1.")
+        str | None, typer.Option(help="Of several faces: largest, a point X,Y or a box X0,Y0,X1,Y1 in pixels.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Take photos that would be refused.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Enroll photos that the quality checks would refuse.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="New gallery: embeddings in 8 bits, a quarter of the size.")
+        bool, typer.Option("--int8", help="Create the gallery with 8-bit embeddings, a quarter of the size.")
     ] = False,
     detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
-    """Learn people by their photos, one face a photo.
+    """Enroll people from their photos, one face per photo.
 
     Of each photo the embedding is kept and the photo is not. A photo without a face, of several faces,
     dark, blurred, small, turned away, unlike the person's other photos or like somebody else is refused.
-    A person's photos are judged together: those that are alike count, whichever comes first. Photos are
+    A person's photos are compared with each other: the largest group that is alike counts, in any order. Photos are
     taken from folders of people, <name>/<photo>; what lies beside or deeper is named and passed over.
     The exit code is 1 where a photo or a person was left out. A photo that is already there is left as
     it is, so that a stopped command goes on.
@@ -54,7 +56,7 @@ def enroll(
     """
     from dataclasses import asdict
 
-    from edgeface.enrolling import enroll_all, named_photos
+    from edgeface.photo_folders import enroll_all, named_photos
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime import Gallery as OpenGallery
 

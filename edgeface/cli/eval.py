@@ -55,9 +55,9 @@ def eval(
       edgeface eval runs/vgg --data prepared/ --method svc -o results/ --report results/page.html
       edgeface eval net.onnx --lfw lfw/ --pairs pairsDevTest.txt --train-pairs pairsDevTrain.txt --json
     """
-    from edgeface.evaluating import Plan, evaluate_model
     from edgeface.evaluation.examples import example_at
-    from edgeface.files import check_target, make_folder
+    from edgeface.evaluation.pipeline import Plan, evaluate_model
+    from edgeface.outputs import check_target, make_folder
     from edgeface_runtime import UsageError
 
     plan = Plan(

@@ -44,7 +44,9 @@ def export(
     precision: Annotated[list[str] | None, typer.Option(help=PRECISION)] = None,
     int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
     formats: Annotated[list[str] | None, typer.Option("--format", help=FORMATS)] = None,
-    faces: Annotated[int, typer.Option(help="Training faces to calibrate int8 with.")] = DEFAULTS.calibration_faces,
+    calibration_faces: Annotated[
+        int, typer.Option("--calibration-faces", "--faces", help="Training faces to calibrate int8 with.")
+    ] = DEFAULTS.calibration_faces,
     qat: Annotated[bool, typer.Option("--qat", help=QAT)] = DEFAULTS.qat,
     qat_steps: Annotated[int, typer.Option(help="Steps of --qat, of 16 faces each.")] = DEFAULTS.qat_steps,
     converter: Annotated[
@@ -86,7 +88,7 @@ def export(
         formats=formats,
         precisions=[*(precision or []), *(["int8"] if int8 else [])] or None,
         calibrator=calibrator,
-        calibration_faces=faces,
+        calibration_faces=calibration_faces,
         min_cosine=min_cosine,
         max_drop=max_drop,
         converter=converter,

@@ -54,8 +54,8 @@ def list_photos(gallery: File, json: Json = False) -> None:
 @app.command()
 def remove(
     gallery: File,
-    name: Annotated[str, typer.Argument(help="Whom to remove.")],
-    photo: Annotated[int | None, typer.Option(help="Number of one photo, as `list` shows it; else all.")] = None,
+    name: Annotated[str, typer.Argument(help="Person's name.")],
+    photo: Annotated[int | None, typer.Option(help="Number of one photo, as `list` shows it.  [default: all]")] = None,
     json: Json = False,
 ) -> None:
     """Remove a person, or one photo of a person, and overwrite what the file held of it.
@@ -78,8 +78,8 @@ def remove(
 @app.command()
 def rename(
     gallery: File,
-    name: Annotated[str, typer.Argument(help="Whom to rename.")],
-    new: Annotated[str, typer.Argument(help="The name to take from now on.")],
+    name: Annotated[str, typer.Argument(help="Person's name.")],
+    new: Annotated[str, typer.Argument(help="New name.")],
     json: Json = False,
 ) -> None:
     """Give a person another name, and overwrite the old one in the file.

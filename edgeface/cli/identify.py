@@ -11,20 +11,25 @@ from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface_runtime.shipped_models import DEFAULT
 
-Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score that is enough, in place of --far.")]
+Enrolled = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")]
+Fpir = Annotated[
+    float,
+    typer.Option(help="FPIR, 0 to 1: share of unenrolled people's photos that may get a name, over the gallery."),
+]
+Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score (cosine) that is enough, in place of --far.")]
 
 
 def identify(
-    photo: Annotated[Path, typer.Argument(help="The photo.")],
-    gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
+    photo: Annotated[Path, typer.Argument(help="Photo to identify the faces of.")],
+    gallery: Enrolled,
     model: Model = Path(DEFAULT),
-    far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
+    far: Fpir = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
-    """Say who is on a photo; "unknown" is an answer.
+    """Say who is in a photo; people who are not enrolled are "unknown".
 
     \b
     Examples:
@@ -54,4 +59,5 @@ def identify(
         )
         for face in found
     ]
-    print_table(f"{photo}: {len(found)} faces", ("who", "score", "threshold", "box"), rows)
+    faces = "1 face" if len(found) == 1 else f"{len(found)} faces"
+    print_table(f"{photo}: {faces}", ("who", "score", "threshold", "box"), rows)

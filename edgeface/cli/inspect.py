@@ -18,18 +18,20 @@ COMPARED = 16
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(parser=find_model, metavar="MODEL", help="A file made by edgeface, or a name of `models`.")
+        Path, typer.Argument(parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists.")
     ],
-    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of the engine.")] = 1,
     compare: Annotated[
         Path | None,
-        typer.Option(parser=find_model, metavar="MODEL", help="Another file of its net, to compare layer by layer."),
+        typer.Option(parser=find_model, metavar="MODEL", help="Another file of the model, to compare layer by layer."),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Photos to compare on.  [default: probes]")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Photos to compare on.  [default: golden probes]")
+    ] = None,
     worst: Annotated[bool, typer.Option("--worst", help="Sort the layers of --compare, the noisiest first.")] = False,
     json: Json = False,
 ) -> None:
-    """Show a file's contract and prove that it still holds.
+    """Show a file's contract and check that the file still holds it.
 
     The file's digest and its golden vectors are checked; exit code 1 when either differs. With --compare,
     the cosine and the signal-to-noise ratio of each layer that both files compute are shown instead.

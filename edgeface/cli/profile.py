@@ -33,7 +33,7 @@ def profile(
       edgeface profile models/net.int8.tflite
       edgeface profile models/net.int8.onnx --report profile.html
     """
-    from edgeface.files import check_target, write_text
+    from edgeface.outputs import check_target, write_text
     from edgeface_devices.bench.operators import profile as run_profiler
 
     for target in (report, output):

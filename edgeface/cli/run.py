@@ -9,30 +9,30 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
-from edgeface.cli.identify import Limit
+from edgeface.cli.identify import Enrolled, Fpir, Limit
 from edgeface_runtime import UsageError
 from edgeface_runtime.shipped_models import DEFAULT
 
 if TYPE_CHECKING:
-    from edgeface.running import Row
+    from edgeface.live import Row
 
 
 def run(
-    gallery: Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file that `enroll` made.")],
-    camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, 0 for the first.")] = None,
+    gallery: Enrolled,
+    camera: Annotated[int | None, typer.Option(min=0, help="Camera by its number, 0 for the first.")] = None,
     video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of photos, each looked at by itself.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of photos, each identified by itself.")] = None,
     model: Model = Path(DEFAULT),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw to this .mp4 file, or to JPEG files in this folder.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw to a window; q closes it.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Look for faces in every so-many-th frame.")] = 3,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds of the source.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Run detection every N frames.")] = 3,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds of the source.")] = None,
     turn: Annotated[
-        int, typer.Option(help="Turn each frame by 90, 180 or 270 degrees clockwise: for a camera on its side.")
+        int, typer.Option(help="Rotate each frame clockwise by 0, 90, 180 or 270 degrees: for a camera on its side.")
     ] = 0,
-    far: Annotated[float, typer.Option(help="Share of strangers that may get a name, over the whole gallery.")] = 0.01,
+    far: Fpir = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
     threads: Threads = 1,
@@ -53,7 +53,7 @@ def run(
     """
     from dataclasses import asdict
 
-    from edgeface.running import run as run_source
+    from edgeface.live import run as run_source
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 
     source = _source(camera, video, folder)
@@ -78,7 +78,8 @@ def run(
     if json:
         print_json({"schema": 1, "source": str(source), "output": output and str(output), **asdict(done)})
     else:
-        rate = f"{done.frames} frames in {done.seconds:.1f} s, {done.fps:.1f} a second; {done.skipped} skipped"
+        frames = "1 frame" if done.frames == 1 else f"{done.frames} frames"
+        rate = f"{frames} in {done.seconds:.1f} s, {done.fps:.1f} a second; {done.skipped} skipped"
         typer.echo(f"{rate}; {output}" if output else rate)
     if done.interrupted:
         raise typer.Exit(130)

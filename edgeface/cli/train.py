@@ -88,7 +88,7 @@ def train(
       edgeface train photos/ -o runs/mine --resume
     """
     from edgeface.data.dataset import load_data, load_unlabeled
-    from edgeface.evaluation.embedder import open_teachers
+    from edgeface.evaluation.opening import open_teachers
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint
     from edgeface.training.config import load_config

@@ -14,10 +14,10 @@ from edgeface_runtime.shipped_models import DEFAULT
 
 
 def verify(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A photo; its largest central face counts.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another photo.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Photo; its largest central face is compared.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Photo to compare it with.")],
     model: Model = Path(DEFAULT),
-    far: Annotated[float, typer.Option(help="Share of pairs of strangers that may be taken for one person.")] = 0.001,
+    far: Annotated[float, typer.Option(help="FMR, 0 to 1: share of impostor pairs that may be accepted.")] = 0.001,
     threshold: Limit = None,
     detector: Detector = "blazeface",
     threads: Threads = 1,

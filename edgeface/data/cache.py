@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.table import read_faces
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.images import open_rgb, shown
 
 
@@ -46,19 +46,16 @@ def _read_key(mark: Path) -> str | None:
 
 
 def _build(folder: Path, paths: list[str], size: int, array: Path) -> None:
-    part = array.with_suffix(f".{os.getpid()}")
     try:
         array.parent.mkdir(exist_ok=True)
-        faces = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
-        for number, path in enumerate(paths):
-            crop = open_rgb(folder / path)
-            if crop.shape[:2] != (size, size):
-                has = f"{shown(folder)}: its crops have {crop.shape[0]} pixels, not {size}"
-                raise UsageError(f"{has}; prepare again with --size {size}")
-            faces[number] = crop
-        faces.flush()
-        part.replace(array)
+        with replacing(array) as part:
+            faces = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
+            for number, path in enumerate(paths):
+                crop = open_rgb(folder / path)
+                if crop.shape[:2] != (size, size):
+                    has = f"{shown(folder)}: its crops have {crop.shape[0]} pixels, not {size}"
+                    raise UsageError(f"{has}; prepare again with --size {size}")
+                faces[number] = crop
+            faces.flush()
     except OSError as error:
         raise UsageError(f"{shown(array)}: cannot write: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)

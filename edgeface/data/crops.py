@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface.data.duplicates import fingerprint
-from edgeface.data.readers import Photo, Skipped
+from edgeface.data.readers import Skipped, SourcePhoto
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.detection.load import detector_name, load_detector
@@ -72,7 +72,7 @@ class Crop:
 class Task:
     """Some photos of a source, each with the stem of its crops' paths; the unit of work and of resuming."""
 
-    photos: tuple[Photo, ...]
+    photos: tuple[SourcePhoto, ...]
     stems: tuple[str, ...]
     settings: CropSettings
 
@@ -94,7 +94,7 @@ def crop_task(task: Task) -> tuple[list[Crop], list[Skipped]]:
     return crops, skipped
 
 
-def crop_photo(photo: Photo, stem: str, detector: Detector, settings: CropSettings) -> list[Crop] | Skipped:
+def crop_photo(photo: SourcePhoto, stem: str, detector: Detector, settings: CropSettings) -> list[Crop] | Skipped:
     """The photo's faces, or why there is none."""
     try:
         pixels = open_rgb(photo.path)
@@ -119,7 +119,7 @@ def crop_photo(photo: Photo, stem: str, detector: Detector, settings: CropSettin
     return crops
 
 
-def _crop(pixels: NDArray[np.uint8], face: Face, path: str, photo: Photo, margin: float, size: int) -> Crop:
+def _crop(pixels: NDArray[np.uint8], face: Face, path: str, photo: SourcePhoto, margin: float, size: int) -> Crop:
     aligned = align(pixels, face.landmarks, size)
     file = io.BytesIO()
     Image.fromarray(aligned).save(file, "PNG", compress_level=4)

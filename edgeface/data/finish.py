@@ -11,21 +11,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from edgeface.data.crops import Crop
 from edgeface.data.duplicates import THUMB, first_copies
-from edgeface.data.readers import Listing, Skipped
-from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
+from edgeface.data.readers import Skipped, SourceListing
+from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, Card, CardHead, write_card, write_table
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 
-_DROPS: dict[str, tuple[float, str, Callable[[dict[str, Any], float], bool]]] = {
-    "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
-    "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop["size"] < limit),
-    "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop["yaw"]) > limit),
-    "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop["score"] < limit),
+
+class _Record(TypedDict):
+    crops: list[dict[str, Any]]
+    skipped: list[dict[str, str]]
+
+
+_DROPS: dict[str, tuple[float, str, Callable[[Crop, float], bool]]] = {
+    "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop.sharpness < limit),
+    "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop.size < limit),
+    "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop.yaw) > limit),
+    "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop.score < limit),
 }
 """Name of a drop → its default limit, what ``rejected.csv`` says, when it applies."""
 
@@ -65,9 +72,7 @@ def parse_drops(text: str) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def finish(
-    dst: Path, records: Sequence[Path], listing: Listing, drops: tuple[Drop, ...], head: dict[str, Any]
-) -> dict[str, Any]:
+def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tuple[Drop, ...], head: CardHead) -> Card:
     """Writes the two tables and the card, and deletes crops that no row names.
 
     Args:
@@ -94,7 +99,7 @@ def finish(
     for path in (dst / "faces").rglob("*.png"):
         if path.relative_to(dst).as_posix() not in seen.paths:
             path.unlink()
-    card = {
+    card: Card = {
         "schema": 1,
         **head,
         "layout": listing.layout,
@@ -129,20 +134,21 @@ def _rows(
     records: Sequence[Path], dropped: dict[str, Skipped], copies: dict[str, _Copy], seen: _Seen
 ) -> Iterator[dict[str, object]]:
     """The rows of ``faces.csv``, one by one."""
-    names = sorted({crop["identity"] for crop in _crops(records) if crop["path"] not in dropped})
+    names = sorted({crop.identity for crop in _crops(records) if crop.path not in dropped})
     labels = {identity: number for number, identity in enumerate(names)}
     for crop in _crops(records):
-        if crop["path"] in dropped:
+        if crop.path in dropped:
             continue
-        seen.paths.add(crop["path"])
-        seen.identities.add(crop["identity"])
-        seen.with_margin += crop["margin"] > 0
-        copy = copies.get(crop["path"])
-        yield crop | {
-            "label": labels[crop["identity"]],
+        seen.paths.add(crop.path)
+        seen.identities.add(crop.identity)
+        seen.with_margin += crop.margin > 0
+        copy = copies.get(crop.path)
+        yield {
+            **vars(crop),
+            "label": labels[crop.identity],
             "split": "",
-            "box": " ".join(map(str, crop["box"])),
-            "landmarks": " ".join(map(str, crop["landmarks"])),
+            "box": " ".join(map(str, crop.box)),
+            "landmarks": " ".join(map(str, crop.landmarks)),
             "duplicate_of": copy.path if copy else "",
         }
 
@@ -160,12 +166,12 @@ def _decide(
         for crop in _crops(records):
             name = next((name for name in _DROPS if name in limits and _DROPS[name][2](crop, limits[name])), None)
             if name:
-                detail = _DROPS[name][1].format(**crop, limit=limits[name])
-                dropped[crop["path"]] = Skipped(crop["source"], name, detail, crop["identity"])
+                detail = _DROPS[name][1].format(**vars(crop), limit=limits[name])
+                dropped[crop.path] = Skipped(crop.source, name, detail, crop.identity)
             else:
-                kept.append((crop["path"], crop["identity"], crop["source"]))
-                hashes.append(crop["hash"])
-                written.write(bytes.fromhex(crop["details"]))
+                kept.append((crop.path, crop.identity, crop.source))
+                hashes.append(crop.hash)
+                written.write(crop.details)
     details = np.memmap(file, np.int8, "r", shape=(len(kept), THUMB * THUMB)) if kept else np.empty((0, 1), np.int8)
     copies = {}
     for row, first in enumerate(first_copies(np.array(hashes, np.uint64), details)):
@@ -179,11 +185,13 @@ def _decide(
     return dropped, copies
 
 
-def _crops(records: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _crops(records: Sequence[Path]) -> Iterator[Crop]:
+    """The faces of the journal, without their pictures, which are written already."""
     for record in records:
-        yield from _load(record)["crops"]
+        for crop in _load(record)["crops"]:
+            yield Crop(**crop | {"details": bytes.fromhex(crop["details"]), "png": b""})
 
 
-def _load(record: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(record.read_bytes())
+def _load(record: Path) -> _Record:
+    document: _Record = json.loads(record.read_bytes())
     return document

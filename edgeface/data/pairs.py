@@ -13,7 +13,7 @@ from edgeface_runtime.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class PairList:
     """P pairs of photos."""
 
     photos: tuple[str, ...]
@@ -26,7 +26,7 @@ class Pairs:
     """(P,) number of the fold, 0 where there is one."""
 
 
-def read_lfw_pairs(path: str | Path) -> Pairs:
+def read_lfw_pairs(path: str | Path) -> PairList:
     """LFW's pair files: View 1 (``pairsDevTrain.txt``, ``pairsDevTest.txt``) and View 2 (``pairs.txt``).
 
     Raises:
@@ -57,7 +57,7 @@ def read_lfw_pairs(path: str | Path) -> Pairs:
     return _pairs(pairs, same, np.arange(len(pairs)) // (2 * count))
 
 
-def read_cfp_pairs(protocol: str | Path, kind: str = "FP") -> Pairs:
+def read_cfp_pairs(protocol: str | Path, kind: str = "FP") -> PairList:
     """CFP's protocol folder: ``Pair_list_F.txt``, ``Pair_list_P.txt`` and ``Split/FP/01/same.txt`` … ``diff.txt``.
 
     Args:
@@ -85,7 +85,7 @@ def read_cfp_pairs(protocol: str | Path, kind: str = "FP") -> Pairs:
     return _pairs(pairs, same, np.array(fold))
 
 
-def find(pairs: Pairs, sources: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def find(pairs: PairList, sources: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Where the photos of pairs lie in a list of faces.
 
     Args:
@@ -103,11 +103,11 @@ def find(pairs: Pairs, sources: Sequence[str]) -> tuple[NDArray[np.int64], NDArr
     return index[there], there
 
 
-def _pairs(pairs: list[tuple[str, str]], same: list[bool], fold: NDArray[np.int64]) -> Pairs:
+def _pairs(pairs: list[tuple[str, str]], same: list[bool], fold: NDArray[np.int64]) -> PairList:
     photos = tuple(dict.fromkeys(name for pair in pairs for name in pair))
     place = {name: position for position, name in enumerate(photos)}
     index = np.array([(place[first], place[second]) for first, second in pairs], np.int64).reshape(-1, 2)
-    return Pairs(photos, index, np.array(same, bool), fold.astype(np.int64))
+    return PairList(photos, index, np.array(same, bool), fold.astype(np.int64))
 
 
 def _cfp_list(path: Path) -> dict[int, str]:

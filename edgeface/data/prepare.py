@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from edgeface.data import workers
 from edgeface.data.crops import Crop, CropSettings, Task, crop_task, detector_sha256
 from edgeface.data.duplicates import require
 from edgeface.data.finish import Drop, finish
-from edgeface.data.readers import Listing, Skipped, read
-from edgeface.data.table import read_card, write_beside
+from edgeface.data.readers import Skipped, SourceListing, read
+from edgeface.data.table import Card, CardHead, read_card, write_beside
 from edgeface_runtime.detection.load import load_detector
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.images import shown
@@ -56,7 +55,7 @@ def prepare(
     processes: int = 1,
     scheduler: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Card:
     """Finds, aligns, describes and writes the faces of all photos below ``src``.
 
     Args:
@@ -143,7 +142,7 @@ def _intact(record: Path, dst: Path) -> bool:
         return False
 
 
-def _tasks(listing: Listing, settings: CropSettings) -> list[Task]:
+def _tasks(listing: SourceListing, settings: CropSettings) -> list[Task]:
     """The photos in order, with a stem for each that no other photo has (``a.jpg`` beside ``a.png``)."""
     taken: set[str] = set()
     stems = []
@@ -174,7 +173,7 @@ def _key(task: Task, settings: CropSettings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _head(options: Options, src: Path) -> dict[str, Any]:
+def _head(options: Options, src: Path) -> CardHead:
     """What the card says of the options: nothing that names this machine's folders."""
     detector = options.crops.detector
     return {

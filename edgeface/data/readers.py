@@ -20,7 +20,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
-class Photo:
+class SourcePhoto:
     """One photo of a source folder."""
 
     path: Path
@@ -41,15 +41,15 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Listing:
+class SourceListing:
     """What a source folder holds, sorted by path."""
 
-    photos: tuple[Photo, ...]
+    photos: tuple[SourcePhoto, ...]
     skipped: tuple[Skipped, ...]
     layout: str
 
 
-def read(src: str | Path, *, labels: str | Path | None = None, depth: int = 1) -> Listing:
+def read(src: str | Path, *, labels: str | Path | None = None, depth: int = 1) -> SourceListing:
     """Lists a source folder.
 
     Without ``labels`` the layout is seen from the folder: one folder per identity (nested LFW is
@@ -86,13 +86,13 @@ def read(src: str | Path, *, labels: str | Path | None = None, depth: int = 1) -
     for path in paths:
         source = names[path]
         if identity := identities.pop(source, ""):
-            photos.append(Photo(path, _safe(identity), source))
+            photos.append(SourcePhoto(path, _safe(identity), source))
         else:
             skipped.append(Skipped(source, "no identity", f"the {layout} layout gives it no identity"))
     skipped += [
         Skipped(source, "absent", "named in the labels, not in the folder", identities[source]) for source in identities
     ]
-    return Listing(tuple(photos), tuple(sorted(skipped, key=lambda skip: skip.source)), layout)
+    return SourceListing(tuple(photos), tuple(sorted(skipped, key=lambda skip: skip.source)), layout)
 
 
 def read_labels(path: str | Path) -> dict[str, str]:

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgeface.data.table import COLUMNS, read_card, read_faces, write_card, write_table
+from edgeface.data.table import COLUMNS, SplitCard, SplitRule, read_card, read_faces, write_card, write_table
 from edgeface_runtime.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -40,7 +39,7 @@ class Split:
             raise UsageError(f"-k {self.k}: at least one photo of each identity must train")
 
 
-def split(folder: str | Path, how: Split | None = None) -> dict[str, Any]:
+def split(folder: str | Path, how: Split | None = None) -> SplitCard:
     """Writes the column ``split`` of a prepared folder, and the rule and its counts into the card.
 
     Returns:
@@ -54,13 +53,11 @@ def split(folder: str | Path, how: Split | None = None) -> dict[str, Any]:
     parts = assign(rows, how)
     for row, part in zip(rows, parts, strict=True):
         row["split"] = part
-    rule = {"method": how.method, "seed": how.seed}
+    faces = {part: parts.count(part) for part in SPLITS}
+    identities = {part: len({row["identity"] for row in rows if row["split"] == part}) for part in SPLITS}
+    rule: SplitRule = {"method": how.method, "seed": how.seed}
     rule |= {"k": how.k} if how.method == "k" else {"test": how.test, "val": how.val}
-    entry = {
-        **rule,
-        "faces": {part: parts.count(part) for part in SPLITS},
-        "identities": {part: len({row["identity"] for row in rows if row["split"] == part}) for part in SPLITS},
-    }
+    entry: SplitCard = {**rule, "faces": faces, "identities": identities}
     try:
         scratch = folder / ".prepare"
         scratch.mkdir(exist_ok=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.images import shown
 
 COLUMNS = (
@@ -39,7 +38,46 @@ def read_rejected(folder: str | Path) -> list[dict[str, str]]:
     return _read(Path(folder) / "rejected.csv", REJECTED_COLUMNS)
 
 
-def read_card(folder: str | Path) -> dict[str, Any]:
+class SplitRule(TypedDict):
+    """What ``data split`` was told: of the method ``k`` that number, of the others two shares."""
+
+    method: str
+    seed: int
+    k: NotRequired[int]
+    test: NotRequired[float]
+    val: NotRequired[float]
+
+
+class SplitCard(SplitRule):
+    """The rule, and the faces and identities in each part."""
+
+    faces: dict[str, int]
+    identities: dict[str, int]
+
+
+class CardHead(TypedDict):
+    """What the options say of a prepared folder."""
+
+    name: str
+    licence: str
+    settings: dict[str, object]
+
+
+class Card(CardHead):
+    """``dataset.json``: what a prepared folder holds, and how it was made."""
+
+    schema: int
+    layout: str
+    counts: dict[str, int]
+    rejected: dict[str, int]
+    """Reason → photos and faces."""
+    split: SplitCard | None
+    versions: dict[str, str]
+    faces_sha256: str
+    """Of ``faces.csv``."""
+
+
+def read_card(folder: str | Path) -> Card:
     """The card of a prepared folder.
 
     Raises:
@@ -47,7 +85,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "dataset.json"
     try:
-        card: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        card: Card = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(path)}: cannot be read; make it with: edgeface data prepare") from error
     return card
@@ -59,7 +97,7 @@ def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str
     Returns:
         The file's sha256.
     """
-    with _beside(path, scratch) as part:
+    with replacing(path, scratch) as part:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
@@ -68,7 +106,7 @@ def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str
             return hashlib.file_digest(written, "sha256").hexdigest()
 
 
-def write_card(folder: Path, card: Mapping[str, Any], scratch: Path) -> None:
+def write_card(folder: Path, card: Card, scratch: Path) -> None:
     """Writes ``dataset.json``."""
     write_beside(folder / "dataset.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode(), scratch)
 
@@ -76,18 +114,8 @@ def write_card(folder: Path, card: Mapping[str, Any], scratch: Path) -> None:
 def write_beside(path: Path, data: bytes, scratch: Path) -> None:
     """Writes a file under another name in ``scratch`` (same file system) and renames it: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path, scratch) as part:
+    with replacing(path, scratch) as part:
         part.write_bytes(data)
-
-
-@contextlib.contextmanager
-def _beside(path: Path, scratch: Path) -> Iterator[Path]:
-    part = scratch / f"part-{os.getpid()}"
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

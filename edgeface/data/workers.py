@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from edgeface_runtime.errors import MissingExtraError, UsageError
 
@@ -119,7 +119,7 @@ def _start_worker() -> None:
 
 
 @contextlib.contextmanager
-def _dask(scheduler: str) -> Iterator[tuple[Any, int]]:
+def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Evaluation:
     """Names by number in ``pairs``."""
     groups: tuple[GroupRates, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The objects of ``eval --json``."""
         return {
             "identification": asdict(self.identification) if self.identification else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
@@ -34,11 +32,11 @@ def per_label(
 
 def svc_scores(
     gallery_ND: NDArray[np.float32], index: NDArray[np.int64], probe_ND: NDArray[np.float32]
-) -> NDArray[Any]:
+) -> NDArray[np.float64]:
     """(M, K) decisions of a support vector classifier on principal components, fitted on the gallery."""
     components = min(COMPONENTS, *gallery_ND.shape)
     pipeline = make_pipeline(PCA(components, svd_solver="full"), SVC(C=10.0, gamma="scale"))
     pipeline.fit(gallery_ND.astype(np.float64), index)
-    scores: NDArray[Any] = pipeline.decision_function(probe_ND.astype(np.float64))
+    scores: NDArray[np.float64] = pipeline.decision_function(probe_ND.astype(np.float64))
     # Of two classes scikit-learn gives one column, the second one's.
     return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores

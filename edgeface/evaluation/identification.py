@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Person:
+class IdentityFigures:
     """One identity's row of the table."""
 
     label: int
@@ -95,7 +94,10 @@ def identify(
 
 
 def answers(
-    method: str, identities: NDArray[np.int64], scores_MK: NDArray[Any], probe_labels: NDArray[np.int64]
+    method: str,
+    identities: NDArray[np.int64],
+    scores_MK: NDArray[np.float32] | NDArray[np.float64],
+    probe_labels: NDArray[np.int64],
 ) -> Answers:
     """The best of (M, K) scores against K identities."""
     best = scores_MK.argmax(axis=1)
@@ -121,7 +123,7 @@ def figures(given: Answers, *, loss: float | None = None) -> Identification:
     )
 
 
-def per_identity(given: Answers) -> tuple[Person, ...]:
+def per_identity(given: Answers) -> tuple[IdentityFigures, ...]:
     """One row for each identity that has probes, the worst recall first."""
     from edgeface.evaluation.fits import per_label
 
@@ -133,7 +135,7 @@ def per_identity(given: Answers) -> tuple[Person, ...]:
     ):
         wrong = Counter(given.named[(given.truth == label) & (given.named != label)].tolist())
         taken_for = wrong.most_common(1)[0][0] if wrong else None
-        rows.append(Person(label, int(photos), precision, recall, f1, taken_for))
+        rows.append(IdentityFigures(label, int(photos), precision, recall, f1, taken_for))
     return tuple(sorted(rows, key=lambda row: (row.recall, row.precision, row.label)))
 
 
@@ -146,24 +148,24 @@ def confusion(given: Answers, identities: int) -> NDArray[np.int64]:
 
 def _centroid_scores(
     gallery_ND: NDArray[np.float32], index: NDArray[np.int64], probe_ND: NDArray[np.float32]
-) -> NDArray[Any]:
+) -> NDArray[np.float64]:
     sums_KD = np.zeros((int(index.max()) + 1, gallery_ND.shape[1]))
     np.add.at(sums_KD, index, gallery_ND)
     centroids_KD = sums_KD / np.maximum(np.linalg.norm(sums_KD, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    scores: NDArray[Any] = probe_ND @ centroids_KD.T
+    scores: NDArray[np.float64] = probe_ND @ centroids_KD.T
     return scores
 
 
 def _svc_scores(
     gallery_ND: NDArray[np.float32], index: NDArray[np.int64], probe_ND: NDArray[np.float32]
-) -> NDArray[Any]:
+) -> NDArray[np.float64]:
     from edgeface.evaluation.fits import svc_scores
 
     return svc_scores(gallery_ND, index, probe_ND)
 
 
-_Scores = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]], NDArray[Any]]
-_METHODS: dict[str, tuple[str, _Scores]] = {
+_Score = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]], NDArray[np.float64]]
+_METHODS: dict[str, tuple[str, _Score]] = {
     "centroid": ("nearest centroid", _centroid_scores),
     "svc": ("PCA + SVC", _svc_scores),
 }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeface.data import pairs as lists
 from edgeface.data.cache import open_cache
 from edgeface.data.table import read_faces
-from edgeface.evaluation.embedder import Embedder
+from edgeface.embedder import Embedder
 from edgeface.evaluation.verification import Pairs, Verification, best_threshold, verify, verify_folds
 from edgeface_runtime import Detector, ImageError, UsageError
 from edgeface_runtime.align import align
@@ -114,7 +114,7 @@ def _photos(
 
 
 def _score(
-    protocol: lists.Pairs, found: Sequence[str], embeddings: NDArray[np.float32]
+    protocol: lists.PairList, found: Sequence[str], embeddings: NDArray[np.float32]
 ) -> tuple[Pairs, tuple[str, ...], NDArray[np.bool_]]:
     """Scored pairs, the people's names, and (P,) which pairs could be scored."""
     index, there = lists.find(protocol, found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ class Verification:
     threshold_from: str = "equal error rate of these pairs"
     """Where ``threshold`` was chosen."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """As in ``eval --json``."""
         return asdict(self)
 
@@ -284,7 +283,9 @@ def area_under_curve(pairs: Pairs) -> float:
     return float((lower + not_higher).mean() / (2 * len(impostor)))
 
 
-def _threshold(falling: NDArray[np.float64], weights: NDArray[Any], total: float, far: float) -> float:
+def _threshold(
+    falling: NDArray[np.float64], weights: NDArray[np.float64] | NDArray[np.int64], total: float, far: float
+) -> float:
     """As ``threshold_for_far``, of the highest weighted scores from high to low; ``total`` is the weight of all."""
     share = np.cumsum(weights) / total
     # The slack keeps 0.1 · 30 from counting as less than 3.

@@ -7,15 +7,15 @@ import importlib.metadata
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgeface.files import write_text
+from edgeface.outputs import write_text
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_devices.measurement import Measurement
 from edgeface_devices.results import Results
 from edgeface_devices.tables import by_board, origins, shown
@@ -103,7 +103,7 @@ def draw_accuracy(
     return figure
 
 
-def _lift(axes: Any, engine: str) -> float:
+def _lift(axes: Axes, engine: str) -> float:
     """Engines stand a little apart, so that files of one accuracy do not hide each other."""
     low, high = axes.get_ylim()
     return float((1 - list(COLOURS).index(engine)) * 0.035 * (high - low))
@@ -122,7 +122,7 @@ def draw_times(rows: Sequence[Measurement], everything: Sequence[Measurement], l
     return figure
 
 
-def _axes(everything: Sequence[Measurement], *, height: float) -> tuple[Figure, Any]:
+def _axes(everything: Sequence[Measurement], *, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.8, height), layout="constrained")
     axes = figure.subplots()
     ends = [end for row in everything for end in _ends(row)]
@@ -143,7 +143,7 @@ def _ends(row: Measurement) -> tuple[float, ...]:
     return p50.interval or (p50.value, p90.value if p90 else p50.value)
 
 
-def _mark(axes: Any, x: float, y: float, row: Measurement) -> None:
+def _mark(axes: Axes, x: float, y: float, row: Measurement) -> None:
     """A filled disc where it was measured; a hollow one on its interval where it was not."""
     colour = COLOURS[row.engine]
     p50 = row.p50_ms

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.figure import Figure
 
-from edgeface.files import replacing
 from edgeface.report.pictures import COLOURS, STYLE, as_svg
+from edgeface_runtime.files import replacing
 
 if TYPE_CHECKING:
     from edgeface.training.training_state import Epoch

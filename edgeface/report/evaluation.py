@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,10 +21,11 @@ from edgeface.evaluation import Evaluation
 from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
-from edgeface.files import make_folder, replacing, write_text
+from edgeface.outputs import make_folder, write_text
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import replacing
 
 SHOWN = 60
 """Confusions on a page."""
@@ -91,7 +92,7 @@ def write_page(
     """
     wrong = sorted((item for item in found if not item.is_right), key=lambda item: -item.score)
     pictures: list[tuple[str, str]] = []
-    people: tuple[list[str], list[list[Any]]] = ([], [])
+    people: tuple[list[str], list[list[object]]] = ([], [])
     with matplotlib.rc_context(STYLE):
         if result.answers is not None and data is not None:
             matrix = confusion(result.answers, len(data.identities))
@@ -177,7 +178,7 @@ def error_rates(pairs: Pairs) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return far, 1 - tar
 
 
-def _axes(across: str, up: str) -> tuple[Figure, Any]:
+def _axes(across: str, up: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.8, 3.7), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(across)
@@ -186,7 +187,7 @@ def _axes(across: str, up: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _people_table(given: Answers, data: FaceData) -> tuple[list[str], list[list[Any]]]:
+def _people_table(given: Answers, data: FaceData) -> tuple[list[str], list[list[object]]]:
     columns = ["identity", "photos", "precision", "recall", "f1", "most often taken for"]
     rows = [
         [
@@ -200,7 +201,7 @@ def _people_table(given: Answers, data: FaceData) -> tuple[list[str], list[list[
     return columns, rows
 
 
-def _csv(columns: Sequence[str], rows: Any) -> str:
+def _csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -10,9 +10,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from edgeface.files import write_text
+from edgeface.outputs import write_text
 from edgeface.report.pictures import INK, STYLE, as_svg
-from edgeface.report.templates import environment
+from edgeface.templates import environment
 from edgeface_devices.bench.operators import OperatorProfile
 
 COLOUR = "#2f7ed8"

@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox, BboxBase
 
 from edgeface_devices.measurement import names
 from edgeface_devices.results import Results
@@ -21,7 +22,7 @@ INK = "#010203"
 COLOURS = {"onnx": "#2f7ed8", "tflite": "#e07b22", "ncnn": "#3a9d5d"}
 _GAP = 5
 """Points between a marker and its label."""
-STYLE: dict[str, Any] = {
+STYLE: dict[str, object] = {
     "font.size": 10,
     "svg.hashsalt": "edgeface",
     "axes.spines.top": False,
@@ -99,7 +100,7 @@ def place_labels(figure: Figure, markers: Sequence[Marker]) -> None:
     axes = figure.axes[0]
     figure.draw_without_rendering()
     discs = [_disc(axes, marker) for marker in markers]
-    taken: list[Any] = []
+    taken: list[Bbox] = []
     for marker, disc in zip(markers, discs, strict=True):
         obstacles = [*taken, *(other for other in discs if other is not disc)]
         for distance, offset in _offsets(marker.radius):
@@ -115,7 +116,7 @@ def place_labels(figure: Figure, markers: Sequence[Marker]) -> None:
         taken.append(label.get_window_extent())
 
 
-def _disc(axes: Any, marker: Marker) -> Bbox:
+def _disc(axes: Axes, marker: Marker) -> Bbox:
     x, y = axes.transData.transform((marker.x, marker.y))
     reach = marker.radius * axes.figure.dpi / 72
     return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
@@ -129,7 +130,7 @@ def _offsets(reach: float) -> Iterator[tuple[int, tuple[float, float]]]:
             yield distance, (x * step, y * step)
 
 
-def _label(axes: Any, marker: Marker, offset: tuple[float, float]) -> Any:
+def _label(axes: Axes, marker: Marker, offset: tuple[float, float]) -> Annotation:
     label = axes.annotate(
         marker.text,
         (marker.x, marker.y),
@@ -143,7 +144,7 @@ def _label(axes: Any, marker: Marker, offset: tuple[float, float]) -> Any:
     return label
 
 
-def _is_free(box: Any, obstacles: Sequence[Any], frame: Any) -> bool:
+def _is_free(box: Bbox, obstacles: Sequence[Bbox], frame: BboxBase) -> bool:
     inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
     return inside and not any(box.overlaps(other) for other in obstacles)
 

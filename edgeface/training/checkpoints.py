@@ -23,9 +23,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
-from edgeface.files import replacing
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
+from edgeface_runtime.files import replacing
 
 KEY = "edgeface"
 PACKAGES = ("torch", "accelerate", "numpy", "pillow", "safetensors", "scikit-learn")

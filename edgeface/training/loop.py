@@ -9,10 +9,11 @@ weights that an unbroken run ends with, and several processes see what one proce
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.data.dataset import FaceData, batches
-from edgeface.evaluation.embedder import Embedder
-from edgeface.files import write_text
+from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
+from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
@@ -105,21 +106,11 @@ def train(
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
-    if unlabeled is not None and not teachers and feature_teacher is None:
-        raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
-    if config.init.fit_embedding and not teachers and feature_teacher is None:
-        raise UsageError("fit_embedding=true fits to a teacher's embeddings: --guide CHECKPOINT or --teacher MODEL")
-    if config.init.fit_embedding and not isinstance(net, Pooled):
-        raise UsageError("fit_embedding=true: only resnet18 and vgg have one linear layer as their embedding")
-    if teachers and feature_teacher is not None:
-        raise UsageError("--guide is a teacher itself: give it alone, or --teacher alone")
+    _check_teachers(config, net, teachers, feature_teacher, unlabeled)
     extra = 0 if unlabeled is None else len(unlabeled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
     batch = config.data.batch_size
-    if len(pool_rows) < batch:
-        raise UsageError(f"batch_size is {batch}, more than the {len(pool_rows)} training photos: --set batch_size=N")
-    if batch % world:
-        raise UsageError(f"batch_size is {batch}, not a multiple of the {world} processes: --set batch_size=N")
+    _check_batch(batch, len(pool_rows), world)
     if is_main:
         new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
@@ -134,10 +125,8 @@ def train(
     pool = Pool(data, unlabeled, targets, device)
 
     # ---- optimizer, and where an earlier run stopped
-    hints = None
-    if feature_teacher is not None:
-        some = normalize(torch.from_numpy(data.faces[train_rows[:SCALE_FACES]]), *config.model.pixel_statistics)
-        hints = FeatureTeacher(net, feature_teacher, some, config)
+    some = data.faces[train_rows[:SCALE_FACES]]
+    hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (folder / LAST).exists():
         if config.init.fit_embedding:
@@ -146,20 +135,13 @@ def train(
             imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
-    average = None
-    if config.optim.ema_decay:
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
     contract = contract_draft(config, data_sha256=digest, licence=licence)
     if (folder / LAST).exists():
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        document = {
-            "config": as_dict(config),
-            "environment": environment(),
-            "data": _card(data, digest, licence, extra),
-        }
-        write_text(folder / "run.json", json.dumps({"schema": 1, **document}, indent=2) + "\n")
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra))
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
@@ -193,18 +175,15 @@ def train(
                 x = augment(x, drawn, config.augment)
                 target = hints.embed(x)
                 x = shrink(x, side)
-            try:
+            with _memory_explained(batch):
+                x = x.contiguous(memory_format=torch.channels_last)
                 with accelerator.autocast():
-                    embeddings, logits, hint_loss = model(
-                        x.contiguous(memory_format=torch.channels_last), labels.clamp(min=0), margin
-                    )
+                    embeddings, logits, hint_loss = model(x, labels.clamp(min=0), margin)
                 loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill)
                 if hint_loss is not None:
                     loss = loss + config.distill.hint_weight * hint_loss
                 optimizer.zero_grad()
                 accelerator.backward(loss)
-            except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
-                raise _memory_error(error, batch) from error
             accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
             with torch.no_grad():
@@ -222,24 +201,14 @@ def train(
             rollbacks += 1
             if rollbacks > ROLLBACKS:
                 raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, logit_scale or margin")
-            scale = state.lr_scale / 3
-            state.restore(folder, config, digest)
-            state.lr_scale = scale
-            reporter.say(
-                f"Epoch {epoch + 1}: the loss is not finite; back to the last good state at a third of the rate"
-            )
+            _roll_back(state, folder, config, digest, reporter)
             continue
 
         # ---- how it stands, and what stays if the process dies now
-        row = Epoch(
-            epoch + 1,
-            means[0],
-            *_shown(means[1:], config, taught=targets is not None or hints is not None),
-            *validate(state, pool, val_rows, side, config),
-            lr,
-            float(head.margin) if isinstance(head, LearnedArcFace) else margin,
-            side,
-        )
+        accuracy_cosine = _shown(means[1:], config, taught=targets is not None or hints is not None)
+        held_out = validate(state, pool, val_rows, side, config)
+        margin = float(head.margin) if isinstance(head, LearnedArcFace) else margin
+        row = Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side)
         state.curves.append(row)
         if is_main:
             state.save(folder, config, digest, contract)
@@ -325,11 +294,65 @@ def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str
     return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
-def _memory_error(error: RuntimeError, batch: int) -> Exception:
-    words = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in words:
-        return UsageError(f"a batch of {batch} does not fit into memory; try --set batch_size={max(2, batch // 2)}")
-    return error
+def _write_card(path: Path, config: TrainConfig, data: dict[str, object]) -> None:
+    document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    write_text(path, json.dumps(document, indent=2) + "\n")
+
+
+def _check_teachers(
+    config: TrainConfig,
+    net: nn.Module,
+    teachers: Sequence[Embedder],
+    feature_teacher: Checkpoint | None,
+    unlabeled: NDArray[np.uint8] | None,
+) -> None:
+    taught = bool(teachers) or feature_teacher is not None
+    if unlabeled is not None and not taught:
+        raise UsageError("photos without labels need a teacher to learn from: --teacher MODEL, or --guide CHECKPOINT")
+    if config.init.fit_embedding and not taught:
+        raise UsageError("fit_embedding=true fits to a teacher's embeddings: --guide CHECKPOINT or --teacher MODEL")
+    if config.init.fit_embedding and not isinstance(net, Pooled):
+        raise UsageError("fit_embedding=true: only resnet18 and vgg have one linear layer as their embedding")
+    if teachers and feature_teacher is not None:
+        raise UsageError("--guide is a teacher itself: give it alone, or --teacher alone")
+
+
+def _check_batch(batch: int, photos: int, processes: int) -> None:
+    if photos < batch:
+        raise UsageError(f"batch_size is {batch}, more than the {photos} training photos: --set batch_size=N")
+    if batch % processes:
+        raise UsageError(f"batch_size is {batch}, not a multiple of the {processes} processes: --set batch_size=N")
+
+
+def _feature_teacher(
+    net: nn.Module, teacher: Checkpoint, faces: NDArray[np.uint8], config: TrainConfig
+) -> FeatureTeacher:
+    return FeatureTeacher(net, teacher, normalize(torch.from_numpy(faces), *config.model.pixel_statistics), config)
+
+
+def _average(net: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def _roll_back(state: TrainingState, folder: Path, config: TrainConfig, digest: str, reporter: Reporter) -> None:
+    scale = state.lr_scale / 3
+    state.restore(folder, config, digest)
+    state.lr_scale = scale
+    epoch = len(state.curves) + 1
+    reporter.say(f"Epoch {epoch}: the loss is not finite; back to the last good state at a third of the rate")
+
+
+@contextlib.contextmanager
+def _memory_explained(batch: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            halved = max(2, batch // 2)
+            raise UsageError(f"a batch of {batch} does not fit into memory; try --set batch_size={halved}") from error
+        raise
 
 
 def _report(row: Epoch, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:

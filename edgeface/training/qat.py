@@ -25,7 +25,6 @@ from edgeface.training.config import AugmentConfig
 from edgeface_runtime import InputSpec, UsageError
 
 FILE = "qat.safetensors"
-STEPS = 300
 BATCH = 16
 LR = 1e-3
 """Share of a tensor's mean size that Adam moves its numbers by in one step, at most."""
@@ -166,7 +165,7 @@ class RoundedActivation(nn.Module):
         self.register_buffer("range", torch.full((2,), torch.nan))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape → the same shape."""
+        """A tensor → one of the same shape."""
         with torch.no_grad():
             if self.training:
                 seen = torch.stack([x.amin().clamp(max=0), x.amax().clamp(min=0)])

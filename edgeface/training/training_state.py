@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from edgeface.files import replacing
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_tensors, save_tensors
 from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
 from edgeface_runtime import Contract, UsageError
+from edgeface_runtime.files import replacing
 
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
 

@@ -3,7 +3,7 @@
 import { align, cosine, openModel } from "./edgeface.js";
 import { mostCentral, openDetector } from "./faces.js";
 
-const FAR = "0.001"; // share of pairs of strangers that may pass for the same person
+const FAR = "0.001"; // FMR: share of impostor pairs that may be accepted
 const PHOTOS = ["a", "b"];
 const element = (id) => document.getElementById(id);
 const detector = openDetector(new URL("./vendor/", import.meta.url));

@@ -124,8 +124,8 @@ def create_app(
         recognizer: used from several threads at once.
         gallery: opened with that recognizer.
         key: what ``X-API-Key`` must hold.
-        far: share of strangers that /identify may give a name.
-        verify_far: share of pairs of strangers that /verify may take for one person.
+        far: FPIR of /identify: share of unenrolled people's photos that may get a name.
+        verify_far: FMR of /verify: share of impostor pairs that may be accepted.
         threshold: the score that is enough, in place of both, for a model without measured thresholds.
     """
 
@@ -167,7 +167,7 @@ def create_app(
 
     @app.post("/identify")
     def identify(photo: Upload) -> list[Identity]:
-        """Who the faces of a photo are; a name of null is a stranger."""
+        """Who the faces of a photo are; a name of null is somebody who is not enrolled."""
         return recognizer.identify(_bytes(photo), gallery, far, threshold=threshold)
 
     @app.post("/verify")
@@ -197,13 +197,13 @@ def main() -> None:
         "--far",
         type=float,
         default=IDENTIFY_FAR,
-        help="share of strangers that /identify may give a name (%(default)s)",
+        help="FPIR of /identify: share of unenrolled people's photos that may get a name (%(default)s)",
     )
     parser.add_argument(
         "--verify-far",
         type=float,
         default=VERIFY_FAR,
-        help="share of pairs of strangers that /verify may take for one person (%(default)s)",
+        help="FMR of /verify: share of impostor pairs that may be accepted (%(default)s)",
     )
     parser.add_argument("--threshold", type=float, help="score that is enough, in place of both")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

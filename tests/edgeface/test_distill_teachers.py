@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 pytest.importorskip("torch")
 
 from edgeface.data.dataset import FaceData, load_data
-from edgeface.evaluation.embedder import Embedder, open_teachers
+from edgeface.embedder import Embedder
+from edgeface.evaluation.opening import open_teachers
 from edgeface.training.config import load_config
 from edgeface.training.distill.teachers import Embedded, targets_of_run, teacher_targets
 from edgeface.training.loop import train

@@ -57,6 +57,14 @@ def test_a_prepared_set_and_its_pairs_are_read(here: Path, trained: Any):
     assert names["faces"][names["index"]].shape == (4, 2, 112, 112, 3)
 
 
+def test_training_prints_nothing(here: Path, trained: Any, capsys: pytest.CaptureFixture[str]):
+    (here / "prepared").symlink_to(trained.photos)
+    names = follow("training.md")
+    assert (names["config"].schedule.epochs, names["config"].head.logit_scale) == (10, 30.0)
+    assert (here / "runs" / "mine" / "best.safetensors").exists()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_run_is_exported(here: Path):
     made = follow("export.md")["made"]
     assert sorted(file.precision for file in made.files) == ["fp32", "fp32", "int8", "int8"]

@@ -13,7 +13,16 @@ from edgeface.cli.reporter import TerminalReporter
 from edgeface.progress import SILENT
 
 # Everything that a program calls to train, to fine-tune, to export and to run the demo.
-LIBRARY = ("training.loop", "training.init", "training.qat", "deploy", "demo", "evaluating", "running", "enrolling")
+LIBRARY = (
+    "training.loop",
+    "training.init",
+    "training.qat",
+    "deploy",
+    "demo",
+    "evaluation.pipeline",
+    "live",
+    "photo_folders",
+)
 
 
 def test_nothing_but_the_command_line_needs_a_console():

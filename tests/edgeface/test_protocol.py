@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgeface.data.pairs import read_lfw_pairs
 from edgeface.data.prepare import Options, prepare
-from edgeface.evaluation.embedder import Embedder, with_flip
+from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation.protocol import verify_photos
 from edgeface.evaluation.verification import best_threshold
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError

@@ -102,8 +102,13 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lay(folder / "photos" / f"{name}-{take}.jpg", person, take)
     for person in STRANGERS:
         lay(folder / "photos" / f"stranger-{person}.jpg", person, 1)
-    for take, name in ((1, "ada"), (6, "door"), (7, "passport"), (8, "selfie"), (9, "photo")):
+    for take, name in enumerate(("ada", "ada1", "ada2", "door", "passport", "selfie", "photo"), 4):
         lay(folder / f"{name}.jpg", PEOPLE["Ada"], take)
+    with Image.open(folder / "ada.jpg") as ada, Image.open(folder / "photos" / "stranger-14.jpg") as stranger:
+        party = Image.new("L", (400, 240), 90)
+        party.paste(ada, (8, 8))
+        party.paste(stranger, (208, 8))
+        party.save(folder / "party.jpg", quality=95)
     shutil.copy(ROOT / "runtime/edgeface_runtime/models/mobilefacenet.int8.tflite", folder / "net.int8.tflite")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("vendor", "__pycache__"))
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("images"))

@@ -23,7 +23,7 @@ print(json.dumps(named))
 def test_five_people_are_enrolled_named_told_apart_and_one_is_removed(bare: Any):
     enrolled = bare.run("edgeface enroll family/ --gallery people.gallery").stdout
     for name in ("Ada", "Ben", "Cleo", "Dan", "Eve"):
-        assert re.search(rf"^{name}\W+5\W+0$", enrolled, re.MULTILINE), enrolled
+        assert re.search(rf"^{name}\W+5\W+0\W+0$", enrolled, re.MULTILINE), enrolled
 
     (bare.here / "who.py").write_text(WHO)
     named = json.loads(bare.run("python who.py").stdout)

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeface_devices.estimate.published import Costs
 from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import replacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +90,8 @@ def keep(results: Results, nets: Sequence[Costs]) -> list[Anchor]:
     rows = [anchor for anchor in load_anchors() if _identity(anchor) not in replaced] + new
     path = anchor_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("".join(f"{json.dumps(asdict(anchor))}\n" for anchor in rows), encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as part:
+        part.write_text("".join(f"{json.dumps(asdict(anchor))}\n" for anchor in rows), encoding="utf-8")
     return new
 
 

@@ -24,6 +24,7 @@ from edgeface_devices.emulate.userland import MARKER
 from edgeface_devices.measurement import of_file
 from edgeface_devices.results import Results
 from edgeface_runtime import EdgefaceError
+from edgeface_runtime.files import replacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +110,8 @@ def main() -> None:
         for number, name in enumerate(job.models):
             text = text.replace(str(folder / "models" / str(number)), name)
         document = {"error": text}
-    beside = folder / "result.json.part"
-    beside.write_text(json.dumps(document), encoding="utf-8")
-    beside.rename(folder / "result.json")
+    with replacing(folder / "result.json") as part:
+        part.write_text(json.dumps(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.data.dataset import FaceData
-from edgeface.evaluation.embedder import Embedder
-from edgeface.files import replacing
+from edgeface.embedder import Embedder
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.model import unit_rows
 
 CHUNK = 256

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
+from edgeface_runtime.files import replacing
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
@@ -226,14 +227,11 @@ def write_export(path: Path, binding: Binding, photos: Sequence[tuple[dict[str, 
         text = file.getvalue()
     else:
         raise UsageError(f"{shown(path)}: name a .json or a .csv file")
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
-            out.write(text)
-        partial.replace(path)
+        with replacing(path) as part:
+            part.touch(mode=0o600)
+            part.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
 
 

@@ -1,34 +1,22 @@
-"""One way to embed with anything that holds a model: a run, a checkpoint, an exported file."""
+"""Opens whatever holds a model as an embedder: a run, a checkpoint, an exported file."""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgeface.embedder import Embedder
 from edgeface_runtime import Contract, ContractError, UsageError, load
 from edgeface_runtime.metadata import read_text
-from edgeface_runtime.model import unit_rows
 
 if TYPE_CHECKING:
     from edgeface.heads import ClassCentres
 
 EXPORTED = (".onnx", ".tflite")
-
-
-@dataclass(frozen=True, eq=False)
-class Embedder:
-    """Embeds faces as its contract says."""
-
-    contract: Contract
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    """(N, S, S, 3) uint8 RGB → (N, D) float32 unit rows."""
 
 
 def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Embedder:
@@ -101,16 +89,6 @@ def carries_contract(path: Path) -> bool:
     except ContractError:
         return False
     return True
-
-
-def with_flip(embedder: Embedder) -> Embedder:
-    """Embeds each face and its mirror image and gives the direction of the sum: twice the work."""
-
-    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        mirrored = np.ascontiguousarray(faces[:, :, ::-1])
-        return unit_rows(embedder.embed(faces) + embedder.embed(mirrored))
-
-    return replace(embedder, embed=embed)
 
 
 @dataclass(frozen=True, eq=False)

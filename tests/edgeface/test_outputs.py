@@ -4,23 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeface.files import check_target, replacing, write_text
+from edgeface.outputs import check_target, write_text
 from edgeface_runtime import UsageError
-
-
-def test_a_block_that_fails_leaves_the_file_before_it_and_nothing_beside(tmp_path: Path):
-    path = tmp_path / "text"
-    write_text(path, "old")
-
-    def fail() -> None:
-        with replacing(path) as beside:
-            beside.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert [item.name for item in tmp_path.iterdir()] == ["text"]
-    assert path.read_text() == "old"
 
 
 def test_writing_replaces_the_file(tmp_path: Path):

@@ -7,17 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeface.data.dataset import FaceData, load_data
+from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
-from edgeface.evaluation.embedder import (
-    EXPORTED,
-    Embedder,
-    open_classifier,
-    open_embedder,
-    read_contract_file,
-    with_flip,
-)
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
+from edgeface.evaluation.opening import EXPORTED, open_classifier, open_embedder, read_contract_file
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface_runtime import UsageError
 

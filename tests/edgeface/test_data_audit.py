@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeface.data.inspect import histogram, inspect, suspects
+from edgeface.data.audit import histogram, inspect, suspects
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, write_card, write_table
 from edgeface_runtime.errors import UsageError
 

@@ -32,7 +32,7 @@ class PassedOver:
 
 
 @dataclass(frozen=True)
-class Listing:
+class NamedPhotos:
     """The photos of some folders."""
 
     photos: list[Named] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Contents:
         return bool(self.photos) or any(_contents(folder) for folder in self.folders)
 
 
-def named_photos(paths: Sequence[Path], name: str | None = None) -> Listing:
+def named_photos(paths: Sequence[Path], name: str | None = None) -> NamedPhotos:
     """Each photo with the name of whom it shows, in the order of the paths and then of the names.
 
     A folder is one person's, or where folders in it hold photos, a folder of people.
@@ -62,7 +62,7 @@ def named_photos(paths: Sequence[Path], name: str | None = None) -> Listing:
     Raises:
         UsageError: nothing there, a photo without a name, a name that cannot be used, or a folder without photos.
     """
-    listing = Listing()
+    listing = NamedPhotos()
     name = None if name is None else checked_name(name)
     for path in paths:
         if path.is_dir():
@@ -123,7 +123,7 @@ def enroll_all(
     return done
 
 
-def _add_folder(listing: Listing, top: Path, contents: _Contents, name: str | None) -> None:
+def _add_folder(listing: NamedPhotos, top: Path, contents: _Contents, name: str | None) -> None:
     people = [folder for folder in contents.folders if _contents(folder)]
     if name is not None:
         _add_photos(listing, top, contents, name)
@@ -139,7 +139,7 @@ def _add_folder(listing: Listing, top: Path, contents: _Contents, name: str | No
         _add_photos(listing, top, contents, (top.resolve() if top.name in ("", "..") else top).name)
 
 
-def _add_person(listing: Listing, folder: Path, contents: _Contents) -> None:
+def _add_person(listing: NamedPhotos, folder: Path, contents: _Contents) -> None:
     for deeper in filter(_contents, contents.folders):
         who = f"enroll {_quoted(folder)} --name {_quoted(folder.name)}"
         reason = f"deeper than <name>/<photo>; if it shows {folder.name}: {who}"
@@ -149,7 +149,7 @@ def _add_person(listing: Listing, folder: Path, contents: _Contents) -> None:
     _add_photos(listing, folder, contents, folder.name)
 
 
-def _add_photos(listing: Listing, folder: Path, contents: _Contents, name: str) -> None:
+def _add_photos(listing: NamedPhotos, folder: Path, contents: _Contents, name: str) -> None:
     _pass_over(listing, folder, contents.others)
     try:
         name = checked_name(name)
@@ -159,7 +159,7 @@ def _add_photos(listing: Listing, folder: Path, contents: _Contents, name: str) 
         listing.photos.extend((name, photo) for photo in contents.photos)
 
 
-def _pass_over(listing: Listing, folder: Path, others: list[Path]) -> None:
+def _pass_over(listing: NamedPhotos, folder: Path, others: list[Path]) -> None:
     if others:
         listing.passed_over.append(PassedOver(shown(folder), f"no photos: {_list(others)}", missed=False))
 

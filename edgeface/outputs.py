@@ -1,24 +1,11 @@
-"""Files appear under their names whole, or not at all."""
+"""Files and folders to write to, with errors that a user can mend."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgeface_runtime import UsageError
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; renamed over it when the block ends well, removed when not."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+from edgeface_runtime.files import replacing
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,16 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface.data.cache import open_cache
-from edgeface.data.table import read_card, read_faces, read_rejected, write_beside
+from edgeface.data.table import Card, read_card, read_faces, read_rejected, write_beside
 from edgeface_runtime.errors import MissingExtraError, UsageError
 from edgeface_runtime.images import open_rgb, shown
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 SHEET = 48
 """Faces on a contact sheet."""
@@ -27,6 +30,7 @@ PEOPLE = 210
 """Identities on the sheet of people."""
 _CHUNK = 4096
 
+F = TypeVar("F", np.float32, np.float64)
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -65,7 +69,7 @@ class Tile:
 
 def inspect(
     folder: str | Path, page: str | Path, *, embed: Embed | None = None, size: int = 112, seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes the page of a prepared folder.
 
     Args:
@@ -172,14 +176,14 @@ def _embeddings(embed: Embed, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
     return _unit(np.concatenate(parts))
 
 
-def _unit(rows: NDArray[Any]) -> NDArray[Any]:
-    unit: NDArray[Any] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def _unit(rows: NDArray[F]) -> NDArray[F]:
+    unit: NDArray[F] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit
 
 
 def _summary(
-    card: dict[str, Any], rows: list[dict[str, str]], found: list[Suspect] | None, identities: list[str]
-) -> dict[str, Any]:
+    card: Card, rows: list[dict[str, str]], found: list[Suspect] | None, identities: list[str]
+) -> dict[str, object]:
     columns = {name: np.array([float(row[name]) for row in rows]) for name in ("size", "sharpness", "score", "yaw")}
     per_identity = list(Counter(row["identity"] for row in rows).values())
     return {
@@ -275,9 +279,9 @@ def _tile(folder: Path, row: dict[str, str], caption: str) -> Tile:
     return Tile(picture, caption, title, row["identity"])
 
 
-def _template() -> Any:
+def _template() -> Template:
     try:
-        from edgeface.report.templates import environment
+        from edgeface.templates import environment
     except ImportError as error:
         raise MissingExtraError("Jinja2", "report") from error
     return environment(Path(__file__).parent).get_template("inspect.html.j2")

@@ -1,0 +1,28 @@
+"""Builds docs/ as a site with search that opens from disk, ``site/index.html``: ``make site``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "site"
+# A page outside docs/ has no page on the site; site/ lies beside docs/, so that the page itself is at the same place.
+OUTSIDE = re.compile(r'(href="(?:\.\./)+[^":]*/)index\.html')
+
+
+def main() -> None:
+    zensical = Path(sys.executable).with_name("zensical")
+    # Its warnings are of pages outside docs/; scripts/doc_links.py checks all links.
+    done = subprocess.run([zensical, "build", "--clean"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    for page in SITE.rglob("*.html"):
+        page.write_text(OUTSIDE.sub(r"\1README.md", page.read_text(encoding="utf-8")), encoding="utf-8")
+    print(SITE / "index.html")
+
+
+if __name__ == "__main__":
+    main()
