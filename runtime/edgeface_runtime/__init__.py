@@ -23,8 +23,8 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.detection.load import load_detector
     from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
+    from edgeface_runtime.gallery.database import Binding
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
-    from edgeface_runtime.gallery.file import Binding
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
     from edgeface_runtime.images import ImageLike, open_rgb
@@ -107,7 +107,7 @@ _LATER = {
     "Enrollment": "gallery.enrollment",
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
-    "Binding": "gallery.file",
+    "Binding": "gallery.database",
     "ImageLike": "images",
     "open_rgb": "images",
     "Model": "model",

@@ -21,7 +21,7 @@ from edgeface_export.formats import FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions, Recipe
 from edgeface_export.result import ExportResult
 from edgeface_runtime import load
-from edgeface_runtime.gallery.file import Binding
+from edgeface_runtime.gallery.database import Binding
 from edgeface_runtime.integrity import inspect_file
 
 if TYPE_CHECKING:

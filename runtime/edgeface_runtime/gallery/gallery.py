@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.checks import Color, described, path_of, whole
 from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
+from edgeface_runtime.gallery.database import (
+    binding_of,
+    write_export,
+)
 from edgeface_runtime.gallery.enrollment import (
     Enrollment,
     Photo,
@@ -27,10 +31,6 @@ from edgeface_runtime.gallery.enrollment import (
     examine_all,
     in_turn,
     refusal,
-)
-from edgeface_runtime.gallery.file import (
-    binding_of,
-    write_export,
 )
 from edgeface_runtime.gallery.search import (
     ITEMS,

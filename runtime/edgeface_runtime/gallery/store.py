@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError
-from edgeface_runtime.gallery.file import (
+from edgeface_runtime.gallery.database import (
     Binding,
     connect,
     explained,

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
-from edgeface_runtime.gallery.file import Binding, binding_of
+from edgeface_runtime.gallery.database import Binding, binding_of
 from edgeface_runtime.model import load
 from edgeface_runtime.testing import fake_photo
 
