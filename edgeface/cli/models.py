@@ -31,7 +31,7 @@ def models(json: Json = False) -> None:
         figures = [_percent(found["accuracy"].get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
         size = f"{found['size_bytes'] / 1e6:.2f}"
         rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"].split(":")[0]])
-    print_table("LFW View 1 accuracy; closed-set top-1 on 105 people, ten gallery photos each and one", columns, rows)
+    print_table("LFW View 1 accuracy; closed-set top-1 on 105 people, ten photos each and one", columns, rows)
 
 
 def _percent(figure: dict[str, float] | None) -> str:

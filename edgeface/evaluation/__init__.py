@@ -55,7 +55,7 @@ class Evaluation:
             rows.append(("  accuracy", f"{100 * pairs.accuracy:.2f}{spread} % at threshold {pairs.threshold:.3f}"))
             rows.append(("  threshold from", pairs.threshold_from))
             rows.append(("  AUC, EER", f"{pairs.auc:.5f}, {100 * pairs.eer:.2f} %"))
-            rows.extend((f"  TAR at FAR {far}", str(tar)) for far, tar in pairs.tar_at_far.items())
+            rows.extend((f"  1 − FNMR at FMR {far}", str(tar)) for far, tar in pairs.tar_at_far.items())
         for group in self.groups:
             fnmr, fmr = ("no pair" if rate is None else f"{100 * rate:.2f} %" for rate in (group.fnmr, group.fmr))
             rows.append((f"group {group.group}", f"{group.people} people"))

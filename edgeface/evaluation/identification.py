@@ -41,7 +41,7 @@ class Answers:
 
     @property
     def accuracy(self) -> float:
-        """Share of the probes that were named rightly."""
+        """Rank-1 accuracy: share of the probes that were identified correctly."""
         return float((self.named == self.truth).mean())
 
 

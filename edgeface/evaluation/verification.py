@@ -1,7 +1,7 @@
 """Verification: do two photos show the same person? Accept when their score reaches a threshold.
 
-FAR is the share of pairs of different people that are accepted, FRR the share of pairs of one person
-that are refused, TAR = 1 - FRR.
+``far`` is the FMR, the share of impostor pairs that are accepted; ``frr`` the FNMR, the share of genuine pairs that
+are rejected; ``tar`` = 1 - FNMR.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TarAtFar:
 
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:
-            return f"too few pairs for this FAR: {self.reason}"
+            return f"too few pairs for this FMR: {self.reason}"
         return f"{100 * self.value:.2f} % ({100 * self.low:.2f} to {100 * self.high:.2f})"
 
 
@@ -149,9 +149,9 @@ def equal_error_rate(pairs: Pairs) -> tuple[float, float]:
 def best_threshold(pairs: Pairs) -> float:
     """The score from which a pair more likely shows one person than two: even odds of a logistic fit to all pairs.
 
-    The threshold that tells most of these very pairs rightly hangs on the few near it: over halves of LFW's 2,200
-    training pairs it varies twice as much and tells fewer of the other half rightly (99.35 against 99.40 %). Where one
-    person's pairs score no higher than others', it is that of the equal error rate.
+    The threshold that maximizes the accuracy of these very pairs depends on the few near it: over halves of LFW's 2,200
+    training pairs it varies twice as much, at a lower accuracy on the other half (99.35 against 99.40 %). Where genuine
+    pairs score no higher than impostor pairs, it is that of the equal error rate.
 
     Raises:
         UsageError: pairs of one kind only.
@@ -219,7 +219,7 @@ def verify(
 
     Args:
         pairs: scored pairs, some of one person and some of two.
-        fars: false-accept rates to report.
+        fars: false match rates to report.
         threshold: where ``accuracy`` is taken; None takes the one of the equal error rate, which is
             chosen on these same pairs.
         failed: pairs that could not be scored.

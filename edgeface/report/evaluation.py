@@ -132,9 +132,9 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
 
 
 def draw_roc(pairs: Pairs) -> Figure:
-    """TAR against FAR, FAR on a logarithmic scale."""
+    """1 − FNMR against FMR, FMR on a logarithmic scale."""
     far, frr = error_rates(pairs)
-    figure, axes = _axes("false-accept rate", "true-accept rate")
+    figure, axes = _axes("false match rate (FMR)", "1 − FNMR")
     axes.plot(np.maximum(far, _LEAST), 1 - frr, color=COLOURS["onnx"], drawstyle="steps-post")
     axes.set_xscale("log")
     axes.set_xlim(max(_LEAST, 0.5 / max(1, int((~pairs.same).sum()))), 1)
@@ -143,9 +143,9 @@ def draw_roc(pairs: Pairs) -> Figure:
 
 
 def draw_det(pairs: Pairs) -> Figure:
-    """False-reject against false-accept rate, both on logarithmic scales; the diagonal is where they are equal."""
+    """FNMR against FMR, both on logarithmic scales; the diagonal is where they are equal."""
     far, frr = error_rates(pairs)
-    figure, axes = _axes("false-accept rate", "false-reject rate")
+    figure, axes = _axes("false match rate (FMR)", "false non-match rate (FNMR)")
     both = (far > 0) & (frr > 0)
     axes.plot(far[both], frr[both], color=COLOURS["onnx"])
     least = min([0.5, *far[both].tolist(), *frr[both].tolist()])

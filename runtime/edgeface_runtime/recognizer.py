@@ -35,7 +35,7 @@ class Match:
     """True where ``score`` reaches ``threshold``."""
     threshold: float
     far: float | None
-    """Share of pairs of strangers that ``threshold`` accepts; None where the caller gave the threshold."""
+    """FMR: share of impostor pairs that ``threshold`` accepts; None where the caller gave the threshold."""
     boxes: tuple[Box, Box]
     """The face of each image that was compared."""
     faces: tuple[int, int]
@@ -60,7 +60,7 @@ class Identity:
     """The detector's confidence, 0 to 1."""
     threshold: float
     far: float | None
-    """Share of strangers that get a name, over the whole gallery; None where the caller gave the threshold."""
+    """FPIR: share of unenrolled people that get a name, over the gallery; None where the caller gave the threshold."""
 
 
 class FaceRecognizer:
@@ -129,7 +129,7 @@ class FaceRecognizer:
         return self.model.embed(np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8))
 
     def threshold(self, far: float, comparisons: int = 1) -> Threshold:
-        """The score from which that many comparisons together accept a stranger at most at the rate ``far``.
+        """The score from which that many comparisons together accept an impostor at most at the rate ``far``.
 
         Raises:
             UsageError: ``far`` is not between 0 and 1, or the model's contract has no threshold for it.
@@ -150,7 +150,7 @@ class FaceRecognizer:
         Args:
             a: an image.
             b: another.
-            far: the share of pairs of strangers that may be taken for the same person.
+            far: the FMR, the share of impostor pairs that may be taken for the same person.
             threshold: the score that is enough, in place of ``far``.
             color: the order of the channels of those that are arrays, ``"rgb"`` or ``"bgr"``.
 
@@ -180,8 +180,8 @@ class FaceRecognizer:
             image: the image.
             gallery: the people who are known: a ``Gallery``, or a store of your own with its methods ``search``,
                 ``require`` and ``__len__``.
-            far: the share of strangers that may get a name. It is kept over the whole gallery: the more photos it
-                holds, the higher the score that is asked for.
+            far: the FPIR, the share of unenrolled people that may get a name, over the whole gallery: the more
+                photos it holds, the higher the score that is asked for.
             threshold: the score that is enough, in place of ``far``.
             faces: those of the image that are wanted; all that are found in it where None.
             color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.

@@ -44,7 +44,7 @@ def rate_per_comparison(far: float, comparisons: int) -> float:
 
 
 def threshold_for(contract: Contract, far: float, comparisons: int = 1) -> Threshold:
-    """The score from which ``comparisons`` comparisons together accept a stranger at most at the rate ``far``.
+    """The score from which ``comparisons`` comparisons together accept an impostor at most at the rate ``far``.
 
     Between two measured rates the threshold is interpolated linearly in the logarithm of the rate; above the
     largest that one's threshold holds. Below the smallest, down to 1/``REACH`` of it, it starts from the upper end

@@ -226,7 +226,7 @@ def test_eval_of_a_run_and_of_its_files_agrees(trained: Trained, capsys: pytest.
         assert len({found["identification"][key] for found in figures}) == 1
     assert np.ptp([found["verification"]["auc"] for found in figures]) < 0.02
     assert run(["eval", str(trained.file("int8", "onnx")), "--data", str(trained.photos)]) == 0
-    assert "TAR at FAR" in capsys.readouterr().out
+    assert "1 − FNMR at FMR" in capsys.readouterr().out
 
 
 def test_eval_without_pairs_of_one_person_leaves_verification_out(

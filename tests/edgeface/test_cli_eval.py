@@ -116,7 +116,7 @@ def test_a_person_reads_the_same_figures(tiny_onnx: Path, people: Path, capsys: 
     assert run(["eval", str(tiny_onnx), "--data", str(people)]) == 0
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "nearest centroid, 15 photos of 5 people" in out
-    assert "too few pairs for this FAR: 90 pairs of different people make 0.1 false accepts" in out
+    assert "too few pairs for this FMR: 90 pairs of different people make 0.1 false accepts" in out
 
 
 def test_strangers_are_verified_but_not_named(say: Say, tiny_onnx: Path, people: Path, monkeypatch: pytest.MonkeyPatch):

@@ -240,4 +240,4 @@ def test_many_pairs_and_a_low_far_give_the_interval_of_all_pairs(far: float):
 def test_an_interval_in_words():
     document = verify(all_pairs(*people(40, 3, 0.9)), fars=(0.1, 0.001))
     assert str(document.tar_at_far["0.1"]).count("%") == 1
-    assert str(document.tar_at_far["0.001"]).startswith("too few pairs for this FAR: 7020 pairs of different people")
+    assert str(document.tar_at_far["0.001"]).startswith("too few pairs for this FMR: 7020 pairs of different people")

@@ -141,7 +141,7 @@ def watch(
         frames: of ``open_source``, or made with ``in_turn`` from arrays that come from elsewhere.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
-        far: the share of looks at strangers that may give a name, over the whole gallery, as in ``identify``.
+        far: the FPIR of one look, over the whole gallery, as in ``identify``.
         threshold: the score that is enough, in place of ``far``.
         config: how often is looked, and how much is enough; ``TrackingConfig()`` where None.
         pace: old name of ``config``.
