@@ -6,14 +6,12 @@ the runtime.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import npm_package
 
 ROOT = Path(__file__).parent.parent
 VENDOR = ROOT / "examples" / "browser" / "vendor"
@@ -32,21 +30,7 @@ def fetch() -> None:
     """Fills the folder, unless it is full already."""
     if complete():
         return
-    npm = shutil.which("npm")
-    if npm is None:
-        sys.exit(f"npm is not installed; it brings {PACKAGE} for examples/browser")
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        (archive,) = Path(folder).glob("*.tgz")
-        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-        if digest != SHA512:
-            sys.exit(f"{PACKAGE} has the digest {digest}, not {SHA512}: not used")
-        VENDOR.mkdir(exist_ok=True)
-        with tarfile.open(archive) as package:
-            for name in FILES:
-                member = package.extractfile(f"package/dist/{name}")
-                assert member is not None, name
-                (VENDOR / name).write_bytes(member.read())
+    npm_package.fetch(PACKAGE, SHA512, [f"dist/{name}" for name in FILES], VENDOR)
     for net in NETS:
         shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "detection" / "nets" / f"{net}.onnx", VENDOR)
 
