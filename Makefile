@@ -23,10 +23,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/edgeface demo
 
+# A file's tests stay in one process, whose fixtures they share; each process trains and exports nets of its own.
+JOBS ?= 2
 test: $(READY) check
 	$(BIN)/python scripts/bare_wheel.py
-	$(BIN)/python -m coverage run -m pytest
-	@$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term
 
 # The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
 ROOT ?= runtime
