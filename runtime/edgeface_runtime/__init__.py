@@ -35,7 +35,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.streams.watch import Event, FrameResult, Person, TrackingConfig, watch
     from edgeface_runtime.thresholds import Threshold
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Binding",

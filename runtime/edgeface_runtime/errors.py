@@ -80,7 +80,7 @@ def renamed(module: str, name: str) -> Any:
     new = getattr(sys.modules[module], _RENAMED[name], None) if name in _RENAMED else None
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    message = f"{name} is called {new.__name__}; the old name will be removed in edgeface 0.2"
+    message = f"{name} is called {new.__name__}; the old name will be removed in edgeface 0.3"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
     return new
 

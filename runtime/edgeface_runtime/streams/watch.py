@@ -154,7 +154,7 @@ def watch(
     if not isinstance(frames, Iterable):
         raise UsageError(f"frames is {described(frames)}; give the frames of open_source or in_turn")
     if pace is not None:
-        warnings.warn("pace is called config; the old name will be removed in edgeface 0.2", DeprecationWarning, 2)
+        warnings.warn("pace is called config; the old name will be removed in edgeface 0.3", DeprecationWarning, 2)
     config = config or pace or TrackingConfig()
     followed: list[_Followed] = []
     numbers = itertools.count(1)
