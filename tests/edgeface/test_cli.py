@@ -145,7 +145,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("inspect photo.jpg", "photo.jpg: not a whole ONNX or TFLite model"),
         ("inspect cut.onnx", "cut.onnx: not a whole ONNX or TFLite model (truncated or another kind of file)"),
         ("inspect zero.tflite", "zero.tflite: the file is empty"),
-        ("inspect bare.onnx", "bare.onnx: carries no edgeface contract; `edgeface export --contract` gives a third-party file one"),
+        ("inspect bare.onnx", "bare.onnx: carries no edgeface contract; `edgeface export --contract` gives"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
