@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import Json, print_json, print_table
+from edgeface.cli.gallery_check import check
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who is enrolled; rename, remove, export.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who is enrolled; check, rename, remove, export.")
+app.command("check")(check)
 
 File = Annotated[Path, typer.Argument(metavar="GALLERY", help="Gallery file that `enroll` made.")]
 
