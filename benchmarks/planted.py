@@ -56,7 +56,7 @@ def embedded(recognizer: FaceRecognizer, folder: Path) -> tuple[list[str], np.nd
             width, height = face.box[2:] - face.box[:2]
             for shift in ((0, -0.9 * height), (0.9 * width, -0.2 * height), (-0.9 * width, -0.3 * height)):
                 points = face.landmarks + np.array(shift, np.float32)
-                if (points > 0).all() and (points < pixels.shape[1::-1]).all():
+                if (points > 0).all():
                     beside.append(recognizer.embed(pixels, [Face(face.box, face.score, points)])[0])
     return names, np.stack(rows), np.stack(beside)
 
