@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ _PIECE = 1 << 20  # pixels that Pillow gets at once: it keeps four bytes of each
 _SCALE, _SHIFT = np.float32(1 / 128), np.float32(127.5 / 128)
 
 
-def require_rgb(image: Any) -> None:
+def require_rgb(image: object) -> None:
     """Raises ImageError unless ``image`` is an (H, W, 3) uint8 array with at least one pixel."""
     if not isinstance(image, np.ndarray):
         raise ImageError(f"a photo must be a numpy array, not {type(image).__name__}")
@@ -80,7 +79,7 @@ def running_sums(image: NDArray[np.uint8]) -> NDArray[np.int32]:
     return sums
 
 
-def _windows(length: Any, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _windows(length: int | NDArray[np.intp], cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First pixel and one past the last of each cell, as adaptive average pooling lays them."""
     steps = np.arange(cells)
     return steps * length // cells, -(-(steps + 1) * length // cells)
