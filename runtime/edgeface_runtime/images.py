@@ -152,7 +152,7 @@ def open_rgb(source: ImageLike, *, color: Color = "rgb") -> NDArray[np.uint8]:
 def open_photo(source: ImageLike, *, color: Color = "rgb") -> Pixels:
     """As ``open_rgb``; but a file or Pillow image of more than 4 million pixels stays as it was decoded.
 
-    What takes an image takes such a photo too, and reads it in parts: 48 megapixels are 0.2 GB; an array is 0.14 GB more.
+    What takes an image takes such a photo too, and reads it in parts: 48 megapixels are 0.2 GB, not 0.3.
     """
     is_swapped = is_bgr(color)
     if isinstance(source, DecodedPhoto):

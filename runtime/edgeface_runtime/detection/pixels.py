@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def running_sums(image: NDArray[np.uint8]) -> NDArray[np.int32]:
     return sums
 
 
-def _windows(length: Any, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _windows(length: int | NDArray[np.intp], cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First pixel and one past the last of each cell, as adaptive average pooling lays them."""
     steps = np.arange(cells)
     return steps * length // cells, -(-(steps + 1) * length // cells)
