@@ -23,7 +23,7 @@ from edgeface_runtime import Contract, Detector, ImageError, Rate, UsageError, r
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.gallery.search import Rows, best_scores, people_of
-from edgeface_runtime.images import SUFFIXES, open_rgb
+from edgeface_runtime.images import SUFFIXES, open_photo
 from edgeface_runtime.thresholds import threshold_for
 
 RATES = (0.1, 0.01, 0.001)
@@ -153,7 +153,7 @@ def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress:
         found = {}
         for name in progress([path.as_posix() for path in paths]):
             try:
-                pixels = open_rgb(folder / name)
+                pixels = open_photo(folder / name)
                 seen = find_faces(pixels, detector)[0]
                 if seen:
                     found[name] = align(pixels, most_central(seen, *pixels.shape[:2]).landmarks, size)

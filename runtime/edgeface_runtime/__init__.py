@@ -37,7 +37,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.findings import GalleryFinding, PersonCheck
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
-    from edgeface_runtime.images import ImageLike, open_rgb
+    from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.rates import Rate, rate_over_people
@@ -55,6 +55,7 @@ __all__ = [
     "Color",
     "Contract",
     "ContractError",
+    "DecodedPhoto",
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
@@ -102,6 +103,7 @@ __all__ = [
     "load",
     "load_detector",
     "look_again",
+    "open_photo",
     "open_rgb",
     "open_source",
     "rate_over_people",
@@ -141,7 +143,9 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "DecodedPhoto": "images",
     "ImageLike": "images",
+    "open_photo": "images",
     "open_rgb": "images",
     "Model": "model",
     "load": "model",

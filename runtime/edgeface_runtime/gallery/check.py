@@ -25,7 +25,7 @@ from edgeface_runtime.gallery.findings import (
 )
 from edgeface_runtime.gallery.gallery import Gallery
 from edgeface_runtime.gallery.likeness import Enrolled, Scores, compared, grouped
-from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.images import open_photo, shown
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop
 from edgeface_runtime.rates import Rate, rate_over_people
@@ -248,7 +248,7 @@ def check_unknown(
     by_folder = len({path.parent for path in photos}) > 1
     for path in progress(photos):
         try:
-            pixels = open_rgb(path)
+            pixels = open_photo(path)
             faces = find_faces(pixels, recognizer.detector)[0]
             if not faces:
                 raise ImageError(f"{shown(path)}: no face found")
@@ -286,7 +286,7 @@ def look_again(
     looks = {}
     for photo in progress([photo for photo in photos if (photo.name, photo.source) in files]):
         try:
-            pixels = open_rgb(files[photo.name, photo.source])
+            pixels = open_photo(files[photo.name, photo.source])
             faces = find_faces(pixels, recognizer.detector)[0]
             if faces:
                 scores = recognizer.embed(pixels, faces) @ row_of[photo.id]
