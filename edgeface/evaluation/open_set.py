@@ -29,7 +29,7 @@ from edgeface_runtime.thresholds import threshold_for
 RATES = (0.1, 0.01, 0.001)
 """FPIRs that are asked for."""
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-"""People in a gallery; as many as there are, and all."""
+"""People in a gallery; as many as are there, and all."""
 PHOTOS_EACH = (1, 3, 10)
 LEAST_FALSE_POSITIVES = 10
 """Fewer expected at an FPIR make its threshold the luck of a few photos."""
@@ -189,7 +189,7 @@ def measure_open_set(
     cells = []
     for each in PHOTOS_EACH:
         there = np.flatnonzero(counts > each)
-        sizes = sorted({size for size in SIZES if size < len(there)} | {len(there)})
+        sizes = sorted({size for size in SIZES if size < 0.9 * len(there)} | {len(there)})
         rngs = {size: np.random.default_rng(seed) for size in sizes if size > 1}
         cells += [_cell(known, unknown, contract, there, size, each, draws, rng) for size, rng in rngs.items()]
     if not cells:
@@ -313,12 +313,13 @@ def _threshold(falling: NDArray[np.float64], weights: NDArray[np.float64] | NDAr
 
 def _curve(searches: _Searches) -> Iterator[tuple[float, float, float]]:
     """Ten points a decade."""
-    falling, own = -np.sort(-searches.top), np.sort(searches.own)
+    falling, own = -np.sort(-searches.top), searches.own
     points = 1 + int(np.ceil(10 * np.log10(len(falling))))
     limits: Sequence[float] = [_threshold(falling, np.ones(len(falling)), 10 ** (-step / 10)) for step in range(points)]
     for limit in dict.fromkeys(limits):
-        fnir = float(np.searchsorted(own, limit, side="left") / len(own))
-        yield float((falling >= limit).mean()), fnir, limit
+        fpir, fnir = float((falling >= limit).mean()), float((own < limit).mean())
+        if fpir:
+            yield fpir, fnir, limit
 
 
 def _shown(rate: Rate | Fnir | None) -> str:
