@@ -6,7 +6,7 @@ import itertools
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeface_runtime import Enrollment, EnrollmentError, Gallery, ImageError, Refusal, UsageError
@@ -103,16 +103,17 @@ def enroll_all(
         UsageError: a place of a face and several photos.
         GalleryError: the gallery cannot be written.
     """
-    done = Enrollment([], [])
+    done, notice = Enrollment([], []), ""
     if face is not None and face != "largest":
         if len(photos) != 1:
             raise UsageError(f"one face is meant, but there are {len(photos)} photos: name one, or take the largest")
         ((name, path),) = photos
         try:
             done.photos.append(gallery.enroll(name, path, face=face, force=force))
+            notice = done.photos[0].notice
         except (EnrollmentError, ImageError) as error:
             done.refused.append(Refusal(name, shown(path), str(error)))
-        return done
+        return replace(done, notice=notice)
     counts = Counter(name for name, _ in photos)  # in the order in which the names come
     place = {name: turn for turn, (name, _) in enumerate(counts.most_common())}
     ordered = sorted(photos, key=lambda named: place[named[0]])
@@ -120,7 +121,8 @@ def enroll_all(
         found = gallery.enroll_all(name, (path for _, path in group), face=face, force=force)
         done.photos.extend(found.photos)
         done.refused.extend(found.refused)
-    return done
+        notice = found.notice or notice
+    return replace(done, notice=notice)
 
 
 def _add_folder(listing: NamedPhotos, top: Path, contents: _Contents, name: str | None) -> None:

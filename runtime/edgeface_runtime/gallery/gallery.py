@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from edgeface_runtime.gallery.enrollment import (
     disagreements,
     examine,
     examine_all,
+    from_now_on,
     in_turn,
     refusal,
 )
@@ -173,7 +174,8 @@ class Gallery:
             UsageError: the name or ``face`` cannot be used, or the gallery was opened without a recognizer.
         """
         recognizer, name = self._enrolling(), checked_name(name)
-        return self._add(recognizer, name, examine(recognizer, photo, face, color=color), force)
+        added = self._add(recognizer, name, examine(recognizer, photo, face, color=color), force)
+        return replace(added, notice=self._notice(recognizer, [added]))
 
     def enroll_all(
         self,
@@ -206,6 +208,7 @@ class Gallery:
         recognizer, name, rest = self._enrolling(), checked_name(name), iter(photos)
         enrolled: list[Photo] = []
         refused: list[Refusal] = []
+        notice = ""
         while batch := list(itertools.islice(rest, _JUDGED)):
             samples, unusable = examine_all(recognizer, batch, face, color)
             known = widened(self._store.embeddings_of(name))
@@ -216,9 +219,10 @@ class Gallery:
                     added[i] = self._add(recognizer, name, samples[i], force)
                 except EnrollmentError as error:
                     left[i] = str(error)
+            notice = self._notice(recognizer, list(added.values())) or notice
             enrolled += [added[i] for i in sorted(added)]
             refused += [Refusal(name, called(batch[i]), reason) for i, reason in sorted((unusable | left).items())]
-        return Enrollment(enrolled, refused)
+        return Enrollment(enrolled, refused, notice)
 
     def remove(self, name: str, photo: int | None = None) -> int:
         """Removes a person, or one photo of a person, and overwrites what the file held of it.
@@ -324,6 +328,13 @@ class Gallery:
                 (*row, stored, name),
             )
             return Photo(int(cursor.lastrowid or 0), name, *row, new=True)
+
+    def _notice(self, recognizer: FaceEncoder, photos: list[Photo]) -> str:
+        new = [photo.id for photo in photos if photo.new]
+        # No more photos than the largest id: the gallery need not be read to know that nothing changes.
+        if not new or not from_now_on(recognizer, 0, max(new)):
+            return ""
+        return from_now_on(recognizer, len(self) - len(new), len(self))
 
     def _doubts(self, recognizer: FaceEncoder, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}
