@@ -297,7 +297,7 @@ class Gallery:
         path = path_of("the file to write", path)
         with self._store.reading() as db:
             rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        vectors = widened(self._store.rows([row[-1] for row in rows]))
+        vectors = widened(self._store.rows([(row[0], row[1], row[-1]) for row in rows]))
         photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
         write_export(path, self.binding, photos)
 

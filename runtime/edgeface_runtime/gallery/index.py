@@ -67,11 +67,15 @@ class NearIndex:
         missing = ids[~self._holds(ids)]
         if len(self._graph) > len(ids) - len(missing):
             self._graph, missing = self._new(), ids
-        for start in range(0, len(missing), _BATCH):
-            some, rows = fetch(missing[start : start + _BATCH])
+        return self.add(missing, fetch)
+
+    def add(self, ids: NDArray[np.int64], fetch: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], Rows]]) -> int:
+        """Adds the embeddings of ``ids``, of which it holds none, as ``update`` does."""
+        for start in range(0, len(ids), _BATCH):
+            some, rows = fetch(ids[start : start + _BATCH])
             # Several threads now and then leave rows that no search reaches.
             self._graph.add(some.astype(np.uint64), widened(rows), threads=1)
-        return len(missing)
+        return len(ids)
 
     def nearest(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """At most ``count`` ids of embeddings that are probably the nearest."""
