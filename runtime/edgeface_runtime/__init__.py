@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
+    from edgeface_runtime.gallery.transfer import Merge, import_gallery
     from edgeface_runtime.images import ImageLike, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
@@ -64,6 +65,7 @@ __all__ = [
     "ImageLike",
     "InputSpec",
     "Match",
+    "Merge",
     "MissingExtraError",
     "Model",
     "ModelError",
@@ -78,6 +80,7 @@ __all__ = [
     "Threshold",
     "TrackingConfig",
     "UsageError",
+    "import_gallery",
     "in_turn",
     "load",
     "load_detector",
@@ -108,6 +111,8 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "Merge": "gallery.transfer",
+    "import_gallery": "gallery.transfer",
     "ImageLike": "images",
     "open_rgb": "images",
     "Model": "model",

@@ -185,6 +185,47 @@ def write_index(db: sqlite3.Connection, path: Path, save: Callable[[Path], None]
     _remove_indices(path, but=_index(path, digest))
 
 
+@contextlib.contextmanager
+def new_gallery(path: Path) -> Iterator[Path]:
+    """A path to make a gallery at; it appears as ``path`` when the block ends well, and is removed when not.
+
+    What a killed process left of such a file is removed by whoever makes the next one of that name.
+
+    Raises:
+        GalleryError: there is a file of that name already, or none can be made.
+    """
+    if path.exists():
+        raise GalleryError(f"{shown(path)}: is there already; name another file, or move it away")
+    partial = re.compile(re.escape(f".{path.stem}.") + r"(\d+)" + re.escape(path.suffix) + "(-journal)?")
+    try:
+        for left in path.parent.iterdir():
+            if (found := partial.fullmatch(left.name)) and not _runs(int(found[1])):
+                left.unlink(missing_ok=True)
+        with replacing(path) as part:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
+            yield part
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise GalleryError(f"{shown(path)}: {error.strerror}") from error
+
+
+def copy_database(db: sqlite3.Connection, path: Path) -> None:
+    """Writes all that an open gallery holds to another file, and makes sure that it can be read there.
+
+    Raises:
+        GalleryError: one of the files is damaged, or the disk is full.
+    """
+    with explained(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+        db.backup(copy)
+        if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("malformed")
+    connect(path, None).close()  # overwrites what a removal may have left
+
+
 def overwrite(db: sqlite3.Connection, path: Path) -> None:
     """Rewrites the file without the remains of what was deleted, if that is still to be done; its index goes."""
     if db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
@@ -233,6 +274,16 @@ def write_export(path: Path, binding: Binding, photos: Sequence[tuple[dict[str, 
             part.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _create(db: sqlite3.Connection, binding: Binding, precision: Precision) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.engines import onnxruntime
 from edgeface_runtime.errors import MissingExtraError, UsageError
-from edgeface_runtime.gallery.search import Rows, widened
+from edgeface_runtime.gallery.search import Rows, in_bytes
 
 _LINKS, _EFFORT = 16, 128  # of the graph: links a row, candidates while building and while searching
 _BATCH = 4096
@@ -73,15 +73,17 @@ class NearIndex:
         """Adds the embeddings of ``ids``, of which it holds none, as ``update`` does."""
         for start in range(0, len(ids), _BATCH):
             some, rows = fetch(ids[start : start + _BATCH])
+            # usearch would round rows of length 1 to a third of the 127 steps; the cosine does not see the scale.
+            vectors = rows.vectors if rows.scales is not None else in_bytes(rows.vectors)
             # Several threads now and then leave rows that no search reaches.
-            self._graph.add(some.astype(np.uint64), widened(rows), threads=1)
+            self._graph.add(some.astype(np.uint64), vectors, threads=1)
         return len(ids)
 
     def nearest(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """At most ``count`` ids of embeddings that are probably the nearest."""
         if not len(self._graph):
             return np.empty(0, np.int64)
-        return np.asarray(self._graph.search(query, count).keys).astype(np.int64)
+        return np.asarray(self._graph.search(in_bytes(query), count).keys).astype(np.int64)
 
     def save(self, file: Path) -> None:
         """Writes it.

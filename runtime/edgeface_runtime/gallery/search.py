@@ -105,9 +105,13 @@ class People:
 
 def pack(embedding: NDArray[np.float32], precision: Precision) -> bytes:
     """The bytes of one (D,) float32 embedding of length 1."""
-    if precision == "int8":
-        embedding = np.rint(embedding * (127 / np.abs(embedding).max()))
-    return embedding.astype(ITEMS[precision]).tobytes()
+    return (in_bytes(embedding) if precision == "int8" else embedding.astype(ITEMS[precision])).tobytes()
+
+
+def in_bytes(embeddings: NDArray[np.float32]) -> NDArray[np.int8]:
+    """(…, D) int8: each embedding by its own scale, so that its largest component is 127 or −127."""
+    scaled: NDArray[np.float32] = embeddings * (127 / np.abs(embeddings).max(axis=-1, keepdims=True))
+    return np.rint(scaled).astype(np.int8)
 
 
 def read_rows(data: bytes, precision: Precision, length: int) -> Rows:

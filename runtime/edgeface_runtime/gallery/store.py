@@ -17,7 +17,9 @@ from edgeface_runtime.errors import GalleryError
 from edgeface_runtime.gallery.database import (
     Binding,
     connect,
+    copy_database,
     explained,
+    new_gallery,
     overwrite,
     read_binding,
     read_index,
@@ -96,7 +98,8 @@ class Store:
     def embeddings_of(self, name: str) -> Rows:
         """Those of one person's photos."""
         with self.reading() as db:
-            return self.rows(db.execute(f"SELECT photo.id, name, embedding {FROM} WHERE name = ?", (name,)).fetchall())
+            photos = db.execute(f"SELECT embedding, photo.id, name {FROM} WHERE name = ?", (name,)).fetchall()
+        return self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos])
 
     def snapshot(self) -> People:
         """All photos as they are now; where photos were added and nothing else was done, only those are read."""
@@ -109,23 +112,28 @@ class Store:
                 self._save_index(_SAVED)
             return self._cache
 
-    def rows(self, photos: Sequence[tuple[Any, ...]]) -> Rows:
-        """The embeddings of (photo's id, person's name, embedding as it is stored), ready to be compared.
+    def rows(self, embeddings: Sequence[bytes], photos: Sequence[tuple[Any, ...]] = ()) -> Rows:
+        """Embeddings as they are stored, ready to be compared.
+
+        Args:
+            embeddings: the bytes of each.
+            photos: of each the photo's id, the person's name, …: those of a damaged one are then said.
 
         Raises:
             GalleryError: one of them is damaged.
         """
         length = self.binding.length
-        wrong = [photo for photo in photos if len(photo[2]) != length * ITEMS[self.precision].itemsize]
+        size = length * ITEMS[self.precision].itemsize
+        wrong = [place for place, embedding in enumerate(embeddings) if len(embedding) != size]
         if not wrong:
-            rows = read_rows(b"".join([photo[2] for photo in photos]), self.precision, length)
-            if rows.scales is not None or np.isfinite(rows.vectors.sum()):
+            rows = read_rows(b"".join(embeddings), self.precision, length)
+            if rows.scales is not None or not photos or np.isfinite(rows.vectors.sum()):
                 return rows
-            wrong = [photos[int(np.isfinite(rows.vectors).all(axis=1).argmin())]]
-        number, name, _ = wrong[0]
+            wrong = np.flatnonzero(~np.isfinite(rows.vectors).all(axis=1)).tolist()
+        what = "photo {} of {}".format(*photos[wrong[0]]) if photos else "an embedding"
         raise GalleryError(
-            f"{self.path}: damaged: photo {number} of {name} is not {length} {self.precision} numbers; put a copy of "
-            f"the gallery in its place, or remove the photo (edgeface gallery remove, with --photo {number})"
+            f"{self.path}: damaged: {what} is not {length} {self.precision} numbers; put a copy of the gallery in its "
+            "place, or remove the photo (edgeface gallery remove, with --photo)"
         )
 
     def _counted(self) -> tuple[int, int]:
@@ -145,16 +153,16 @@ class Store:
 
     def _with_new(self, known: People) -> People:
         """``known`` and the photos that have come after them."""
-        wanted = f"photo.id, name, {'NULL' if self._index else 'embedding'}, person.id"
+        wanted = f"{'NULL' if self._index else 'embedding'}, photo.id, name, person.id"
         last = int(known.ids[-1]) if len(known.ids) else 0
         cursor = self._db.execute(f"SELECT {wanted} {FROM} WHERE photo.id > ? ORDER BY photo.id", (last,))
         new: list[tuple[int, int]] = []
         names: dict[int, str] = {}
         while photos := cursor.fetchmany(_READ):
             if self._matrix:
-                self._matrix.add(self.rows([photo[:3] for photo in photos]))
-            new += [(photo[0], photo[3]) for photo in photos]
-            names |= {photo[3]: photo[1] for photo in photos}
+                self._matrix.add(self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos]))
+            new += [(photo[1], photo[3]) for photo in photos]
+            names |= {photo[3]: photo[2] for photo in photos}
         ids, shown = np.array(new, np.int64).reshape(-1, 2).T
         whom = np.array(sorted(names), np.int64)
         places = (np.searchsorted(known.person_ids, whom, side) for side in ("left", "right"))
@@ -179,9 +187,10 @@ class Store:
     def _fetch(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
         """Those of the photos that are still there, by id."""
         wanted = "WHERE photo.id IN (SELECT value FROM json_each(?)) ORDER BY photo.id"
-        found = self._db.execute(f"SELECT photo.id, name, embedding {FROM} {wanted}", (json.dumps(ids.tolist()),))
+        found = self._db.execute(f"SELECT embedding, photo.id, name {FROM} {wanted}", (json.dumps(ids.tolist()),))
         photos = found.fetchall()
-        return np.array([photo[0] for photo in photos], np.int64), self.rows(photos)
+        rows = self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos])
+        return np.array([photo[1] for photo in photos], np.int64), rows
 
     def _proposed(self, people: People, query: NDArray[np.float32], k: int) -> list[Candidate]:
         """The nearest of those that the index proposes; it is asked for more until they are ``k`` people."""
@@ -220,6 +229,25 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def insert(self, db: sqlite3.Connection, name: str, details: tuple[Any, ...], embedding: bytes) -> int:
+        """Adds a photo within ``writing`` and returns its id; ``details`` are its source, time, sharpness … pitch."""
+        db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+        cursor = db.execute(
+            "INSERT INTO photo (person, source, added, sharpness, size, yaw, pitch, embedding) "
+            "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
+            (*details, embedding, name),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def backup(self, path: Path) -> None:
+        """Writes a copy of the file as it is at one moment, whoever writes meanwhile.
+
+        Raises:
+            GalleryError: there is a file already, the copy cannot be written, or this file is damaged.
+        """
+        with new_gallery(path) as part, self.reading() as db:
+            copy_database(db, part)
 
     def overwrite(self) -> None:
         """Overwrites what the file still holds of what was removed from it."""
