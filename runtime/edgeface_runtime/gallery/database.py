@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import replacing
+from edgeface_runtime.gallery.encryption import PAGE, errors, is_encrypted, open_database
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
@@ -34,10 +35,6 @@ from edgeface_runtime.model import Model
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""
 _APPLICATION = 0x45444746  # "EDGF"
-_WAIT = 30.0
-"""Seconds to wait for another process to finish writing."""
-_PAGE = 8192
-"""Bytes: three embeddings of 512 floats a page; in a page of SQLite's usual 4096 there is room for one."""
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
@@ -130,15 +127,15 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
     if not path.is_file():
         raise GalleryError(f"{shown(path)}: {'not a gallery' if path.exists() else 'no such gallery'}")
     with explained(path):
-        db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        db = open_database(path)
         try:
             for pragma in ("secure_delete = ON", "synchronous = EXTRA", "temp_store = MEMORY"):
                 db.execute(f"PRAGMA {pragma}")
             if binding is not None and _number(db, "page_count") == 0:
-                db.execute(f"PRAGMA page_size = {_PAGE}")
+                db.execute(f"PRAGMA page_size = {PAGE}")
                 _create(db, binding, precision)
             _require_ours(db, path)
-            with contextlib.suppress(sqlite3.OperationalError):  # others read or write, or this process may only read
+            with contextlib.suppress(*errors()):  # others read or write, or this process may only read
                 overwrite(db, path)
         except BaseException:
             db.close()
@@ -219,7 +216,10 @@ def copy_database(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         GalleryError: one of the files is damaged, or the disk is full.
     """
-    with explained(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+    with (
+        explained(path),
+        contextlib.closing(open_database(path) if is_encrypted(db) else sqlite3.connect(path)) as copy,
+    ):
         db.backup(copy)
         if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("malformed")
@@ -239,7 +239,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turns what SQLite says into a line that says what to do."""
     try:
         yield
-    except sqlite3.Error as error:
+    except errors() as error:
         said = str(error)
         for words, meaning in (
             ("locked", "another process is writing to it; try again"),

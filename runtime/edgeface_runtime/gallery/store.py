@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from edgeface_runtime.gallery.database import (
     read_precision,
     write_index,
 )
+from edgeface_runtime.gallery.encryption import is_encrypted
 from edgeface_runtime.gallery.index import NearIndex
 from edgeface_runtime.gallery.search import (
     ITEMS,
@@ -112,7 +112,7 @@ class Store:
                 self._save_index(_SAVED)
             return self._cache
 
-    def rows(self, embeddings: Sequence[bytes], photos: Sequence[tuple[Any, ...]] = ()) -> Rows:
+    def rows(self, embeddings: Sequence[bytes], photos: Sequence[Sequence[object]] = ()) -> Rows:
         """Embeddings as they are stored, ready to be compared.
 
         Args:
@@ -142,9 +142,10 @@ class Store:
 
     def _read(self, known: People | None) -> People:
         # Whoever removes or renames sets ``stale``, until the VACUUM that follows gives the schema another version.
-        schema, stale = self._value("PRAGMA schema_version"), self._value("SELECT value FROM meta WHERE key = 'stale'")
+        schema = self._value("PRAGMA schema_version")
+        stale = self._value("SELECT count(*) FROM meta WHERE key = 'stale' AND value = '1'")
         count = self._value("SELECT count(*) FROM photo")
-        people = self._with_new(known) if known and schema == self._schema and stale == "0" else None
+        people = self._with_new(known) if known and schema == self._schema and not stale else None
         if people is None or len(people.ids) != count or (np.diff(people.person_ids) < 0).any():
             self._matrix = None if self._index else GrowingRows(self.binding.length, self.precision, count)
             people = self._with_new(People(_NONE, _NONE, (), _NONE, None))
@@ -181,8 +182,8 @@ class Store:
             )
         return people
 
-    def _value(self, query: str) -> Any:
-        return self._db.execute(query).fetchone()[0]
+    def _value(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
 
     def _fetch(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
         """Those of the photos that are still there, by id."""
@@ -209,6 +210,8 @@ class Store:
         """Writes the index if it is of the file as it is now and has at least that much new."""
         if self._index is None or self._cache is None or self._unsaved < least:
             return
+        if is_encrypted(self._db):  # an index holds embeddings in plain
+            return
         # Without it the next opening builds the index again, which is no reason to stop. While it is written nobody
         # else may remove a person: their embedding would stay in it.
         with contextlib.suppress(GalleryError, OSError), self.writing() as db:
@@ -230,7 +233,7 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def insert(self, db: sqlite3.Connection, name: str, details: tuple[Any, ...], embedding: bytes) -> int:
+    def insert(self, db: sqlite3.Connection, name: str, details: tuple[object, ...], embedding: bytes) -> int:
         """Adds a photo within ``writing`` and returns its id; ``details`` are its source, time, sharpness … pitch."""
         db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
         cursor = db.execute(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,7 @@ class _NoThresholds:
         raise UsageError("no model, and so no thresholds")
 
 
-def _incoming(row: dict[str, Any]) -> Incoming:
+def _incoming(row: dict[str, object]) -> Incoming:
     embedding = np.asarray(row["embedding"], np.float32)
     length = float(np.linalg.norm(embedding)) if embedding.ndim == 1 else 0.0
     if not np.isfinite(length) or length < 1e-6:
@@ -206,14 +206,14 @@ def _incoming(row: dict[str, Any]) -> Incoming:
     if abs(length - 1) > 1e-4:
         embedding = embedding / np.float32(length)
     added = str(row.get("added") or datetime.now(UTC).isoformat(timespec="seconds"))
-    sharpness, size, yaw, pitch = (float(row.get(key) or 0) for key in _MEASURED)
+    sharpness, size, yaw, pitch = (float(str(row.get(key) or 0)) for key in _MEASURED)
     if not np.isfinite([sharpness, size, yaw, pitch]).all():
         raise ValueError(f"{' or '.join(_MEASURED)} is no number")
     details = (str(row.get("source") or ""), added, sharpness, size, yaw, pitch)
-    return Incoming(checked_name(row["name"]), details, embedding)
+    return Incoming(checked_name(cast(str, row["name"])), details, embedding)
 
 
-def _checked(path: Path, rows: Sequence[dict[str, Any]]) -> list[Incoming]:
+def _checked(path: Path, rows: Sequence[dict[str, object]]) -> list[Incoming]:
     found = []
     for number, row in enumerate(rows, 1):
         try:
@@ -224,12 +224,12 @@ def _checked(path: Path, rows: Sequence[dict[str, Any]]) -> list[Incoming]:
     return found
 
 
-def _json(path: Path) -> tuple[Binding | None, list[dict[str, Any]]]:
+def _json(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
     document = json.loads(path.read_text(encoding="utf-8"))
     return Binding(**document["model"]), list(document["photos"])
 
 
-def _csv(path: Path) -> tuple[Binding | None, list[dict[str, Any]]]:
+def _csv(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = [name for name in reader.fieldnames or () if name[:1] == "e" and name[1:].isdigit()]
@@ -239,7 +239,7 @@ def _csv(path: Path) -> tuple[Binding | None, list[dict[str, Any]]]:
         return None, [{**row, "embedding": [row[column] or "" for column in columns]} for row in reader]
 
 
-def _npz(path: Path) -> tuple[Binding | None, list[dict[str, Any]]]:
+def _npz(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         names, embeddings = arrays["names"], arrays["embeddings"]
     if names.ndim != 1 or embeddings.ndim != 2 or len(names) != len(embeddings) or embeddings.dtype.kind != "f":
@@ -247,7 +247,7 @@ def _npz(path: Path) -> tuple[Binding | None, list[dict[str, Any]]]:
     return None, [{"name": str(name), "embedding": row} for name, row in zip(names, embeddings, strict=True)]
 
 
-_READERS: dict[str, Callable[[Path], tuple[Binding | None, list[dict[str, Any]]]]] = {
+_READERS: dict[str, Callable[[Path], tuple[Binding | None, list[dict[str, object]]]]] = {
     ".json": _json,
     ".csv": _csv,
     ".npz": _npz,
