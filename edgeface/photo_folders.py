@@ -28,7 +28,7 @@ from edgeface_runtime import (
 from edgeface_runtime.gallery.database import binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import WhichFace, checked_name, stored_name
 from edgeface_runtime.gallery.transfer import read_source
-from edgeface_runtime.images import SUFFIXES, open_rgb, shown
+from edgeface_runtime.images import SUFFIXES, open_photo, shown
 from edgeface_runtime.shipped_models import find_model, shipped
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
@@ -214,7 +214,7 @@ def move(
 
 
 def _enrolled_face(former: FaceRecognizer, file: Path, embeddings: NDArray[np.float32]) -> Face:
-    pixels = open_rgb(file)
+    pixels = open_photo(file)
     faces = former.faces(pixels)
     if not faces:
         raise NoFaceError(f"{shown(file)}: no face found")

@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
     from edgeface_runtime.gallery.transfer import Merge, import_gallery
-    from edgeface_runtime.images import ImageLike, open_rgb
+    from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
@@ -45,6 +45,7 @@ __all__ = [
     "Color",
     "Contract",
     "ContractError",
+    "DecodedPhoto",
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
@@ -84,6 +85,7 @@ __all__ = [
     "in_turn",
     "load",
     "load_detector",
+    "open_photo",
     "open_rgb",
     "open_source",
     "read_contract",
@@ -113,7 +115,9 @@ _LATER = {
     "Binding": "gallery.database",
     "Merge": "gallery.transfer",
     "import_gallery": "gallery.transfer",
+    "DecodedPhoto": "images",
     "ImageLike": "images",
+    "open_photo": "images",
     "open_rgb": "images",
     "Model": "model",
     "load": "model",

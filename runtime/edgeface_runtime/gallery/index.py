@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.engines import onnxruntime
 from edgeface_runtime.errors import MissingExtraError, UsageError
-from edgeface_runtime.gallery.search import Rows, in_bytes
+from edgeface_runtime.gallery.search import Rows, in_bytes, widened
 
 _LINKS, _EFFORT = 16, 128  # of the graph: links a row, candidates while building and while searching
 _BATCH = 4096
@@ -74,7 +74,7 @@ class NearIndex:
         for start in range(0, len(ids), _BATCH):
             some, rows = fetch(ids[start : start + _BATCH])
             # usearch would round rows of length 1 to a third of the 127 steps; the cosine does not see the scale.
-            vectors = rows.vectors if rows.scales is not None else in_bytes(rows.vectors)
+            vectors = rows.vectors if rows.scales is not None else in_bytes(widened(rows))
             # Several threads now and then leave rows that no search reaches.
             self._graph.add(some.astype(np.uint64), vectors, threads=1)
         return len(ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from edgeface_runtime.errors import UsageError
 
 Precision = Literal["float32", "int8"]
 """How a gallery stores embeddings."""
-ITEMS: dict[Precision, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
+ITEMS: dict[Precision, np.dtype[np.float32 | np.int8]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
 _BLOCK = 1024  # rows that stay in the cache while they are widened and compared
 _STRETCH = 64  # scores of which the best one is looked at first
 _FEW = 4  # faces; below, products of vectors beat OpenBLAS's product of matrices
@@ -38,7 +38,7 @@ class Candidate:
 class Rows:
     """Embeddings ready to be compared."""
 
-    vectors: NDArray[Any]
+    vectors: NDArray[np.float32 | np.int8]
     """(N, D) float32 or int8."""
     scales: NDArray[np.float32] | None
     """(N,) what brings each row to length 1; None where it has it."""
@@ -123,7 +123,7 @@ def read_rows(data: bytes, precision: Precision, length: int) -> Rows:
     return Rows(vectors, 1 / np.sqrt(np.maximum(np.concatenate([*squares, np.empty(0, np.float32)]), 1)))
 
 
-def require_rows(embeddings: Any, length: int) -> None:
+def require_rows(embeddings: object, length: int) -> None:
     """Raises UsageError unless these are embeddings of that many floats, an array (N, ``length``)."""
     if not isinstance(embeddings, np.ndarray):
         raise UsageError(f"embeddings is {described(embeddings)}; it must be an array (N, {length})")
@@ -133,7 +133,8 @@ def require_rows(embeddings: Any, length: int) -> None:
 
 def widened(rows: Rows) -> NDArray[np.float32]:
     """(N, D) float32 of length 1."""
-    return rows.vectors if rows.scales is None else rows.vectors * rows.scales[:, None]
+    wide = rows.vectors.astype(np.float32, copy=False)
+    return wide if rows.scales is None else wide * rows.scales[:, None]
 
 
 def scores(rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -203,7 +204,7 @@ def _dot(rows: NDArray[np.float32], query: NDArray[np.float32], out: NDArray[np.
         np.einsum("nd,d->n", rows, query, out=out)
 
 
-def _blocks(vectors: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(vectors: NDArray[np.float32 | np.int8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The rows in float32, some at a time, and the number of the first."""
     for start in range(0, len(vectors), _BLOCK):
         yield start, vectors[start : start + _BLOCK].astype(np.float32, copy=False)
