@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
+    from edgeface_runtime.gallery.transfer import Merge, import_gallery
     from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
@@ -65,6 +66,7 @@ __all__ = [
     "ImageLike",
     "InputSpec",
     "Match",
+    "Merge",
     "MissingExtraError",
     "Model",
     "ModelError",
@@ -79,6 +81,7 @@ __all__ = [
     "Threshold",
     "TrackingConfig",
     "UsageError",
+    "import_gallery",
     "in_turn",
     "load",
     "load_detector",
@@ -110,6 +113,8 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "Merge": "gallery.transfer",
+    "import_gallery": "gallery.transfer",
     "DecodedPhoto": "images",
     "ImageLike": "images",
     "open_photo": "images",

@@ -158,7 +158,7 @@ def examine(
     )
     return Sample(
         called(photo),
-        unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else "",
+        stored_name(photo) if isinstance(photo, (str, os.PathLike)) else "",
         recognizer.embed(pixels, [face])[0],
         sharp,
         size,
@@ -166,6 +166,11 @@ def examine(
         turn.pitch,
         tuple(text.format(*told_apart(value, limit, 0)) for applies, text, value, limit in checks if applies),
     )
+
+
+def stored_name(photo: str | os.PathLike[str]) -> str:
+    """What a gallery keeps of a photo's path: the file's name, in the one form in which it is stored."""
+    return unicodedata.normalize("NFC", called(Path(photo).name))
 
 
 def disagreements(recognizer: FaceEncoder, name: str, best: dict[str, float], comparisons: int) -> tuple[str, ...]:
