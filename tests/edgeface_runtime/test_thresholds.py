@@ -65,7 +65,11 @@ GALLERIES = [
     *(pytest.param(shipped(file.name), id=file.name) for file in sorted(FOLDER.glob("*.int8.*"))),
     *(
         pytest.param(contract(thresholds), id=name)
-        for name, thresholds in {"two rates": FEW, "a wide interval": SHARPLY_UNSURE, "one rate": {"0.01": FEW["0.01"]}}.items()
+        for name, thresholds in {
+            "two rates": FEW,
+            "a wide interval": SHARPLY_UNSURE,
+            "one rate": {"0.01": FEW["0.01"]},
+        }.items()
     ),
 ]
 
