@@ -22,7 +22,6 @@ from edgeface.evaluation.protocol import Progress
 from edgeface_runtime import Contract, Detector, ImageError, Rate, UsageError, rate_over_people
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.gallery.search import Rows, best_scores, people_of
 from edgeface_runtime.images import SUFFIXES, open_photo
 from edgeface_runtime.thresholds import threshold_for
 
@@ -242,13 +241,13 @@ def _searches(
     photos = [rng.permutation(np.flatnonzero(known.people == person)) for person in drawn]
     gallery = np.concatenate([own[:each] for own in photos])
     probes = np.concatenate([own[each : each + PROBES_EACH] for own in photos])
-    people = people_of(0, [(row, int(known.people[row]), "") for row in gallery.tolist()], None)
-    rows = Rows(known.embeddings[gallery], None)
+    enrolled = known.embeddings[gallery].T
 
     def search(queries: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        parts = [best_scores(people, rows, queries[at : at + _CHUNK]) for at in range(0, len(queries), _CHUNK)]
-        scores = np.concatenate([part.max(axis=1) for part in parts]).astype(np.float64)
-        return np.concatenate([part.argmax(axis=1) for part in parts]), scores
+        """Of each, whose photo is the nearest (number in ``drawn``), and its score."""
+        found = [queries[at : at + _CHUNK] @ enrolled for at in range(0, len(queries), _CHUNK)]
+        scores = np.concatenate([part.max(axis=1) for part in found]).astype(np.float64)
+        return np.concatenate([part.argmax(axis=1) for part in found]) // each, scores
 
     named, best = search(known.embeddings[probes])
     own = np.where(drawn[named] == known.people[probes], best, -2.0)

@@ -37,6 +37,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.findings import GalleryFinding, PersonCheck
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
+    from edgeface_runtime.gallery.transfer import Merge, import_gallery
     from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
@@ -79,6 +80,7 @@ __all__ = [
     "InputSpec",
     "Look",
     "Match",
+    "Merge",
     "MissingExtraError",
     "Model",
     "ModelError",
@@ -99,6 +101,7 @@ __all__ = [
     "UsageError",
     "check_gallery",
     "check_unknown",
+    "import_gallery",
     "in_turn",
     "load",
     "load_detector",
@@ -143,6 +146,8 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "Merge": "gallery.transfer",
+    "import_gallery": "gallery.transfer",
     "DecodedPhoto": "images",
     "ImageLike": "images",
     "open_photo": "images",
