@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -271,6 +272,27 @@ class Gallery:
         with self._store.reading() as db:
             rows = db.execute(f"SELECT {_PHOTO} {FROM} ORDER BY name, photo.id").fetchall()
         return [Photo(*row) for row in rows]
+
+    def contents(self) -> tuple[list[Photo], NDArray[np.float32]]:
+        """All enrolled photos, as ``photos`` gives them, and their (N, D) float32 embeddings of length 1.
+
+        Raises:
+            GalleryError: the file cannot be read, or an embedding is damaged; the message names its photo.
+        """
+        with self._store.reading() as db:
+            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
+        photos, size = [Photo(*row[:-1]) for row in rows], self.binding.length * ITEMS[self.precision].itemsize
+        whole_rows = [row[-1] if len(row[-1]) == size else bytes(size) for row in rows]
+        vectors = widened(self._store.rows(whole_rows))
+        with np.errstate(invalid="ignore", over="ignore"):
+            is_unit = np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.01
+        for photo in itertools.compress(photos, ~is_unit):
+            remedy = f"edgeface gallery remove {self.path} {shlex.quote(photo.name)} --photo {photo.id}"
+            raise GalleryError(
+                f"{self.path}: damaged: the embedding of photo {photo.id} of {photo.name}; put a copy of the file "
+                f"there, or remove the photo ({remedy}) and enroll it again"
+            )
+        return photos, vectors
 
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
         """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
