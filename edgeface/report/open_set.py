@@ -34,7 +34,7 @@ def _draw(cells: list[OpenSetCell], each: int) -> Figure:
     shades = matplotlib.colormaps["viridis"]
     for place, cell in enumerate(cells):
         color = shades(0.9 * place / max(len(cells) - 1, 1))
-        points = [(fpir, fnir) for fpir, fnir, _ in cell.curve if fpir > 0 and fnir > 0]
+        points = [(fpir, fnir) for fpir, fnir, _ in cell.curve if fnir > 0]
         label = f"{cell.people} people"
         if points:
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker="." if len(points) == 1 else None)

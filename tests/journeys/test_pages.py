@@ -21,7 +21,7 @@ BLOCKS = {
     "docs/data.md": {"workstation": 1},
     "docs/detectors.md": {"": 1},
     "docs/export.md": {"": 1, "workstation": 1},
-    "docs/gallery.md": {"": 9},
+    "docs/gallery.md": {"": 12},
     "docs/models.md": {"": 1},
     "docs/pi.md": {"board": 4, "": 7, "camera": 1},
     "docs/privacy.md": {"": 4},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -281,18 +280,7 @@ class Gallery:
         """
         with self._store.reading() as db:
             rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        photos, size = [Photo(*row[:-1]) for row in rows], self.binding.length * ITEMS[self.precision].itemsize
-        whole_rows = [row[-1] if len(row[-1]) == size else bytes(size) for row in rows]
-        vectors = widened(self._store.rows(whole_rows))
-        with np.errstate(invalid="ignore", over="ignore"):
-            is_unit = np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.01
-        for photo in itertools.compress(photos, ~is_unit):
-            remedy = f"edgeface gallery remove {self.path} {shlex.quote(photo.name)} --photo {photo.id}"
-            raise GalleryError(
-                f"{self.path}: damaged: the embedding of photo {photo.id} of {photo.name}; put a copy of the file "
-                f"there, or remove the photo ({remedy}) and enroll it again"
-            )
-        return photos, vectors
+        return [Photo(*row[:-1]) for row in rows], widened(self._store.rows([row[-1] for row in rows], rows))
 
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
         """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
@@ -350,10 +338,7 @@ class Gallery:
             GalleryError: the gallery cannot be read.
         """
         path = path_of("the file to write", path)
-        with self._store.reading() as db:
-            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        vectors = widened(self._store.rows([row[-1] for row in rows], rows))
-        photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
+        photos = [(asdict(photo), vector) for photo, vector in zip(*self.contents(), strict=True)]
         write_export(path, self.binding, photos)
 
     def _enrolling(self) -> FaceEncoder:
