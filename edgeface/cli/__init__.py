@@ -32,6 +32,7 @@ VERBS = (
     "enroll",
     "identify",
     "verify",
+    "group",
     "run",
 )
 # Verbs that have verbs of their own: name → module with an ``app``.
