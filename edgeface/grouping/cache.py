@@ -82,7 +82,7 @@ class FaceCache:
                 self._db.execute(table)
             known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
             if known != (made_by,):
-                self._db.execute("DELETE FROM photo")
+                self._delete(self._paths())
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made_by', ?)", (made_by,))
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class FaceCache:
     def photos(self) -> list[Path]:
         """All photos that the file knows, sorted."""
         with self._explained():
-            return sorted(_path(row[0]) for row in self._db.execute("SELECT path FROM photo"))
+            return sorted(map(_path, self._paths()))
 
     def look(
         self, photos: Sequence[Path], progress: Callable[[Sequence[Path]], Iterable[Path]] = iter
@@ -122,13 +122,10 @@ class FaceCache:
         """
         with self._explained():
             known = dict(self._db.execute("SELECT path, state FROM photo"))
-            gone = [(path,) for path in known.keys() - set(map(os.fsencode, photos))]
-            self._db.execute("BEGIN")
-            self._db.executemany("DELETE FROM photo WHERE path = ?", gone)
-            self._db.execute("COMMIT")
-            if gone:
-                self._db.execute("VACUUM")  # SQLite leaves copies of rows in its pages
-            for photo in progress([photo for photo in photos if known.get(os.fsencode(photo)) != _state(photo)]):
+            left = [photo for photo in photos if known.get(os.fsencode(photo)) != _state(photo)]
+            changed = known.keys() & set(map(os.fsencode, left))
+            self._delete(changed | known.keys() - set(map(os.fsencode, photos)))
+            for photo in progress(left):
                 self._look(photo)
             refused = self._db.execute("SELECT path, reason FROM photo WHERE reason IS NOT NULL ORDER BY path")
             return {_path(path): reason for path, reason in refused}
@@ -186,6 +183,21 @@ class FaceCache:
         with self._explained():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made', ?)", (json.dumps(files),))
 
+    def _paths(self) -> list[bytes]:
+        return [row[0] for row in self._db.execute("SELECT path FROM photo")]
+
+    def _delete(self, paths: Iterable[bytes]) -> None:
+        """Deletes photos and their faces, and overwrites what the file held of them."""
+        rows = [(path,) for path in paths]
+        if rows:
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM photo WHERE path = ?", rows)
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')")
+            self._db.execute("COMMIT")
+        if self._db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
+            self._db.execute("VACUUM")  # SQLite leaves copies of rows in its pages
+            self._db.execute("UPDATE meta SET value = '0' WHERE key = 'stale'")
+
     def _look(self, photo: Path) -> None:
         rows: list[tuple[object, ...]] = []
         reason, state = None, _state(photo)
@@ -195,7 +207,6 @@ class FaceCache:
         except ImageError as error:
             reason = str(error)
         self._db.execute("BEGIN")
-        self._db.execute("DELETE FROM photo WHERE path = ?", (os.fsencode(photo),))
         self._db.execute("INSERT INTO photo VALUES (?, ?, ?)", (os.fsencode(photo), state, reason))
         self._db.executemany(
             "INSERT INTO face (path, detection, sharpness, concerns, place, embedding, tile) "

@@ -84,7 +84,7 @@ def page_of(folder: Path, found: Collection, tile: Callable[[int], bytes]) -> st
 def _summary(found: Collection) -> str:
     faces = [face for group in found.groups for face in group.faces]
     named = sum(group.name is not None for group in found.groups)
-    words = [f"{_count(len(found.groups), 'group')} of {_count(len(faces), 'face')}"]
+    words = [f"{_count(len(faces), 'face')} in {_count(len(found.groups), 'group')}"]
     words += [f"{named} named"] if named else []
     words += [f"{_count(len(found.alone), 'face')} seen once"] if found.alone else []
     words += [f"{len(found.unclear)} too small or blurred"] if found.unclear else []
