@@ -21,7 +21,8 @@ BLOCKS = {
     "docs/data.md": {"workstation": 1},
     "docs/detectors.md": {"": 1},
     "docs/export.md": {"": 1, "workstation": 1},
-    "docs/gallery.md": {"": 6},
+    "docs/gallery.md": {"": 7},
+    "docs/group.md": {"": 1},
     "docs/models.md": {"": 1},
     "docs/pi.md": {"board": 4, "": 7, "camera": 1},
     "docs/privacy.md": {"": 3},
@@ -33,6 +34,7 @@ FOLLOWED = [page for page, needs in BLOCKS.items() if "" in needs and not page.s
 # What the blocks say, at the least.
 SAID = {
     "README.md": ["Ada 0.", "True"],
+    "docs/group.md": ["group 1", "Ada", "groups.html shows them"],
     "docs/models.md": ["same person", "Ada"],
     "docs/pi.md": ["mobilefacenet.int8.tflite", "Ada", "estimated"],
     "docs/streams.md": ["named: Ada", "named Ada"],
