@@ -133,6 +133,7 @@ def test_a_folder_is_watched_and_drawn(say: Say, place: Path):
         ("b.png", "named", "s2"),
         ("c.pgm", "left", "s2"),
         ("c.pgm", "appeared", None),
+        ("c.pgm", "unknown", None),
     ]
     assert "photos/broken.jpg: not an image that can be read" in err
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png.jpg", "b.png.jpg", "c.pgm.jpg"]
@@ -238,8 +239,8 @@ def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.Monkey
         done = live.run(
             Path("x"), fake, gallery, far=0.01, threshold=None, every=1, tell=told.append, report=told.append
         )
-    assert len(told) == 19  # each of ten appears, and all but the last leave
-    assert (list(done.events), done.events_left_out) == (told[-5:], 14)
+    assert len(told) == 29  # each of ten appears and is unknown, and all but the last leave
+    assert (list(done.events), done.events_left_out) == (told[-5:], 24)
 
 
 def test_ctrl_c_leaves_what_was_written(place: Path):
