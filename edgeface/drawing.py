@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
 from edgeface_runtime.files import replacing
-from edgeface_runtime.streams.sources import opencv
+from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
     from cv2 import VideoWriter

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from edgeface_runtime.checks import number, whole
 from edgeface_runtime.errors import UsageError
-from edgeface_runtime.streams.sources import Frame
+from edgeface_runtime.streams.frames import Frame
 
 Point: TypeAlias = tuple[float, float]
 """x, y in pixels of the frame."""

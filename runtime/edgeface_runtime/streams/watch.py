@@ -19,8 +19,8 @@ from edgeface_runtime.checks import described
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.recognizer import FaceRecognizer
+from edgeface_runtime.streams.frames import Frame
 from edgeface_runtime.streams.people import FrameResult, Person, TrackingConfig
-from edgeface_runtime.streams.sources import Frame
 from edgeface_runtime.streams.visits import Visits
 
 _CLOSE = 1e-6  # seconds by which the times of frames are rounded
