@@ -59,6 +59,7 @@ EXTRAS = {
     "matplotlib": "report",
     "distributed": "dask",
     "cv2": "camera",
+    "paho": "mqtt",
     "pillow_heif": "heic",
     "usearch": "index",
 }
