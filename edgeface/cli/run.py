@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -92,7 +94,7 @@ def run(
         raise UsageError("--csv is for --folder; --json-lines tells the events of a camera or a video")
     form: Form = "json" if json else "lines" if json_lines else "csv" if csv else "text"
     # Heeded from here on: a service may be stopped before its model is open.
-    with Stop() as stop, contextlib.ExitStack() as stack:
+    with _stdout(), Stop() as stop, contextlib.ExitStack() as stack:
         from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 
         if not gallery.exists():
@@ -146,6 +148,20 @@ def run(
             _summary(form, sources, output, done)
     if stop.signal == SIGINT:
         raise typer.Exit(130)
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[None]:
+    """Says in one line where stdout takes no more."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        note("the reader of the output is gone: stopped")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UsageError(f"stdout: {error.strerror or error}") from error
 
 
 def _sources(camera: list[str] | None, video: str | None, folder: Path | None) -> list[int | str | Path]:
@@ -278,7 +294,6 @@ class _Photos:
 
     def _row(self, cells: Sequence[object]) -> None:
         import csv
-        import sys
 
         # A spreadsheet takes a cell that begins so for a formula.
         safe = [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in cells]
