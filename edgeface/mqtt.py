@@ -86,7 +86,7 @@ def discovery(identity: str, camera: str, prefix: str = "homeassistant") -> dict
         found[f"{prefix}/{component}/{unique}/config"] = {
             "name": f"{camera} {what}",
             "unique_id": unique,
-            "object_id": unique,
+            "default_entity_id": f"{component}.{unique}",
             "state_topic": topic,
             **({"json_attributes_topic": topic} if component == "sensor" else {}),
             **rest,

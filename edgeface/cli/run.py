@@ -311,5 +311,6 @@ def _line(row: Row, names_camera: bool) -> str:
     where = f"{row.camera}: " if names_camera or row.track is None else ""
     if row.track is None:
         return f"{where}{row.event}"
-    who = "somebody" if row.event == "appeared" else row.name or "unknown"
+    nameless = {"appeared": "somebody", "named": "in doubt"}.get(row.event, "unknown")
+    who = row.name or nameless
     return f"{where}{row.seconds:.1f} s: {row.track} {row.event}: {who}"
