@@ -17,10 +17,9 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,7 +212,9 @@ def explained(path: Path) -> Iterator[None]:
         raise GalleryError(f"{shown(path)}: {said}") from error
 
 
-def write_export(path: Path, binding: Binding, photos: Sequence[tuple[dict[str, Any], NDArray[np.float32]]]) -> None:
+def write_export(
+    path: Path, binding: Binding, photos: Sequence[tuple[Mapping[str, object], NDArray[np.float32]]]
+) -> None:
     """Writes photos and embeddings as ``.json`` or ``.csv``, whole or not at all, readable by the owner alone."""
     if path.suffix == ".json":
         rows = [{**photo, "embedding": row.tolist()} for photo, row in photos]

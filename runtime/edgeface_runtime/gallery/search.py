@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from edgeface_runtime.errors import UsageError
 
 Precision = Literal["float32", "int8"]
 """How a gallery stores embeddings."""
-ITEMS: dict[Precision, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
+ITEMS: dict[Precision, np.dtype[np.float32 | np.int8]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
 _BLOCK = 1024  # rows that stay in the cache while they are widened and compared
 _FEW = 4  # below, a product of vectors beats OpenBLAS's product of matrices
 
@@ -36,7 +36,7 @@ class Candidate:
 class Rows:
     """Embeddings ready to be compared."""
 
-    vectors: NDArray[Any]
+    vectors: NDArray[np.float32 | np.int8]
     """(N, D) float32 or int8."""
     scales: NDArray[np.float32] | None
     """(N,) what brings each row to length 1; None where it has it."""
@@ -69,7 +69,9 @@ class People:
         return np.concatenate([*parts, np.empty(0, np.int64)])
 
 
-def people_of(version: int, photos: Sequence[tuple[Any, ...]], rows: Rows | None) -> People:
+def people_of(
+    version: int, photos: Sequence[tuple[int, int, str] | tuple[int, int, str, bytes]], rows: Rows | None
+) -> People:
     """``photos`` are (photo's id, person's id, name, …), ordered by person and photo."""
     ids, owners = (np.array([photo[column] for photo in photos], np.int64) for column in (0, 1))
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -93,7 +95,7 @@ def read_rows(data: bytes, precision: Precision, length: int) -> Rows:
     return Rows(vectors, 1 / np.sqrt(np.maximum(np.concatenate([*squares, np.empty(0, np.float32)]), 1)))
 
 
-def require_rows(embeddings: Any, length: int) -> None:
+def require_rows(embeddings: object, length: int) -> None:
     """Raises UsageError unless these are embeddings of that many floats, an array (N, ``length``)."""
     if not isinstance(embeddings, np.ndarray):
         raise UsageError(f"embeddings is {described(embeddings)}; it must be an array (N, {length})")
@@ -103,7 +105,8 @@ def require_rows(embeddings: Any, length: int) -> None:
 
 def widened(rows: Rows) -> NDArray[np.float32]:
     """(N, D) float32 of length 1."""
-    return rows.vectors if rows.scales is None else rows.vectors * rows.scales[:, None]
+    wide = rows.vectors.astype(np.float32, copy=False)
+    return wide if rows.scales is None else wide * rows.scales[:, None]
 
 
 def scores(rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -139,5 +142,5 @@ def nearest(names: Sequence[str], best: NDArray[np.float32], k: int) -> list[Can
     return [Candidate(names[row], float(best[row])) for row in order]
 
 
-def _blocks(vectors: NDArray[Any]) -> list[NDArray[Any]]:
+def _blocks(vectors: NDArray[np.float32 | np.int8]) -> list[NDArray[np.float32 | np.int8]]:
     return [vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK)]
