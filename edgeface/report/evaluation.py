@@ -21,7 +21,7 @@ from edgeface.evaluation import Evaluation
 from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
-from edgeface.outputs import make_folder, write_text
+from edgeface.outputs import make_folder, spreadsheet_safe, write_text
 from edgeface.report.open_set import draw_open_set, open_set_pictures
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.templates import environment
@@ -211,8 +211,8 @@ def _people_table(given: Answers, data: FaceData) -> tuple[list[str], list[list[
 def _csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerow(spreadsheet_safe(columns))
+    writer.writerows(map(spreadsheet_safe, rows))
     return text.getvalue()
 
 

@@ -43,8 +43,10 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.rates import Rate, rate_over_people
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
-    from edgeface_runtime.streams.sources import Frame, Source, in_turn, open_source
-    from edgeface_runtime.streams.watch import Event, FrameResult, Person, TrackingConfig, watch
+    from edgeface_runtime.streams.frames import Frame, in_turn
+    from edgeface_runtime.streams.people import Event, FrameResult, Person, TrackingConfig
+    from edgeface_runtime.streams.sources import Source, open_source
+    from edgeface_runtime.streams.watch import watch
     from edgeface_runtime.thresholds import Threshold
 
 __version__ = "0.2.0"
@@ -162,14 +164,14 @@ _LATER = {
     "Match": "recognizer",
     "Candidate": "gallery.search",
     "Precision": "gallery.search",
-    "Frame": "streams.sources",
+    "Frame": "streams.frames",
     "Source": "streams.sources",
-    "in_turn": "streams.sources",
+    "in_turn": "streams.frames",
     "open_source": "streams.sources",
-    "Event": "streams.watch",
-    "FrameResult": "streams.watch",
-    "TrackingConfig": "streams.watch",
-    "Person": "streams.watch",
+    "Event": "streams.people",
+    "FrameResult": "streams.people",
+    "TrackingConfig": "streams.people",
+    "Person": "streams.people",
     "watch": "streams.watch",
     "Threshold": "thresholds",
 }
