@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeface.outputs import check_target, write_text
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import check_target, write_text
 
 
 def test_writing_replaces_the_file(tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.latency import compare
+from edgeface_export.gate import compare_speed
 from edgeface_export.quantize.static import Calibrated
 from edgeface_runtime import Contract, load
 
@@ -96,7 +96,7 @@ def exclude_layers(
             excluded = rest
             continue
         job.write(path, method, excluded)
-        with_it, in_int8 = compare([load(file, contract=contract) for file in (path, without)])
+        with_it, in_int8 = compare_speed([load(file, contract=contract) for file in (path, without)])
         size = path.stat().st_size - without.stat().st_size
         found.append(ExcludedLayer(layer, alone[layer], size, with_it / in_int8))
     return tuple(reversed(found))
