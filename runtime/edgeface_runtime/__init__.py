@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
-    from edgeface_runtime.images import ImageLike, open_rgb
+    from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
@@ -44,6 +44,7 @@ __all__ = [
     "Color",
     "Contract",
     "ContractError",
+    "DecodedPhoto",
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
@@ -81,6 +82,7 @@ __all__ = [
     "in_turn",
     "load",
     "load_detector",
+    "open_photo",
     "open_rgb",
     "open_source",
     "read_contract",
@@ -108,7 +110,9 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "DecodedPhoto": "images",
     "ImageLike": "images",
+    "open_photo": "images",
     "open_rgb": "images",
     "Model": "model",
     "load": "model",

@@ -17,7 +17,7 @@ from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.images import ImageLike, called, open_rgb
+from edgeface_runtime.images import ImageLike, called, open_photo
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop, face_size, pose, sharpness
 from edgeface_runtime.thresholds import told_apart
@@ -128,7 +128,7 @@ def examine(
         NoFaceError: it shows no face.
         UsageError: ``which`` is none of what it may be.
     """
-    pixels = open_rgb(photo, color=color)
+    pixels = open_photo(photo, color=color)
     if isinstance(which, Face):
         faces, face = [which], which
     else:
