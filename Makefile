@@ -32,7 +32,7 @@ test: $(READY) check
 # The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
 ROOT ?= runtime
 quick: $(READY)
-	$(BIN)/python -m pytest tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
