@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -112,6 +112,31 @@ def named_photos(paths: Sequence[Path], name: str | None = None) -> NamedPhotos:
         else:
             listing.photos.append((name, path))
     return listing
+
+
+def every_photo(paths: Sequence[Path], but: Path | None = None, *, missing: bool = False) -> list[Path]:
+    """Each photo once, those of folders at whatever depth, in the order of the paths and then of the names.
+
+    Args:
+        paths: files, which are taken for photos whatever their names, and folders.
+        but: a folder to leave out.
+        missing: list paths too where nothing is, for whoever opens them to say so.
+
+    Raises:
+        UsageError: nothing there, or a folder without photos.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            if not (missing or path.exists()):
+                raise UsageError(f"{shown(path)}: no such file or folder")
+            found[path] = None
+            continue
+        photos = list(_deep(path, but and but.resolve()))
+        if not photos:
+            raise UsageError(f"{shown(path)}: no photo in it, nor in its folders")
+        found |= dict.fromkeys(photos)
+    return list(found)
 
 
 def enroll_all(
@@ -233,6 +258,14 @@ def bundled(binding: Binding) -> FaceRecognizer | None:
             recognizer = FaceRecognizer(find_model(model.name))
             return recognizer if binding.fits(binding_of(recognizer.model)) else None
     return None
+
+
+def _deep(folder: Path, but: Path | None) -> Iterator[Path]:
+    if folder.resolve() != but:
+        contents = _contents(folder)
+        yield from contents.photos
+        for deeper in contents.folders:
+            yield from _deep(deeper, but)
 
 
 def _add_folder(listing: NamedPhotos, top: Path, contents: _Contents, name: str | None) -> None:
