@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+from edgeface_runtime import EnrollmentError, FaceRecognizer, Gallery, GalleryError
 from edgeface_runtime.gallery.search import GrowingRows, Precision, pack, read_rows, widened
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
@@ -88,6 +88,13 @@ def test_a_search_after_an_enrollment_reads_the_new_photo_alone(path: Path, fake
             assert steps_of(reader, lambda reader=reader: reader.search(query)) < whole / 50
             assert reader.search(query)[0][0].name == "Ada"
             assert len(reader) == 4001
+
+        def refused() -> None:
+            with pytest.raises(EnrollmentError, match="looks like Ada"):
+                gallery.enroll("Bea", fake_photo(1))
+            gallery.search(query)
+
+        assert steps_of(gallery, refused) < whole / 50
 
 
 OPERATIONS = st.lists(
