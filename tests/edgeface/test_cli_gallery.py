@@ -127,7 +127,9 @@ def test_an_extrapolated_threshold_is_said(say: Say, place: Path, words: tuple[s
     enrolled(say)
     code, found, err = say(*words, "-m", "net.onnx", "--far", far)
     assert code == 0
-    assert re.search(rf"the threshold 0.99\d for a rate of {far}( over 3 photos)? is extrapolated, .*: a larger far", err)
+    assert re.search(
+        rf"the threshold 0.99\d for a rate of {far}( over 3 photos)? is extrapolated, .*: a larger far", err
+    )
     assert all(face["extrapolated"] for face in found.get("faces", []) if isinstance(face, dict))
     assert "extrapolated" not in say(*words, "-m", "net.onnx", "--threshold", 0.5)[2]
 
