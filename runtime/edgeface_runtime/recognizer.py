@@ -16,7 +16,7 @@ from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.detection.load import ENGINES, load_detector
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.images import ImageLike, called, open_rgb
+from edgeface_runtime.images import ImageLike, Pixels, called, open_photo
 from edgeface_runtime.model import Model, load
 from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.thresholds import Threshold, threshold_for
@@ -105,7 +105,7 @@ class FaceRecognizer:
         Raises:
             ImageError: the image cannot be read.
         """
-        return find_faces(open_rgb(image, color=color), self.detector)[0]
+        return find_faces(open_photo(image, color=color), self.detector)[0]
 
     def embed(
         self, image_or_faces: ImageLike, faces: Sequence[Face] | None = None, *, color: Color = "rgb"
@@ -126,7 +126,7 @@ class FaceRecognizer:
         """
         if isinstance(image_or_faces, np.ndarray) and image_or_faces.ndim == 4:
             return self.model.embed(image_or_faces, color=color)
-        photo = open_rgb(image_or_faces, color=color)
+        photo = open_photo(image_or_faces, color=color)
         faces = self._wanted(photo, faces)
         size = self.model.contract.input.size
         crops = [align(photo, face.landmarks, size) for face in faces]
@@ -203,7 +203,7 @@ class FaceRecognizer:
             raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
         gallery.require(self.model)
         at = _limit(self.threshold(far, len(gallery)) if threshold is None else threshold)
-        photo = open_rgb(image, color=color)
+        photo = open_photo(image, color=color)
         faces = self._wanted(photo, faces)
         if not faces:
             return []
@@ -216,7 +216,7 @@ class FaceRecognizer:
             identities.append(Identity(name, score, _box(face), float(face.score), at.value, rate, at.extrapolated))
         return identities
 
-    def _wanted(self, photo: NDArray[np.uint8], faces: Sequence[Face] | None) -> Sequence[Face]:
+    def _wanted(self, photo: Pixels, faces: Sequence[Face] | None) -> Sequence[Face]:
         """``faces``, or all that are found where None."""
         if faces is None:
             return find_faces(photo, self.detector)[0]
@@ -226,7 +226,7 @@ class FaceRecognizer:
 
     def _central(self, image: ImageLike, color: Color) -> tuple[NDArray[np.float32], Box, int]:
         """(D,) embedding of the largest central face, where it is, and how many faces there are."""
-        photo = open_rgb(image, color=color)
+        photo = open_photo(image, color=color)
         faces = find_faces(photo, self.detector)[0]
         if not faces:
             raise NoFaceError(f"{called(image)}: no face found")

@@ -17,7 +17,7 @@ from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.images import ImageLike, called, open_rgb
+from edgeface_runtime.images import ImageLike, called, open_photo
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop, face_size, pose, sharpness
 from edgeface_runtime.thresholds import told_apart
@@ -137,7 +137,7 @@ def examine(
         NoFaceError: it shows no face.
         UsageError: ``which`` is none of what it may be.
     """
-    pixels = open_rgb(photo, color=color)
+    pixels = open_photo(photo, color=color)
     if isinstance(which, Face):
         faces, face = [which], which
     else:
@@ -158,7 +158,7 @@ def examine(
     )
     return Sample(
         called(photo),
-        unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else "",
+        stored_name(photo) if isinstance(photo, (str, os.PathLike)) else "",
         recognizer.embed(pixels, [face])[0],
         sharp,
         size,
@@ -166,6 +166,11 @@ def examine(
         turn.pitch,
         tuple(text.format(*told_apart(value, limit, 0)) for applies, text, value, limit in checks if applies),
     )
+
+
+def stored_name(photo: str | os.PathLike[str]) -> str:
+    """What a gallery keeps of a photo's path: the file's name, in the one form in which it is stored."""
+    return unicodedata.normalize("NFC", called(Path(photo).name))
 
 
 def disagreements(recognizer: FaceEncoder, name: str, best: dict[str, float], comparisons: int) -> tuple[str, ...]:
@@ -247,7 +252,7 @@ def in_turn(
     count, least = len(known), _least_score(recognizer)
     rows = np.concatenate([known, np.stack([samples[i].embedding for i in good])])
     scores = rows @ rows.T
-    groups = _groups(scores, count, least)
+    groups = alike(scores, count, least)
     sizes = np.bincount(groups)[groups]
     kept = groups == 0 if count else sizes == sizes.max()
     if len(np.unique(groups[kept])) > 1:
@@ -296,7 +301,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _groups(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
+def alike(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
     """(N,) of each photo the least index in its group; the first ``known`` photos are one group.
 
     Average linkage: the two groups whose photos have the highest mean score become one, while that is at least
