@@ -28,7 +28,9 @@ LOOK = """
 import json, sys, time
 import numpy as np
 from edgeface_runtime import FaceRecognizer
-from edgeface_runtime.images import open_rgb
+from edgeface_runtime import images
+
+open_photo = getattr(images, "open_photo", images.open_rgb)
 
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
@@ -39,7 +41,7 @@ recognizer.embed(face, recognizer.faces(face))
 recognizer.faces(np.zeros((64, 64, 3), np.uint8))  # every net has run once
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
-photo = open_rgb(path)
+photo = open_photo(path)
 began = time.thread_time()
 faces = recognizer.faces(photo)
 recognizer.embed(photo, faces)

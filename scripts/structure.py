@@ -30,7 +30,7 @@ LIMITS = {
     "modules in a circle": 0,
     "imports against the layers": 0,
     "class names with two meanings": 0,
-    "lines with Any": 94,
+    "lines with Any": 60,
     "longest module, lines": 400,
     "longest function, lines": 165,
 }

@@ -27,10 +27,15 @@ Fpir = Annotated[
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score (cosine) that is enough, in place of --far.")]
 
 
-def note_extrapolated(recognizer: FaceRecognizer, far: float, threshold: float | None, comparisons: int = 1) -> None:
+def note_extrapolated(
+    recognizer: FaceRecognizer, far: float, threshold: float | None, comparisons: int | None = None
+) -> None:
     """Says on stderr that the threshold for ``far`` rests on larger rates than any that were measured."""
-    if threshold is None and recognizer.threshold(far, comparisons).extrapolated:
-        note("the threshold is extrapolated: the model was measured at larger rates only (docs/thresholds.md)")
+    from edgeface_runtime.gallery.enrollment import EXTRAPOLATED
+
+    if threshold is None and (at := recognizer.threshold(far, comparisons)).extrapolated:
+        over = "" if comparisons is None else f" over {comparisons:,} photos"
+        note(f"the threshold {at.value:.3f} for a rate of {far:g}{over} is {EXTRAPOLATED}")
 
 
 def identify(

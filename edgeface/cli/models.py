@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from edgeface.cli.console import Json, print_json, print_table
 
 
@@ -27,10 +29,10 @@ def models(json: Json = False) -> None:
     columns = ["file", "LFW %", "ten %", "one %", "MB", "sha256", "licence"]
     rows = []
     for model in files:
-        found = model.as_json()
-        figures = [_percent(found["accuracy"].get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
-        size = f"{found['size_bytes'] / 1e6:.2f}"
-        rows.append([found["file"], *figures, size, found["sha256"][:8], found["licence"].split(":")[0]])
+        contract, data = model.contract, model.file.read_bytes()
+        figures = [_percent(contract.accuracy.get(key)) for key in ("lfw_view1", "pins_ten", "pins_one")]
+        digest, licence = hashlib.sha256(data).hexdigest()[:8], contract.licence.split(":")[0]
+        rows.append([model.file.name, *figures, f"{len(data) / 1e6:.2f}", digest, licence])
     print_table("LFW View 1 accuracy; closed-set top-1 on 105 people, ten photos each and one", columns, rows)
 
 

@@ -9,8 +9,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface.data.duplicates import fingerprint
@@ -20,7 +18,7 @@ from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.detection.load import detector_name, load_detector
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
-from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.images import Pixels, open_photo, shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
 MIN_SIDE = 16
@@ -97,7 +95,7 @@ def crop_task(task: Task) -> tuple[list[Crop], list[Skipped]]:
 def crop_photo(photo: SourcePhoto, stem: str, detector: Detector, settings: CropSettings) -> list[Crop] | Skipped:
     """The photo's faces, or why there is none."""
     try:
-        pixels = open_rgb(photo.path)
+        pixels = open_photo(photo.path)
     except ImageError as error:
         detail = str(error).removeprefix(f"{shown(photo.path)}: ")
         return Skipped(photo.source, "unreadable", detail, photo.identity)
@@ -119,7 +117,7 @@ def crop_photo(photo: SourcePhoto, stem: str, detector: Detector, settings: Crop
     return crops
 
 
-def _crop(pixels: NDArray[np.uint8], face: Face, path: str, photo: SourcePhoto, margin: float, size: int) -> Crop:
+def _crop(pixels: Pixels, face: Face, path: str, photo: SourcePhoto, margin: float, size: int) -> Crop:
     aligned = align(pixels, face.landmarks, size)
     file = io.BytesIO()
     Image.fromarray(aligned).save(file, "PNG", compress_level=4)

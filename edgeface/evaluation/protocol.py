@@ -18,7 +18,7 @@ from edgeface_runtime import Detector, ImageError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.detection.load import load_detector
-from edgeface_runtime.images import SUFFIXES, open_rgb
+from edgeface_runtime.images import SUFFIXES, open_photo
 
 _CHUNK = 256
 
@@ -101,7 +101,7 @@ def _photos(
         )
     found, faces = [], []
     for photo in progress(photos):
-        pixels = open_rgb(files[photo])
+        pixels = open_photo(files[photo])
         seen, _ = find_faces(pixels, detector)
         try:
             faces += [align(pixels, most_central(seen, *pixels.shape[:2]).landmarks, size)] if seen else []

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], document: Mapping[str, object]) -> None:
     """Writes tensors and one JSON document as safetensors, whole or not at all.
 
     Raises:

@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -242,7 +241,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     apart = set(map(id, embedding))
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in apart]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, list[nn.Parameter] | float]] = [
         {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": others, "weight_decay": 0.0, "share": 1.0},
         {"params": embedding, "weight_decay": config.weight_decay, "share": config.embedding_lr_scale},

@@ -27,7 +27,8 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
-    from edgeface_runtime.images import ImageLike, open_rgb
+    from edgeface_runtime.gallery.transfer import Merge, import_gallery
+    from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
@@ -44,6 +45,7 @@ __all__ = [
     "Color",
     "Contract",
     "ContractError",
+    "DecodedPhoto",
     "Detector",
     "EdgefaceError",
     "EmbeddingSpec",
@@ -64,6 +66,7 @@ __all__ = [
     "ImageLike",
     "InputSpec",
     "Match",
+    "Merge",
     "MissingExtraError",
     "Model",
     "ModelError",
@@ -78,9 +81,11 @@ __all__ = [
     "Threshold",
     "TrackingConfig",
     "UsageError",
+    "import_gallery",
     "in_turn",
     "load",
     "load_detector",
+    "open_photo",
     "open_rgb",
     "open_source",
     "read_contract",
@@ -108,7 +113,11 @@ _LATER = {
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "Merge": "gallery.transfer",
+    "import_gallery": "gallery.transfer",
+    "DecodedPhoto": "images",
     "ImageLike": "images",
+    "open_photo": "images",
     "open_rgb": "images",
     "Model": "model",
     "load": "model",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.errors import ImageError, UsageError
+from edgeface_runtime.images import Pixels
 
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -58,7 +59,9 @@ def similarity(landmarks: NDArray[np.floating], size: int = 112) -> NDArray[np.f
     return np.array([[cosine, -sine, u - (cosine * x - sine * y)], [sine, cosine, v - (sine * x + cosine * y)]])
 
 
-def align(image: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int = 112) -> NDArray[np.uint8]:
+def align(
+    image: Pixels, landmarks: NDArray[np.floating], size: int = 112, *, extend: bool = False
+) -> NDArray[np.uint8]:
     """The face turned upright, (size, size, 3) uint8 RGB; what lies outside the photo is black.
 
     Bilinear; where the face is larger than the crop, the photo is first shrunk by a whole factor, each pixel the
@@ -68,6 +71,7 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int =
         image: (H, W, 3) uint8 RGB.
         landmarks: (5, 2) x, y in pixels of the photo.
         size: side of the crop in pixels, 112 or 224 for most recognizers.
+        extend: beyond its edge the photo goes on as it ends, in place of black.
 
     Raises:
         ImageError: ``image`` or ``landmarks`` has another shape or dtype, or the landmarks coincide.
@@ -83,28 +87,30 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int =
     x = (across * d - down * b) / determinant
     y = (down * a - across * c) / determinant
     photo, x, y = _shrunk(image, x, y, block)
-    return _bilinear(photo, x, y)
+    return _bilinear(photo, x, y, extend)
 
 
 def _shrunk(
-    image: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64], block: int
+    image: Pixels, x: NDArray[np.float64], y: NDArray[np.float64], block: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
     """The part of the photo under the coordinates, block × block pixels made one; coordinates to match."""
     left, top = (max(0, math.floor(float(axis.min())) - block) // block * block for axis in (x, y))
     right, bottom = (math.ceil(float(axis.max())) + 2 * block for axis in (x, y))
-    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
-    x, y = x - left, y - top
-    if block == 1 or 0 in part.shape:
-        return part, x, y
-    middle = (block - 1) / 2
     # The mean of each block in whole numbers is the same everywhere too.
-    return reduced(part, (block, block)), (x - middle) / block, (y - middle) / block
+    part = reduced(image, (block, block), (left, top, max(right, left + 1), max(bottom, top + 1)))
+    middle = (block - 1) / 2
+    return part, (x - left - middle) / block, (y - top - middle) / block
 
 
-def _bilinear(photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _bilinear(
+    photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64], extend: bool
+) -> NDArray[np.uint8]:
     height, width = photo.shape[:2]
     framed = np.zeros((height + 2, width + 2, 3), np.int32)  # a black frame: no special case at the edges
     framed[1:-1, 1:-1] = photo
+    if extend and photo.size:
+        framed[[0, -1]] = framed[[1, -2]]
+        framed[:, [0, -1]] = framed[:, [1, -2]]
     steps_x, steps_y = (
         np.clip(np.floor(axis * _SUB + 0.5), -_SUB, limit * _SUB).astype(np.int32) + _SUB
         for axis, limit in ((x, width), (y, height))

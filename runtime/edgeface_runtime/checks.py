@@ -8,7 +8,7 @@ import operator
 import os
 import reprlib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from edgeface_runtime.errors import UsageError
 
@@ -16,7 +16,7 @@ Color: TypeAlias = Literal["rgb", "bgr"]
 """The order of an array's channels; a fourth one, of opacity or padding, comes after them."""
 
 
-def number(name: str, value: Any) -> float:
+def number(name: str, value: object) -> float:
     """``value`` as a float.
 
     Raises:
@@ -28,14 +28,14 @@ def number(name: str, value: Any) -> float:
     raise UsageError(f"{name} is {described(value)}; it must be a number")
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole(name: str, value: object, least: int = 1) -> int:
     """``value`` as an int of at least ``least``.
 
     Raises:
         UsageError: it is no whole number, or a smaller one.
     """
     try:
-        count = operator.index(value)
+        count = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise UsageError(f"{name} is {described(value)}; it must be a whole number") from None
     if count < least:
@@ -43,7 +43,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return count
 
 
-def path_of(name: str, value: Any) -> Path:
+def path_of(name: str, value: object) -> Path:
     """``value`` as a path.
 
     Raises:
@@ -65,7 +65,7 @@ def is_bgr(color: Color) -> bool:
     return color == "bgr"
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """A value that does not fit, with its type, in a few words."""
     if value is None:
         return "None"

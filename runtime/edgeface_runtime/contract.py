@@ -213,7 +213,7 @@ def _digest(data: bytes) -> tuple[str, tuple[int, int] | None]:
     return hashlib.sha256(data[:start] + _UNSEALED.encode() + data[end:]).hexdigest(), (start, end)
 
 
-def _require_known(schema: Any) -> None:
+def _require_known(schema: object) -> None:
     # Asked before anything else is read: a newer schema may have other keys.
     newer = isinstance(schema, int) and schema > SCHEMA
     _require(not newer, f"has schema {schema}, newer than this edgeface knows ({SCHEMA}): update edgeface")

@@ -41,12 +41,12 @@ class Engine(Protocol):
     input_shape: tuple[int | None, ...]
     """Of the first input; None where the graph takes any size."""
 
-    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         """All outputs of the graph, in the file's order, for its inputs in the file's order."""
         ...
 
 
-def onnxruntime(module: str = "") -> Any:
+def onnxruntime(module: str = "") -> ModuleType:
     """The package onnxruntime, or a module in it by its name; edgeface imports it nowhere else.
 
     Its telemetry is off: importing ``edgeface_runtime`` has set ``ORT_DISABLE_TELEMETRY`` (docs/privacy.md).
@@ -63,19 +63,17 @@ def onnxruntime(module: str = "") -> Any:
     return _import(f"onnxruntime.{module}".rstrip("."), "onnxruntime")
 
 
-def onnx_options(threads: int) -> Any:
-    """onnxruntime's options of a session on the CPU, as all sessions here have them."""
-    options = _plain_options(threads)
-    if int8_overflows():
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
+def onnx_options(threads: int, *, exact: bool = True) -> Any:
+    """onnxruntime's options of a session on the CPU, as all sessions here have them.
 
-
-def _plain_options(threads: int) -> Any:
+    Not ``exact``: with its fastest int8 kernels, right or wrong (``int8_overflows``).
+    """
     options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
+    if exact and int8_overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
@@ -89,7 +87,9 @@ def int8_overflows() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     ort = onnxruntime()
-    session = ort.InferenceSession(_OVERFLOW.read_bytes(), _plain_options(1), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        _OVERFLOW.read_bytes(), onnx_options(1, exact=False), providers=["CPUExecutionProvider"]
+    )
     full = {item.name: np.full(item.shape, 255, np.uint8) for item in session.get_inputs()}
     convolved, multiplied = session.run(None, full)
     return bool((convolved != 200).any() or (multiplied != 16 * 255 * 127).any())
@@ -108,9 +108,9 @@ class OnnxEngine:
         self._names = [item.name for item in inputs]
         self.input_shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
 
-    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         """Runs the graph once; onnxruntime itself allows calls from several threads."""
-        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        outputs: list[NDArray[np.float32]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
         return outputs
 
 
@@ -120,9 +120,9 @@ class TfliteEngine:
     name = "litert"
 
     def __init__(self, data: bytes, threads: int) -> None:
-        interpreter, self.version = _tflite_interpreter()
+        litert, self.version = _tflite_module()
         with muted_stderr():
-            self._interpreter = interpreter(model_content=data, num_threads=threads)
+            self._interpreter = litert.Interpreter(model_content=data, num_threads=threads)
             self._interpreter.allocate_tensors()
         self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
         self._outputs = [item["index"] for item in self._interpreter.get_output_details()]
@@ -130,7 +130,7 @@ class TfliteEngine:
         signature = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in signature)
 
-    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         """Runs the graph once under a lock: an interpreter holds one set of tensors."""
         with self._lock:
             if None in self.input_shape:
@@ -140,7 +140,7 @@ class TfliteEngine:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(index) for index in self._outputs]
 
-    def _resize(self, inputs: tuple[NDArray[Any], ...]) -> None:
+    def _resize(self, inputs: tuple[NDArray[np.generic], ...]) -> None:
         details = self._interpreter.get_input_details()
         if all(tuple(item["shape"]) == value.shape for item, value in zip(details, inputs, strict=True)):
             return
@@ -173,7 +173,7 @@ class NcnnEngine:
             self._net.load_model_mem(self._bin)
         self._ends = self._net.input_names()[0], self._net.output_names()[0]
 
-    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         """Runs the graph once, as float32; each call has an extractor of its own, so threads may share the net."""
         image = np.ascontiguousarray(inputs[0][0], np.float32)
         extractor = self._net.create_extractor()
@@ -244,7 +244,7 @@ def muted_stderr() -> Iterator[None]:
         yield
 
 
-def _import(module: str, distribution: str) -> Any:
+def _import(module: str, distribution: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -257,11 +257,11 @@ def _numbers(module: ModuleType) -> tuple[int, ...]:
     return tuple(map(int, found)) or (sys.maxsize,)
 
 
-def _tflite_interpreter() -> tuple[Any, str]:
+def _tflite_module() -> tuple[ModuleType, str]:
     try:
         module = importlib.import_module("ai_edge_litert.interpreter")
         version = getattr(importlib.import_module("ai_edge_litert"), "__version__", "")
-        return module.Interpreter, version or _installed("ai-edge-litert")
+        return module, version or _installed("ai-edge-litert")
     except ImportError:
         module = _import("tflite_runtime.interpreter", "ai-edge-litert")
         # Built against numpy 1: under numpy 2 it imports and then dies at the first interpreter.
@@ -269,7 +269,7 @@ def _tflite_interpreter() -> tuple[Any, str]:
             raise UsageError(
                 "tflite-runtime needs numpy below 2; install ai-edge-litert, or: pip install 'numpy<2'"
             ) from None
-        return module.Interpreter, _installed("tflite-runtime")
+        return module, _installed("tflite-runtime")
 
 
 def _installed(distribution: str) -> str:

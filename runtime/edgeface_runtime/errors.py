@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
 
 
 class EdgefaceError(Exception):
@@ -71,13 +70,13 @@ _RENAMED = {
 }
 
 
-def renamed(module: str, name: str) -> Any:
+def renamed(module: str, name: str) -> type:
     """What the old name ``name`` of a module stands for; warns whoever asked the module for it.
 
     Raises:
         AttributeError: it is no old name either.
     """
-    new = getattr(sys.modules[module], _RENAMED[name], None) if name in _RENAMED else None
+    new: type | None = getattr(sys.modules[module], _RENAMED[name], None) if name in _RENAMED else None
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     message = f"{name} is called {new.__name__}; the old name will be removed in edgeface 0.3"
@@ -85,5 +84,5 @@ def renamed(module: str, name: str) -> Any:
     return new
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     return renamed(__name__, name)

@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 from edgeface_runtime.checks import Color, described, is_bgr
 from edgeface_runtime.errors import ImageError
-
-ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
-"""A photo as a file's path, a file's bytes, a file opened for reading bytes, a Pillow image, or an array (H, W),
-(H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16."""
 
 _READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff pgm ppm pbm pnm
     jp2 j2k j2c jpc jpf jpx tga icb vda vst sgi bw rgb rgba pcx psd qoi ras"""
@@ -32,7 +28,9 @@ MAX_PIXELS = 89_478_485
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _BAND = 1 << 20  # pixels that are converted at once
+_WHOLE = 1 << 22  # a photo of so many pixels is converted as a whole: 28 MB with Pillow's own
 _ORIENTATION = 0x0112
+_LYING, _MIRRORED, _UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)  # its values, and what they do
 _BROKEN = (
     OSError,
     ValueError,
@@ -54,6 +52,83 @@ _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
+class DecodedPhoto:
+    """A photo as Pillow has decoded it, of which ``photo[rows, columns]`` are upright (h, w, 3) uint8 RGB.
+
+    Pillow keeps four bytes of each pixel, and an array of all of them would be three more. Finding and aligning faces
+    read a large photo in parts, so that the memory it takes is Pillow's.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, image: Image.Image, turn: int, depth: int) -> None:
+        """Keeps the image.
+
+        Args:
+            image: a loaded one, which must not change any more.
+            turn: its EXIF orientation, 1 to 8.
+            depth: bits of a pixel in modes that begin with I; others have 8.
+        """
+        self._image, self._turn, self._depth = image, turn, depth
+        width, height = image.size
+        self.shape = (width, height, 3) if turn in _LYING else (height, width, 3)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> NDArray[np.uint8]:
+        """Rows and columns as an array of its own; steps are not taken."""
+        (top, bottom), (left, right) = (_span(axis, length) for axis, length in zip(part, self.shape, strict=False))
+        if top == bottom or left == right:
+            return np.empty((bottom - top, right - left, 3), np.uint8)
+        return _upright(self._converted(self._image.crop(self._lying(left, top, right, bottom))), self._turn)
+
+    def reduced(self, factors: tuple[int, int], area: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Means of blocks of so many columns and rows; whole blocks fill the area (left, top, right, bottom).
+
+        Of most photos without a copy of the area, which takes longer than the means.
+        """
+        left, top, right, bottom = area
+        if self._image.mode != "RGB" or self._image.has_transparency_data:
+            return np.asarray(Image.fromarray(self[top:bottom, left:right]).reduce(factors))
+        lying = factors[::-1] if self._turn in _LYING else factors
+        return _upright(np.asarray(self._image.reduce(lying, self._lying(*area))), self._turn)
+
+    def _lying(self, left: int, top: int, right: int, bottom: int) -> tuple[int, int, int, int]:
+        """The part of the image that shows an upright area."""
+        height, width = self.shape[:2]
+        if self._turn in _MIRRORED:
+            left, right = width - right, width - left
+        if self._turn in _UPSIDE_DOWN:
+            top, bottom = height - bottom, height - top
+        return (top, left, bottom, right) if self._turn in _LYING else (left, top, right, bottom)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        height, width = self.shape[:2]
+        pixels = np.empty(self.shape, np.uint8)
+        rows = max(1, _BAND // width)
+        for top in range(0, height, rows):
+            pixels[top : top + rows] = self[top : top + rows, :]
+        return pixels.astype(dtype or np.uint8, copy=False)
+
+    def _converted(self, part: Image.Image) -> NDArray[np.uint8]:
+        if part.mode.startswith("I"):
+            return _from_array(_clipped(part), self._depth)
+        if part.has_transparency_data:
+            layer = part.convert("RGBA")
+            part = Image.new("RGBA", layer.size, "white")
+            part.alpha_composite(layer)
+        return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+
+
+Pixels: TypeAlias = NDArray[np.uint8] | DecodedPhoto
+"""(H, W, 3) uint8 RGB, whole or read in parts."""
+
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any] | DecodedPhoto
+)
+"""A photo as a file's path, a file's bytes, a file opened for reading bytes, a Pillow image, an array (H, W),
+(H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16, or what ``open_photo`` gives."""
+
+
 def open_rgb(source: ImageLike, *, color: Color = "rgb") -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a photo, turned upright by its EXIF orientation.
 
@@ -71,7 +146,17 @@ def open_rgb(source: ImageLike, *, color: Color = "rgb") -> NDArray[np.uint8]:
             known range (float), or nothing that could be a photo, such as the None of a reader that has failed.
         UsageError: no such ``color``.
     """
+    return np.asarray(open_photo(source, color=color))
+
+
+def open_photo(source: ImageLike, *, color: Color = "rgb") -> Pixels:
+    """As ``open_rgb``; but a file or Pillow image of more than 4 million pixels stays as it was decoded.
+
+    What takes an image takes such a photo too, and reads it in parts: 48 megapixels are 0.2 GB, not 0.3.
+    """
     is_swapped = is_bgr(color)
+    if isinstance(source, DecodedPhoto):
+        return source
     if isinstance(source, np.ndarray):
         pixels = _from_array(source)
         return swapped(pixels) if is_swapped else pixels
@@ -158,34 +243,14 @@ def _head(file: str | os.PathLike[str] | IO[bytes]) -> bytes:
     return file.read(64)
 
 
-def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _from_pillow(image: Image.Image, name: str) -> Pixels:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS / 1e6:.0f} megapixels")
     if image.mode == "F":
         raise ImageError(f"{name}: float pixels have no known range; save it with 8 or 16 bits")
     image.load()
-    turn = _turn(image)
-    if image.mode.startswith("I"):
-        return _upright(_from_array(np.clip(np.asarray(image), 0, 65535).astype(np.uint16)), turn)
-    return _rgb(image, turn)
-
-
-def _rgb(image: Image.Image, turn: int) -> NDArray[np.uint8]:
-    """The pixels turned upright, over white: a band of rows at a time, for each step would copy the whole photo."""
-    width, height = image.size
-    pixels = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
-    lying = pixels[::-1] if turn in (3, 4, 7, 8) else pixels
-    lying = lying[:, ::-1] if turn in (2, 3, 6, 7) else lying
-    lying = lying.swapaxes(0, 1) if turn in (5, 6, 7, 8) else lying
-    rows = max(1, _BAND // width)
-    for top in range(0, height, rows):
-        band = image.crop((0, top, width, min(top + rows, height)))
-        if band.has_transparency_data:
-            layer = band.convert("RGBA")
-            band = Image.new("RGBA", layer.size, "white")
-            band.alpha_composite(layer)
-        lying[top : top + rows] = np.asarray(band.convert("RGB"))
-    return pixels
+    photo = DecodedPhoto(image, _turn(image), _depth(image) if image.mode.startswith("I") else 8)
+    return photo if image.width * image.height > _WHOLE else np.asarray(photo)
 
 
 def _turn(image: Image.Image) -> int:
@@ -196,38 +261,64 @@ def _turn(image: Image.Image) -> int:
         return 1
 
 
+def _span(axis: slice, length: int) -> tuple[int, int]:
+    start, end, _ = axis.indices(length)
+    return start, max(start, end)
+
+
 def _upright(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
     """Undoes EXIF orientation 1 to 8 (Exif 2.3, tag 274)."""
-    if turn in (5, 6, 7, 8):
+    if turn in _LYING:
         pixels = pixels.swapaxes(0, 1)
-    if turn in (2, 3, 6, 7):
+    if turn in _MIRRORED:
         pixels = pixels[:, ::-1]
-    if turn in (3, 4, 7, 8):
+    if turn in _UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
 
-def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _clipped(image: Image.Image) -> NDArray[np.uint16]:
+    """The pixels of a mode that begins with I."""
+    return np.asarray(np.asarray(image).clip(0, 65535), np.uint16)
+
+
+def _depth(image: Image.Image) -> int:
+    rows = max(1, _BAND // image.width)
+    bands = (image.crop((0, top, image.width, min(top + rows, image.height))) for top in range(0, image.height, rows))
+    return _bits(max(int(_clipped(band).max()) for band in bands))
+
+
+def _bits(highest: int) -> int:
+    return next((bits for bits in _DEPTHS if highest < 1 << bits), 16)
+
+
+def _from_array(pixels: NDArray[Any], depth: int | None = None) -> NDArray[np.uint8]:
     if pixels.dtype not in (np.uint8, np.uint16) or not _is_picture(pixels.shape):
         planar = _is_picture(pixels.shape[1:] + pixels.shape[:1])
         raise ImageError(
             f"an array of {pixels.dtype} {pixels.shape} is no photo: uint8 or uint16, (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4){'; channels come last: image.transpose(1, 2, 0)' if planar else ''}"
         )
-    if pixels.dtype == np.uint16:
-        highest = int(pixels.max())
-        depth = next((bits for bits in _DEPTHS if highest < 1 << bits), 16)
-        pixels = (pixels >> (depth - 8)).astype(np.uint8)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape[2] == 4:
-        opacity = pixels[..., 3:].astype(np.uint16)
-        pixels = pixels[..., :3]
-        if opacity.any():
-            pixels = ((pixels * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
+    if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
+        return np.ascontiguousarray(pixels)
+    if pixels.dtype == np.uint16 and depth is None:
+        depth = _bits(int(pixels.max()))
+    shift = depth - 8 if depth is not None and pixels.dtype == np.uint16 else 0
+    has_opacity = pixels.shape[2:] == (4,) and int(pixels[..., 3].max()) >> shift > 0
+    out = np.empty((*pixels.shape[:2], 3), np.uint8)
+    rows = max(1, _BAND // pixels.shape[1])
+    for top in range(0, len(pixels), rows):  # each step would copy the whole photo
+        band = pixels[top : top + rows]
+        if pixels.dtype == np.uint16:
+            band = (band >> shift).astype(np.uint8)
+        if band.ndim == 2:
+            band = band[..., None]
+        colors = band[..., :3]
+        if has_opacity:
+            opacity = band[..., 3:].astype(np.uint16)
+            colors = (colors * opacity + 255 * (255 - opacity) + 127) // 255
+        out[top : top + rows] = colors
+    return out
 
 
 def _is_picture(shape: tuple[int, ...]) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeface_runtime.contract import Contract, Golden, is_intact, read_contract
 from edgeface_runtime.errors import ModelError
@@ -41,7 +40,7 @@ class Inspection:
         """Multiply-accumulates of one inference."""
         return sum(cost.macs for cost in self.contract.cost.values())
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The document of ``edgeface inspect --json``, schema 1."""
         return {
             "schema": 1,
@@ -103,7 +102,7 @@ def _golden(path: Path, golden: Golden | None, threads: int) -> tuple[float | No
     return cosine, None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
     if isinstance(value, (tuple, list)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +114,14 @@ def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract
     return Model(path, contract, engine)
 
 
-def as_input(faces: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
+def as_input(faces: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8 | np.float32]:
     """(N, size, size, 3) uint8 RGB as the array that the graph takes: colour order, normalisation, layout."""
     if spec.colour == "BGR":
         faces = faces[..., ::-1]
-    values: NDArray[Any] = faces
+    values: NDArray[np.uint8 | np.float32] = faces
     if spec.dtype == "float32":
-        values = (faces - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+        mean, std = (np.array(each, np.float32) for each in (spec.mean, spec.std))
+        values = (faces.astype(np.float32) - mean) / std
     if spec.layout == "NCHW":
         values = values.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(values)

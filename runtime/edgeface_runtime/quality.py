@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.align import align
 from edgeface_runtime.faces import Face
+from edgeface_runtime.images import Pixels
 
 # A mean adult head in eye distances (x to the photo's right, y down, z away from the camera), points
 # in the order of Face.landmarks. The nose tip stands out, which is what shows the turn of the head.
@@ -92,7 +93,7 @@ def _blurred(luma: NDArray[np.float32]) -> NDArray[np.float32]:
     return across
 
 
-def face_crop(photo: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
+def face_crop(photo: Pixels, face: Face) -> NDArray[np.uint8]:
     """(112, 112, 3) uint8 RGB of the face, aligned; beyond its edge the photo goes on as it ends.
 
     The step to black in a recognizer's crop is sharp in every photo.
@@ -104,14 +105,7 @@ def face_crop(photo: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
     Raises:
         ImageError: the landmarks have no upright shape.
     """
-    side = face_size(face)
-    low = np.floor(face.box[:2] - side / 2).astype(int)
-    high = np.ceil(face.box[2:] + side / 2).astype(int)
-    if (low >= 0).all() and high[0] <= photo.shape[1] and high[1] <= photo.shape[0]:
-        return align(photo, face.landmarks, 112)
-    columns, rows = (np.clip(np.arange(low[i], high[i]), 0, photo.shape[1 - i] - 1) for i in (0, 1))
-    around = np.ascontiguousarray(photo[rows[:, None], columns])
-    return align(around, face.landmarks - low, 112)
+    return align(photo, face.landmarks, 112, extend=True)
 
 
 def face_size(face: Face) -> float:

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeface_runtime.checks import path_of
 from edgeface_runtime.contract import Contract, read_contract
@@ -38,7 +37,7 @@ class Shipped:
         """True where this file is opened when no model is named."""
         return self.file == find_model(None)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Stable keys, for ``edgeface models --json``; ``sha256`` is the file's, ``bytes`` an older ``size_bytes``."""
         contract, data = self.contract, self.file.read_bytes()
         return {

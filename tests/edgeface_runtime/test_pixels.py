@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeface_runtime.detection.pixels import area_crops, area_level, reduced, resized, running_sums
+from edgeface_runtime.detection.pixels import AreaTable, area_cells, area_crops, reduced, resized, running_sums
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -52,7 +52,7 @@ sides = st.integers(1, 40)
 @given(height=sides, width=sides, rows=sides, columns=sides)
 def test_level_is_adaptive_average_pooling(height: int, width: int, rows: int, columns: int) -> None:
     image = photo(height, width)
-    level = area_level(running_sums(image), rows, columns)
+    level = area_cells(AreaTable(image), (0, 0, width, height), (rows, columns))
     assert level.dtype == np.float32
     assert np.allclose(level[0], pooled(image, rows, columns), atol=1e-6)
 
@@ -70,8 +70,26 @@ def test_crops_are_pooled_each_by_itself(data: st.DataObject) -> None:
         assert np.allclose(crop, pooled(image[y0:y1, x0:x1], 24, 24), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("area", "size"),
+    [((0, 0, 1500, 2100), (1261, 901)), ((0, 0, 1500, 2100), (13, 12)), ((17, 500, 1400, 2099), (48, 48))],
+)
+def test_a_large_photo_is_averaged_in_tiles_as_at_once(area: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    image = photo(2100, 1500)
+    table = AreaTable(image)
+    assert table.sums is None
+    x0, y0, x1, y1 = area
+    whole = AreaTable(image[y0:y1, x0:x1])
+    whole.sums = running_sums(image[y0:y1, x0:x1])
+    expected = area_cells(whole, (0, 0, x1 - x0, y1 - y0), size)
+    np.testing.assert_array_equal(area_cells(table, area, size), expected)
+    rows, columns = range(size[0] // 3, size[0] - 2), range(3, size[1])
+    some = area_cells(table, area, size, (rows, columns))
+    np.testing.assert_array_equal(some, expected[:, :, rows.start : rows.stop, columns.start :])
+
+
 @pytest.mark.parametrize("height", [4000])
 def test_sums_that_wrap_around_still_give_means(height: int) -> None:
     image = np.full((height, 2200, 3), 255, np.uint8)
-    level = area_level(running_sums(image), 3, 3)
+    level = area_cells(AreaTable(image), (0, 0, 2200, height), (3, 3))
     assert np.allclose(level, 127.5 / 128)

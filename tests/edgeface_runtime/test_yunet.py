@@ -57,6 +57,14 @@ def test_boxes_return_to_the_size_of_the_photo() -> None:
     assert np.allclose(large.landmarks, 3 * small.landmarks)
 
 
+def test_a_large_photo_arrives_as_pillow_resizes_it() -> None:
+    net = MadeUp()
+    image = np.random.default_rng(4).integers(0, 256, (2100, 2900, 3), np.uint8)
+    Yunet(net=net, longest=320).detect(image)
+    expected = np.asarray(Image.fromarray(image).resize((320, 232), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(net.seen[0, ::-1, :232].transpose(1, 2, 0), expected)
+
+
 def test_a_file_of_one_size_gets_that_size() -> None:
     net = MadeUp(320, 320)
     (face,) = Yunet(net=net).detect(np.zeros((320, 640, 3), np.uint8))

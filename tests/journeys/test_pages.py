@@ -21,11 +21,11 @@ BLOCKS = {
     "docs/data.md": {"workstation": 1},
     "docs/detectors.md": {"": 1},
     "docs/export.md": {"": 1, "workstation": 1},
-    "docs/gallery.md": {"": 7},
+    "docs/gallery.md": {"": 10},
     "docs/group.md": {"": 1},
     "docs/models.md": {"": 1},
     "docs/pi.md": {"board": 4, "": 7, "camera": 1},
-    "docs/privacy.md": {"": 3},
+    "docs/privacy.md": {"": 4},
     "docs/streams.md": {"": 3, "board": 1, "camera": 2, "picamera": 1},
     "docs/training.md": {"workstation": 1},
     "examples/service/README.md": {"": 2},  # test_examples follows it

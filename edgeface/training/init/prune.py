@@ -68,8 +68,9 @@ def prune_into(net: nn.Module, wide: nn.Module, faces: Tensor) -> float:
     fit = Fit(choose)
     theirs, ours = fit.run(wide.layers[:start], net.layers[:start], faces, faces, lambda y: y)
     for index in blocks:
-        layer: Any = wide.layers[index]
-        own: Any = net.layers[index]
+        layer, own = wide.layers[index], net.layers[index]
+        assert isinstance(layer, Bottleneck)
+        assert isinstance(own, Bottleneck)
         came, mine = (theirs, ours) if layer.shortcut else (torch.zeros(()), torch.zeros(()))
         turn = bases[index][:, : own.layers[-1].num_features]
 

@@ -14,7 +14,7 @@ from torch import nn
 from edgeface_export.quantize.ranges import Range
 from edgeface_runtime import Contract
 
-Inputs = NDArray[np.uint8] | NDArray[np.float32]
+Inputs = NDArray[np.uint8 | np.float32]
 """(N, …) what a graph takes for N faces."""
 Writer = Callable[[Path, Path], object]
 """Writes a file, (float file, where to)."""

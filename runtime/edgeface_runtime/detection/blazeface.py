@@ -21,6 +21,7 @@ from edgeface_runtime.detection.pixels import area_crops, reduced, require_rgb, 
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
+from edgeface_runtime.images import Pixels
 
 _Grid = tuple[tuple[int, int], ...]
 _NEAR_GRID: _Grid = ((8, 2), (16, 6))  # stride, anchors a cell
@@ -64,7 +65,7 @@ class BlazeFace:
             if not 0 < value < 1:
                 raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+    def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
 
         Raises:
@@ -79,7 +80,7 @@ class BlazeFace:
         found.append(_look(self.near, _NEAR_GRID, image, tiles[0], max(_NEAR, self.proposal)))
         return self._confirmed(image, found, refused)
 
-    def detect_large(self, image: NDArray[np.uint8], margin: float = 0.0) -> list[Face]:
+    def detect_large(self, image: Pixels, margin: float = 0.0) -> list[Face]:
         """Faces of at least a tenth of the photo's longer side, at a third of the time of ``detect`` or less.
 
         Args:
@@ -94,7 +95,7 @@ class BlazeFace:
         framed = (-border, -border, max(image.shape[:2]) + 2 * border)
         return self._confirmed(image, [_look(self.near, _NEAR_GRID, image, framed, max(_NEAR, self.proposal))], set())
 
-    def _confirmed(self, photo: NDArray[np.uint8], found: list[NDArray[np.float32]], refused: set[bytes]) -> list[Face]:
+    def _confirmed(self, photo: Pixels, found: list[NDArray[np.float32]], refused: set[bytes]) -> list[Face]:
         """The proposals that O-Net takes for faces, each once, the most confident first; others go to ``refused``."""
         proposals = np.concatenate(found)
         faces = []
@@ -125,7 +126,7 @@ class BlazeFace:
                 for left in np.linspace(0, max(0, size[0] - side), counts[0]).astype(int):
                     yield int(left), int(top), side
 
-    def _settle(self, photo: NDArray[np.uint8], box: NDArray[np.float32]) -> Face | None:
+    def _settle(self, photo: Pixels, box: NDArray[np.float32]) -> Face | None:
         """One proposal looked at by O-Net, first as it is, then four times through the moved box; None if no face."""
         side = float((box[2:] - box[:2]).max())
         shrink = max(1, int(side) // _DETAIL)
@@ -157,7 +158,7 @@ class BlazeFace:
         return Face(corners.reshape(4).astype(np.float32), score, points.astype(np.float32))
 
 
-def _framed(photo: NDArray[np.uint8], corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
+def _framed(photo: Pixels, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
     """(reach, reach, 3): a square of the photo with shrink × shrink pixels made one; ``corner`` counts such blocks.
 
     Grey beyond the photo's edge: O-Net's landmarks go astray on a face that is cut or stretched.
@@ -166,7 +167,7 @@ def _framed(photo: NDArray[np.uint8], corner: NDArray[np.intp], reach: int, shri
     start = np.clip(corner * shrink, 0, photo.shape[1::-1])
     end = np.clip((corner + reach) * shrink, start, photo.shape[1::-1])
     if (end > start).all():
-        part = reduced(photo[start[1] : end[1], start[0] : end[0]], (shrink, shrink))
+        part = reduced(photo, (shrink, shrink), (int(start[0]), int(start[1]), int(end[0]), int(end[1])))
         x, y = np.maximum(0, -corner)
         canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
     return canvas
@@ -180,9 +181,7 @@ def _varied(squares: NDArray[np.float32], looks: NDArray[np.float32]) -> NDArray
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _look(
-    net: Engine, grid: _Grid, photo: NDArray[np.uint8], tile: tuple[int, int, int], threshold: float
-) -> NDArray[np.float32]:
+def _look(net: Engine, grid: _Grid, photo: Pixels, tile: tuple[int, int, int], threshold: float) -> NDArray[np.float32]:
     """(N, 5): boxes in pixels of the photo and confidences, of what the net sees in one square of it.
 
     What of the square lies outside the photo is black, as much on either side.

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from edgeface_runtime.detection.blazeface import BlazeFace
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.detection.pixels import reduced, require_rgb
+from edgeface_runtime.detection.yunet import Yunet
 from edgeface_runtime.faces import Detector, Face
+from edgeface_runtime.images import Pixels
 
 MARGINS = (0.3, 0.6)
 """Black borders, as parts of the longer side, that are put around the photo in turn."""
@@ -29,7 +31,7 @@ an int8 embedding by a cosine of 0.001; on a grid the crops of all engines are n
 _COARSE = 640  # a longer side of at most so many pixels is enough to look a second time
 
 
-def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face], float]:
+def find_faces(image: Pixels, detector: Detector) -> tuple[list[Face], float]:
     """Faces in one (H, W, 3) uint8 RGB photo, and the border that it took to see the main one whole.
 
     MTCNN reads a face that the photo's edge cuts from a distorted window and puts its landmarks
@@ -53,7 +55,7 @@ def find_faces(image: NDArray[np.uint8], detector: Detector) -> tuple[list[Face]
     """
     require_rgb(image)
     height, width = image.shape[:2]
-    faces, margin = detector.detect(image), 0.0
+    faces, margin = _all(image, detector), 0.0
     whole = isinstance(detector, BlazeFace) or (faces and _inside(most_central(faces, height, width), height, width))
     if faces and whole and _is_sure(faces, detector):
         return _on_grid(faces), margin
@@ -94,6 +96,13 @@ def _inside(face: Face, height: int, width: int) -> bool:
 
 def _is_sure(faces: list[Face], detector: Detector) -> bool:
     return faces[0].score >= getattr(detector, "sure", 0.0)
+
+
+def _all(image: Pixels, detector: Detector) -> list[Face]:
+    """All faces; a detector of the app's own gets an array."""
+    if isinstance(detector, (BlazeFace, Mtcnn, Yunet)):
+        return detector.detect(image)
+    return detector.detect(np.asarray(image))
 
 
 def _large(image: NDArray[np.uint8], margin: float, detector: Detector) -> list[Face]:

@@ -16,7 +16,9 @@ from edgeface_runtime.detection.pixels import require_rgb
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.faces import Face
+from edgeface_runtime.images import Pixels
 
+_PIECE = 1 << 20  # pixels that Pillow gets at once
 _STRIDES = (8, 16, 32)
 _OUTPUTS = 4 * len(_STRIDES)
 
@@ -40,7 +42,7 @@ class Yunet:
         if len(self.net.input_shape) != 4 or self.net.input_shape[1] != 3:
             raise ModelError(f"a YuNet file takes (1, 3, H, W); this one takes {self.net.input_shape}")
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+    def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
 
         Raises:
@@ -51,9 +53,7 @@ class Yunet:
         height, width = image.shape[:2]
         scale = self._scale(height, width)
         wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-        shown = (
-            image if scale == 1 else np.asarray(Image.fromarray(image).resize((wide, high), Image.Resampling.BILINEAR))
-        )
+        shown = image[:, :] if scale == 1 else _scaled(image, wide, high)
         padded = np.zeros((1, 3, self._side(2, high), self._side(3, wide)), np.float32)
         padded[0, :, :high, :wide] = shown[..., ::-1].transpose(2, 0, 1)
         outputs = self.net.run(padded)
@@ -78,6 +78,15 @@ class Yunet:
 
     def _side(self, axis: int, pixels: int) -> int:
         return self.net.input_shape[axis] or -(-pixels // _STRIDES[-1]) * _STRIDES[-1]
+
+
+def _scaled(image: Pixels, wide: int, high: int) -> NDArray[np.uint8]:
+    """``Image.resize``, bilinear: the rows in bands, then the columns, as Pillow does one after the other."""
+    height, width = image.shape[:2]
+    step = max(1, _PIECE // width)
+    bands = (Image.fromarray(image[top : top + step, 0:width]) for top in range(0, height, step))
+    narrow = np.concatenate([np.asarray(band.resize((wide, band.height), Image.Resampling.BILINEAR)) for band in bands])
+    return np.asarray(Image.fromarray(narrow).resize((wide, high), Image.Resampling.BILINEAR))
 
 
 def _decode(
