@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
 from edgeface_runtime.files import replacing
-from edgeface_runtime.streams.sources import opencv
+from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
     from cv2 import VideoWriter
@@ -71,7 +71,9 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
         raise UsageError(f"{path}: is not empty; name another folder")
 
     def write_jpeg(frame: Frame, pixels: NDArray[np.uint8]) -> None:
-        file = path / f"{frame.name or f'{frame.index:06d}'}.jpg"
+        name = frame.name or f"{frame.index:06d}"
+        name = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+        file = path / (f"{name}.jpg" if (path / name).exists() else name)
         try:
             Image.fromarray(pixels).save(file, quality=90)
         except OSError as error:

@@ -1,28 +1,41 @@
-"""Watches a camera, a video or a folder: draws who is there and tells who comes and goes."""
+"""Watches cameras or a video, or identifies the photos of a folder: draws who is there and tells what happens."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
+
+import numpy as np
 
 from edgeface.drawing import drawn, window, writer
+from edgeface.notify import notify
+from edgeface.snapshots import Snapshots
 from edgeface_runtime import (
-    Event,
+    Face,
     FaceRecognizer,
     Frame,
     FrameResult,
     Gallery,
+    Person,
     Source,
     TrackingConfig,
     UsageError,
     open_source,
     watch,
 )
+from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
+from edgeface_runtime.streams.captures import without_secrets
+from edgeface_runtime.streams.sources import State
 
 KEPT = 10_000
 """Of so many events the latest are reported, so that memory stays flat."""
@@ -33,13 +46,25 @@ class Row:
     """An event as it is reported."""
 
     event: str
-    track: int
-    name: str | None
-    score: float | None
-    frame: int
-    seconds: float
-    photo: str
-    """Name of the photo's file; empty for a camera and a video."""
+    """``appeared``, ``named``, ``unknown`` and ``left`` of a person, ``lost`` and ``back`` of a camera."""
+    time: str
+    """Time of day when it was told, ISO 8601."""
+    camera: str
+    """Which one, or the video, without the login of an address."""
+    track: int | None = None
+    """Number of the visit; each camera counts for itself."""
+    name: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+    frame: int | None = None
+    seconds: float | None = None
+    """Since the camera's or the video's first frame."""
+    box: tuple[float, ...] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    quality: dict[str, float] | None = None
+    """Sharpness, face size, yaw and pitch, as in a gallery; None where the face is not in this frame."""
+    snapshot: str | None = None
+    """The file with the best picture of the visit so far."""
 
 
 @dataclass(frozen=True)
@@ -58,89 +83,281 @@ class Report:
     """The latest ``KEPT``."""
     events_left_out: int
     interrupted: bool
-    """True where Ctrl-C ended it; what was done until then is whole."""
+    """True where Ctrl-C or SIGTERM ended it; what was done until then is whole."""
+
+
+class Stop:
+    """Ctrl-C and SIGTERM, heeded between two frames; a second Ctrl-C does not wait."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.asked = threading.Event()
+        self._ends: list[Callable[[], None]] = []
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._heed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _heed(self, number: int, _: FrameType | None) -> None:
+        if self.signal == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.now()
+
+    def also(self, end: Callable[[], None]) -> None:
+        """``end`` is called when it is time to stop, to wake what waits."""
+        self._ends.append(end)
+
+    def now(self) -> None:
+        """Asks everybody to stop."""
+        self.asked.set()
+        for end in self._ends:
+            end()
+
+
+@dataclass
+class _Run:
+    """What the watched cameras share. Their threads take turns to tell."""
+
+    tell: Callable[[Row], None]
+    stop: Stop
+    snapshots: Snapshots | None
+    rows: deque[Row] = field(default_factory=lambda: deque(maxlen=KEPT))
+    told: int = 0
+    frames: int = 0
+    given: int = 0
+    """Frames that the sources gave, those included that nobody looked at."""
+    failed: BaseException | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _alive: float = 0.0
+
+    def follow(
+        self, opened: Source, results: Iterator[FrameResult], draw: Callable[[Frame, Sequence[Person]], bool]
+    ) -> None:
+        """One source, to its end."""
+        last = -1
+        try:
+            for result in results:
+                with self._turn:
+                    last, self.frames = result.frame.index, self.frames + 1
+                    self.alive()
+                    self._take(opened.name, result)
+                    if not draw(result.frame, result.people):
+                        self.stop.now()
+                if self.stop.asked.is_set():
+                    break
+        except BaseException as error:
+            self.failed = self.failed or error
+            self.stop.now()
+        finally:
+            # Here, since only the thread that takes the frames may close them.
+            opened.frames.close()
+            self.given += last + 1
+
+    def alive(self) -> None:
+        """Tells systemd's watchdog so, at most once a second."""
+        now = time.monotonic()
+        if now - self._alive >= 1:
+            notify("WATCHDOG=1" if self._alive else "READY=1\nWATCHDOG=1")
+            self._alive = now
+
+    def camera(self, name: str, state: State) -> None:
+        """A camera is lost or back."""
+        with self._turn:
+            self.alive()
+            if state != "waiting":
+                self._say(Row(state, _now(), name))
+
+    def _take(self, camera: str, result: FrameResult) -> None:
+        if self.snapshots:
+            self.snapshots.see(camera, result)
+        for event in result.events:
+            who, frame = event.person, result.frame
+            picture = self.snapshots.written(camera, event) if self.snapshots else None
+            quality = None if event.kind == "left" else _quality(frame, who)
+            place = (who.track, who.name, who.score, who.threshold, frame.index, frame.seconds, who.box, who.landmarks)
+            self._say(Row(event.kind, _now(), camera, *place, quality, picture))
+
+    def _say(self, row: Row) -> None:
+        self.rows.append(row)
+        self.told += 1
+        self.tell(row)
 
 
 def run(
-    source: int | Path,
+    sources: Sequence[int | str | Path],
     recognizer: FaceRecognizer,
     gallery: Gallery,
     *,
     far: float,
     threshold: float | None,
-    every: int,
+    config: TrackingConfig,
     output: Path | None = None,
     show: bool = False,
+    snapshots: Path | None = None,
     seconds: float | None = None,
     turn: int = 0,
+    stop: Stop | None = None,
     tell: Callable[[Row], None],
-    report: Callable[[str], None],
 ) -> Report:
-    """Watches a source until its end, or until Ctrl-C.
+    """Watches cameras or a video until their end, or until Ctrl-C or SIGTERM.
 
     Args:
-        source: a camera's number, a video file or a folder of photos.
+        sources: cameras and videos as ``open_source`` takes them; several are watched side by side.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
         far: as in ``watch``.
         threshold: as in ``watch``.
-        every: look for faces in every so-many-th frame; each photo of a folder is looked at.
-        output: a .mp4 file or a folder to draw to.
-        show: draw to a window.
+        config: as in ``watch``.
+        output: a .mp4 file or a folder to draw to; of one source alone.
+        show: draw to a window; one source alone.
+        snapshots: folder for the best picture of each visit.
         seconds: stop after so many seconds of the source.
-        tell: is called with each event when it happens.
-        report: is called with a line for each photo that cannot be read.
+        turn: as in ``open_source``.
+        stop: asks it to stop; one of its own where None.
+        tell: is called with each event when it happens, by one thread at a time.
 
     Raises:
-        UsageError: the source, the output or an option does not fit.
+        UsageError: a source, the output or an option does not fit.
         GalleryError: the gallery was made with another model.
-        MissingExtraError: OpenCV is absent, which all but folders need.
+        MissingExtraError: OpenCV is absent.
     """
-    opened = open_source(source, report, turn=turn)
+    if len(sources) > 1 and (output or show):
+        raise UsageError("--output and --show draw one camera; watch the others with another `edgeface run`")
     with contextlib.ExitStack() as stack:
-        stack.callback(opened.frames.close)
-        config = TrackingConfig.photos() if opened.kind == "folder" else TrackingConfig(every=every)
-        draw = stack.enter_context(_pictures(source, opened, output, show))
-        frames = opened.frames if seconds is None else itertools.takewhile(_before(seconds), opened.frames)
-        rows: deque[Row] = deque(maxlen=KEPT)
-        count = told = 0
-        last = -1
-        interrupted = False
+        stop = stop or stack.enter_context(Stop())
+        work = _Run(tell, stop, Snapshots(snapshots) if snapshots else None)
+        opened: list[Source] = []
+        for source in sources:
+            state = functools.partial(work.camera, without_secrets(source))
+            opened.append(open_source(source, turn=turn, state=state))
+            stack.callback(opened[-1].frames.close)
+            stop.also(opened[-1].stop)
+        draw = stack.enter_context(_pictures(sources[0], opened[0], output, show))
+
+        def results(one: Source) -> Iterator[FrameResult]:
+            frames = one.frames if seconds is None else itertools.takewhile(_before(seconds), one.frames)
+            return watch(frames, recognizer, gallery, far, threshold=threshold, config=config)
+
         began = time.perf_counter()
-        try:
-            for result in watch(frames, recognizer, gallery, far, threshold=threshold, config=config):
-                count, last = count + 1, result.frame.index
-                for event in result.events:
-                    rows.append(_row(event, result.frame))
-                    told += 1
-                    tell(rows[-1])
-                if not draw(result):
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
+        if len(opened) == 1:
+            work.follow(opened[0], results(opened[0]), draw)
+        else:
+            threads = [threading.Thread(target=work.follow, args=(one, results(one), draw)) for one in opened]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         took = time.perf_counter() - began
-    return Report(count, last + 1 - count, took, count / took, tuple(rows), told - len(rows), interrupted)
+        notify("STOPPING=1")
+        if work.snapshots:
+            work.snapshots.close()
+        # Where nobody reads what is told any more, what was drawn is whole.
+        if work.failed is not None and not isinstance(work.failed, BrokenPipeError):
+            raise work.failed
+    if work.failed is not None:
+        raise work.failed
+    skipped, left_out = work.given - work.frames, work.told - len(work.rows)
+    interrupted = stop.signal is not None
+    return Report(work.frames, skipped, took, work.frames / took, tuple(work.rows), left_out, interrupted)
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """What one photo of a folder shows."""
+
+    photo: str
+    faces: tuple[dict[str, object], ...] = ()
+    """Of each face what ``identify --json`` says."""
+    error: str | None = None
+    """Why it could not be read."""
+
+
+def identify_folder(
+    folder: Path,
+    recognizer: FaceRecognizer,
+    gallery: Gallery,
+    *,
+    far: float,
+    threshold: float | None,
+    output: Path | None = None,
+    show: bool = False,
+    turn: int = 0,
+    stop: Stop,
+    tell: Callable[[PhotoResult], None],
+) -> tuple[int, int, float]:
+    """Identifies the faces of each photo of a folder by itself.
+
+    Args:
+        folder: the photos.
+        recognizer: finds and embeds faces.
+        gallery: the people who are known.
+        far: as in ``identify``.
+        threshold: as in ``identify``.
+        output: a folder to draw to.
+        show: draw to a window.
+        turn: as in ``open_source``.
+        stop: asks it to stop.
+        tell: is called with the answer for each photo, in the order of their names.
+
+    Returns:
+        How many photos were looked at, how many could not be read, and the seconds that it took.
+
+    Raises:
+        UsageError: the folder, the output or an option does not fit.
+        GalleryError: the gallery was made with another model.
+    """
+    failed: list[str] = []
+
+    def report(line: str) -> None:
+        failed.append(line)
+        tell(PhotoResult(line.split(": ")[0].rpartition("/")[2], error=line))
+
+    opened = open_source(folder, report, turn=turn)
+    began, count = time.perf_counter(), 0
+    with contextlib.closing(opened.frames), _pictures(folder, opened, output, show) as draw:
+        for frame in opened.frames:
+            found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold)
+            count += 1
+            tell(PhotoResult(frame.name, tuple(asdict(face) for face in found)))
+            people = [Person(index, face.name, face.score, face.box, 1) for index, face in enumerate(found, 1)]
+            if not draw(frame, people) or stop.asked.is_set():
+                break
+    return count, len(failed), time.perf_counter() - began
 
 
 @contextlib.contextmanager
 def _pictures(
-    source: int | Path, opened: Source, output: Path | None, show: bool
-) -> Iterator[Callable[[FrameResult], bool]]:
-    """Draws each result to where it is wanted; False once the window was closed."""
+    source: int | str | Path, opened: Source, output: Path | None, show: bool
+) -> Iterator[Callable[[Frame, Sequence[Person]], bool]]:
+    """Draws each frame to where it is wanted; False once the window was closed."""
     if output and opened.kind == "folder" and output.suffix.lower() == ".mp4":
         raise UsageError(f"{output}: photos differ in size; name a folder")
-    if output and not isinstance(source, int) and output.exists() and output.samefile(source):
+    if (
+        output
+        and opened.kind != "camera"
+        and output.exists()
+        and Path(str(source)).exists()
+        and output.samefile(str(source))
+    ):
         raise UsageError(f"{output}: is what is to be watched; name another file")
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(writer(output, opened.fps, live=opened.kind == "camera")) if output else None
         display = stack.enter_context(window("edgeface")) if show else None
 
-        def draw(result: FrameResult) -> bool:
+        def draw(frame: Frame, people: Sequence[Person]) -> bool:
             if not write and not display:
                 return True
-            picture = drawn(result.frame.pixels, result.people)
+            picture = drawn(frame.pixels, people)
             if write:
-                write(result.frame, picture)
+                write(frame, picture)
             return display is None or display(picture)
 
         yield draw
@@ -150,6 +367,16 @@ def _before(seconds: float) -> Callable[[Frame], bool]:
     return lambda frame: frame.seconds < seconds
 
 
-def _row(event: Event, frame: Frame) -> Row:
-    who = event.person
-    return Row(event.kind, who.track, who.name, who.score, frame.index, frame.seconds, frame.name)
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _quality(frame: Frame, who: Person) -> dict[str, float]:
+    face = Face(np.array(who.box, np.float32), 1.0, np.array(who.landmarks, np.float32))
+    turn = pose(face.landmarks)
+    return {
+        "sharpness": round(sharpness(face_crop(frame.pixels, face)), 1),
+        "size": round(face_size(face), 1),
+        "yaw": round(turn.yaw, 1),
+        "pitch": round(turn.pitch, 1),
+    }

@@ -51,21 +51,17 @@ def arriving(folder: Path, once: bool) -> Iterator[Frame]:
         time.sleep(0.5)
 
 
-def attend(results: Iterator[FrameResult], config: TrackingConfig, log: Path) -> None:
+def attend(results: Iterator[FrameResult], log: Path) -> None:
     """Greets whoever gets a name; notes whoever has had all looks and no name, once."""
-    noted: set[int] = set()
     for result in results:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         for event in result.events:
             if event.kind == "named" and event.person.name:
                 print(f"{now} hello, {event.person.name}", flush=True)
-        noted &= {person.track for person in result.people}
-        for person in result.people:
-            if person.name is None and person.looks == config.votes and person.track not in noted:
-                noted.add(person.track)
+            if event.kind == "unknown":
                 print(f"{now} somebody is at the door", flush=True)
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(f"{now} unknown, score {person.score or 0:.2f}\n")
+                    file.write(f"{now} unknown, score {event.person.score or 0:.2f}\n")
 
 
 def main() -> None:
@@ -85,7 +81,7 @@ def main() -> None:
         else:
             frames, config = open_source(arguments.camera).frames, TrackingConfig()
         with Gallery(arguments.gallery, recognizer) as gallery, contextlib.suppress(KeyboardInterrupt):
-            attend(watch(frames, recognizer, gallery, config=config), config, arguments.log)
+            attend(watch(frames, recognizer, gallery, config=config), arguments.log)
     except EdgefaceError as error:
         parser.exit(2, f"{error}\n")
 

@@ -60,6 +60,7 @@ EXTRAS = {
     "matplotlib": "report",
     "distributed": "dask",
     "cv2": "camera",
+    "paho": "mqtt",
     "pillow_heif": "heic",
     "usearch": "index",
 }

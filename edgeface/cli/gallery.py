@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.gallery_check import check
 from edgeface_runtime.shipped_models import find_model
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Who is enrolled; rename, remove, copy, merge, import, move, export.",
+    help="Who is enrolled; check, rename, remove, copy, merge, import, move, export.",
 )
+app.command("check")(check)
 
 Model = Annotated[
     Path | None,

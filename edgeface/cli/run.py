@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from signal import SIGINT
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -13,21 +19,43 @@ from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
 from edgeface_runtime.shipped_models import DEFAULT
 
+Form: TypeAlias = Literal["text", "json", "lines", "csv"]
+
 if TYPE_CHECKING:
-    from edgeface.live import Row
+    from edgeface.live import PhotoResult, Report, Row, Stop
 
 
 def run(
     gallery: Enrolled,
-    camera: Annotated[int | None, typer.Option(min=0, help="Camera by its number, 0 for the first.")] = None,
-    video: Annotated[Path | None, typer.Option(help="Video file.")] = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Camera: its number (0 for the first), /dev/video0, rtsp://…, http://… (MJPEG), picamera2, "
+            "picamera2:1280x720, or @FILE that holds one of them. May repeat.",
+        ),
+    ] = None,
+    video: Annotated[str | None, typer.Option(help="Video file.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of photos, each identified by itself.")] = None,
     model: Model = Path(DEFAULT),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw to this .mp4 file, or to JPEG files in this folder.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw to a window; q closes it.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Run detection every N frames.")] = 3,
+    snapshots: Annotated[
+        Path | None, typer.Option(help="Write the best picture of each visit to this folder; none is kept without it.")
+    ] = None,
+    exec: Annotated[
+        str | None, typer.Option("--exec", help="Run this command for each event: its JSON line on stdin.")
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(help="Post each event as JSON to this http:// address.")] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(help="Publish events and Home Assistant's entities: mqtt://user@host:1883, or mqtts:// for TLS."),
+    ] = None,
+    mqtt_password_file: Annotated[Path | None, typer.Option(help="File with the broker's password.")] = None,
+    mqtt_id: Annotated[str, typer.Option(help="Name of this device in topics, unique at the broker.")] = "edgeface",
+    every: Annotated[int, typer.Option(min=1, help="Run detection every N frames, at the latest after 0.2 s.")] = 3,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds without a detection until somebody has left.")] = 1.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds of the source.")] = None,
     turn: Annotated[
         int, typer.Option(help="Rotate each frame clockwise by 0, 90, 180 or 270 degrees: for a camera on its side.")
@@ -37,66 +65,252 @@ def run(
     detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print each event, or each photo's answer, as one line of JSON.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="With --folder: print a line of CSV for each face.")] = False,
 ) -> None:
-    """Watch a camera, a video or a folder, and say who comes and goes.
+    """Watch cameras, a video or a folder, and say who comes and goes.
 
-    A camera is never waited for: while a frame is looked at, those that come are skipped. Ctrl-C ends it;
-    what was written until then is whole. Nothing is kept but what --output asks for. Cameras and videos
-    need the extra `camera`.
+    A camera is never waited for: while a frame is looked at, those that come are skipped; one that fails is
+    opened again. Ctrl-C and SIGTERM end it; what was written until then is whole. Nothing is kept but what
+    --output and --snapshots ask for. Cameras and videos need the extra `camera`, --mqtt the extra `mqtt`.
 
     \b
     Examples:
       edgeface run --video door.mp4 --gallery people.gallery --output named.mp4
-      edgeface run --camera 0 -g people.gallery --seconds 60 --json
+      edgeface run --camera 0 -g people.gallery --seconds 60 --json-lines
+      edgeface run --camera rtsp://door.local/live --camera 0 -g people.gallery
+      edgeface run --camera @/etc/edgeface/door -g people.gallery --mqtt mqtt://homeassistant.local
       edgeface run --camera 0 -g people.gallery --turn 90
-      edgeface run --folder photos/ -g people.gallery -o drawn/
+      edgeface run --folder photos/ -g people.gallery -o drawn/ --csv
     """
-    from dataclasses import asdict
+    from edgeface.live import Stop
 
-    from edgeface.live import run as run_source
-    from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+    sources = _sources(camera, video, folder)
+    if json + json_lines + csv > 1:
+        raise UsageError("--json, --json-lines and --csv exclude each other")
+    if csv and not folder:
+        raise UsageError("--csv is for --folder; --json-lines tells the events of a camera or a video")
+    form: Form = "json" if json else "lines" if json_lines else "csv" if csv else "text"
+    # Heeded from here on: a service may be stopped before its model is open.
+    with _stdout(), Stop() as stop, contextlib.ExitStack() as stack:
+        from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 
-    source = _source(camera, video, folder)
-    if not gallery.exists():
-        raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
-    recognizer = FaceRecognizer(model, detector, threads)
-    with Gallery.open(gallery, recognizer) as people:
+        if not gallery.exists():
+            raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
+        recognizer = FaceRecognizer(model, detector, threads)
+        people = stack.enter_context(Gallery.open(gallery, recognizer))
         note_extrapolated(recognizer, far, threshold, len(people))
-        done = run_source(
-            source,
-            recognizer,
-            people,
-            far=far,
-            threshold=threshold,
-            every=every,
-            output=output,
-            show=show,
-            seconds=seconds,
-            turn=turn,
-            tell=lambda row: (note if json else typer.echo)(_line(row)),
-            report=note,
-        )
-    if json:
-        print_json({"schema": 1, "source": str(source), "output": output and str(output), **asdict(done)})
-    else:
-        frames = "1 frame" if done.frames == 1 else f"{done.frames} frames"
-        rate = f"{frames} in {done.seconds:.1f} s, {done.fps:.1f} a second; {done.skipped} skipped"
-        typer.echo(f"{rate}; {output}" if output else rate)
-    if done.interrupted:
+        if folder:
+            from edgeface.live import identify_folder
+
+            photos = _Photos(form)
+            looked, unread, took = identify_folder(
+                folder,
+                recognizer,
+                people,
+                far=far,
+                threshold=threshold,
+                output=output,
+                show=show,
+                turn=turn,
+                stop=stop,
+                tell=photos.tell,
+            )
+            photos.end(str(folder), output, looked, unread, took, stop)
+        else:
+            from edgeface.live import run as watch_sources
+            from edgeface_runtime import TrackingConfig
+
+            tells = [_teller(form, len(sources) > 1)]
+            tells += _receivers(stack, sources, exec, webhook, mqtt, mqtt_password_file, mqtt_id)
+
+            def tell(row: Row) -> None:
+                for one in tells:
+                    one(row)
+
+            done = watch_sources(
+                sources,
+                recognizer,
+                people,
+                far=far,
+                threshold=threshold,
+                config=TrackingConfig(every=every, patience=patience),
+                output=output,
+                show=show,
+                snapshots=snapshots,
+                seconds=seconds,
+                turn=turn,
+                stop=stop,
+                tell=tell,
+            )
+            _summary(form, sources, output, done)
+    if stop.signal == SIGINT:
         raise typer.Exit(130)
 
 
-def _source(camera: int | None, video: Path | None, folder: Path | None) -> int | Path:
-    sources = [source for source in (camera, video, folder) if source is not None]
-    if len(sources) != 1:
+@contextlib.contextmanager
+def _stdout() -> Iterator[None]:
+    """Says in one line where stdout takes no more."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        note("the reader of the output is gone: stopped")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UsageError(f"stdout: {error.strerror or error}") from error
+
+
+def _sources(camera: list[str] | None, video: str | None, folder: Path | None) -> list[int | str | Path]:
+    from edgeface_runtime.streams.captures import is_address
+
+    if sum(bool(source) for source in (camera, video, folder)) != 1:
         raise UsageError("name one of --camera, --video and --folder")
-    if video and video.is_dir():
+    if video and not is_address(video) and Path(video).is_dir():
         raise UsageError(f"{video}: is a folder; name it with --folder")
     if folder and folder.is_file():
         raise UsageError(f"{folder}: is a file; name it with --video")
-    return sources[0]
+    return [_camera(one) for one in camera] if camera else [video or folder or ""]
 
 
-def _line(row: Row) -> str:
-    who = "somebody" if row.event == "appeared" else row.name or "unknown"
-    return f"{row.photo or f'{row.seconds:.1f} s'}: {row.track} {row.event}: {who}"
+def _camera(text: str) -> int | str:
+    """A camera as it was named, or as the file says that was named."""
+    from edgeface_runtime.streams.captures import is_camera
+
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--camera {text}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    camera: int | str = int(text) if text.isdecimal() else text
+    if not is_camera(camera):
+        raise UsageError(f"--camera {text}: name a number, /dev/video0, rtsp://…, http://… or picamera2")
+    return camera
+
+
+def _receivers(
+    stack: contextlib.ExitStack,
+    sources: list[int | str | Path],
+    command: str | None,
+    webhook: str | None,
+    mqtt: str | None,
+    mqtt_password_file: Path | None,
+    mqtt_id: str,
+) -> list[Callable[[Row], None]]:
+    """Where events go besides stdout."""
+    from edgeface import sinks
+    from edgeface_runtime.streams.captures import without_secrets
+
+    found = []
+    if command is not None:
+        found.append(stack.enter_context(sinks.behind(sinks.command(command), note)))
+    if webhook is not None:
+        found.append(stack.enter_context(sinks.behind(sinks.webhook(webhook), note)))
+    if mqtt is not None:
+        from edgeface.mqtt import publisher
+
+        names = [without_secrets(source) for source in sources]
+        found.append(stack.enter_context(publisher(mqtt, mqtt_id, names, mqtt_password_file, note)))
+    return found
+
+
+def _teller(form: Form, is_one_of_many: bool) -> Callable[[Row], None]:
+    from edgeface.sinks import line
+
+    def tell(row: Row) -> None:
+        if form == "lines":
+            typer.echo(line(row))
+        else:
+            (note if form == "json" else typer.echo)(_line(row, is_one_of_many))
+
+    return tell
+
+
+def _summary(form: Form, sources: list[int | str | Path], output: Path | None, done: Report) -> None:
+    from dataclasses import asdict
+
+    from edgeface_runtime.streams.captures import without_secrets
+
+    source = ", ".join(without_secrets(source) for source in sources)
+    if form == "json":
+        print_json({"schema": 1, "source": source, "output": output and str(output), **asdict(done)})
+        return
+    frames = "1 frame" if done.frames == 1 else f"{done.frames} frames"
+    rate = f"{frames} in {done.seconds:.1f} s, {done.fps:.1f} a second; {done.skipped} skipped"
+    (note if form == "lines" else typer.echo)(f"{rate}; {output}" if output else rate)
+
+
+class _Photos:
+    """Tells what each photo of a folder shows."""
+
+    columns = ("photo", "face", "name", "score", "threshold", "x0", "y0", "x1", "y1", "detection", "error")
+
+    def __init__(self, form: Form) -> None:
+        from edgeface.live import KEPT
+
+        self.form, self.told = form, 0
+        self.kept: deque[PhotoResult] = deque(maxlen=KEPT)
+        if form == "csv":
+            self._row(self.columns)
+
+    def tell(self, photo: PhotoResult) -> None:
+        """One photo's answer."""
+        import json
+        from dataclasses import asdict
+
+        self.told += 1
+        if photo.error and self.form != "lines":
+            note(photo.error)
+        if self.form == "json":
+            self.kept.append(photo)
+        elif self.form == "lines":
+            typer.echo(json.dumps(asdict(photo), ensure_ascii=False))
+        elif self.form == "csv":
+            for number, face in enumerate(photo.faces, 1):
+                said = [face[key] for key in ("name", "score", "threshold")]
+                self._row([photo.photo, number, *said, *_box(face), face["detection"], None])
+            if not photo.faces:
+                self._row([photo.photo, *[None] * (len(self.columns) - 2), photo.error])
+        elif not photo.error:
+            names = [f"{face['name']} {face['score']:.2f}" if face["name"] else "unknown" for face in photo.faces]
+            typer.echo(f"{photo.photo}: {', '.join(names) or 'no face'}")
+
+    def end(self, source: str, output: Path | None, looked: int, unread: int, took: float, stop: Stop) -> None:
+        """The end of the folder."""
+        from dataclasses import asdict
+
+        if self.form == "json":
+            figures = {"frames": looked, "skipped": unread, "seconds": took, "fps": looked / took}
+            kept = {"photos": [asdict(photo) for photo in self.kept], "photos_left_out": self.told - len(self.kept)}
+            document = {"schema": 1, "source": source, "output": output and str(output), **figures, **kept}
+            print_json({**document, "interrupted": stop.signal is not None})
+            return
+        photos = "1 photo" if looked == 1 else f"{looked} photos"
+        rate = f"{photos} in {took:.1f} s, {looked / took:.1f} a second; {unread} skipped"
+        (note if self.form != "text" else typer.echo)(f"{rate}; {output}" if output else rate)
+
+    def _row(self, cells: Sequence[object]) -> None:
+        import csv
+
+        # A spreadsheet takes a cell that begins so for a formula.
+        safe = [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in cells]
+        csv.writer(sys.stdout, lineterminator="\n").writerow(safe)
+        sys.stdout.flush()
+
+
+def _box(face: dict[str, object]) -> Sequence[float]:
+    box = face["box"]
+    assert isinstance(box, tuple)
+    return [round(side, 1) for side in box]
+
+
+def _line(row: Row, names_camera: bool) -> str:
+    where = f"{row.camera}: " if names_camera or row.track is None else ""
+    if row.track is None:
+        return f"{where}{row.event}"
+    nameless = {"appeared": "somebody", "named": "in doubt"}.get(row.event, "unknown")
+    who = row.name or nameless
+    return f"{where}{row.seconds:.1f} s: {row.track} {row.event}: {who}"

@@ -23,17 +23,30 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.detection.load import load_detector
     from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
+    from edgeface_runtime.gallery.check import (
+        GalleryCheck,
+        Look,
+        UnknownCheck,
+        UnknownPhoto,
+        check_gallery,
+        check_unknown,
+        look_again,
+    )
     from edgeface_runtime.gallery.database import Binding
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
+    from edgeface_runtime.gallery.findings import GalleryFinding, PersonCheck
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
     from edgeface_runtime.gallery.transfer import Merge, import_gallery
     from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
+    from edgeface_runtime.rates import Rate, rate_over_people
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
-    from edgeface_runtime.streams.sources import Frame, Source, in_turn, open_source
-    from edgeface_runtime.streams.watch import Event, FrameResult, Person, TrackingConfig, watch
+    from edgeface_runtime.streams.frames import Frame, in_turn
+    from edgeface_runtime.streams.people import Event, FrameResult, Person, TrackingConfig
+    from edgeface_runtime.streams.sources import Source, open_source
+    from edgeface_runtime.streams.watch import watch
     from edgeface_runtime.thresholds import Threshold
 
 __version__ = "0.2.0"
@@ -59,12 +72,15 @@ __all__ = [
     "Frame",
     "FrameResult",
     "Gallery",
+    "GalleryCheck",
     "GalleryError",
+    "GalleryFinding",
     "Golden",
     "Identity",
     "ImageError",
     "ImageLike",
     "InputSpec",
+    "Look",
     "Match",
     "Merge",
     "MissingExtraError",
@@ -73,21 +89,29 @@ __all__ = [
     "NoFaceError",
     "OperatorCost",
     "Person",
+    "PersonCheck",
     "Photo",
     "Precision",
+    "Rate",
     "Refusal",
     "Searchable",
     "Source",
     "Threshold",
     "TrackingConfig",
+    "UnknownCheck",
+    "UnknownPhoto",
     "UsageError",
+    "check_gallery",
+    "check_unknown",
     "import_gallery",
     "in_turn",
     "load",
     "load_detector",
+    "look_again",
     "open_photo",
     "open_rgb",
     "open_source",
+    "rate_over_people",
     "read_contract",
     "watch",
 ]
@@ -109,6 +133,17 @@ _LATER = {
     "Detector": "faces",
     "Face": "faces",
     "Gallery": "gallery.gallery",
+    "GalleryCheck": "gallery.check",
+    "Look": "gallery.check",
+    "UnknownCheck": "gallery.check",
+    "UnknownPhoto": "gallery.check",
+    "check_gallery": "gallery.check",
+    "check_unknown": "gallery.check",
+    "look_again": "gallery.check",
+    "GalleryFinding": "gallery.findings",
+    "PersonCheck": "gallery.findings",
+    "Rate": "rates",
+    "rate_over_people": "rates",
     "Enrollment": "gallery.enrollment",
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
@@ -129,14 +164,14 @@ _LATER = {
     "Match": "recognizer",
     "Candidate": "gallery.search",
     "Precision": "gallery.search",
-    "Frame": "streams.sources",
+    "Frame": "streams.frames",
     "Source": "streams.sources",
-    "in_turn": "streams.sources",
+    "in_turn": "streams.frames",
     "open_source": "streams.sources",
-    "Event": "streams.watch",
-    "FrameResult": "streams.watch",
-    "TrackingConfig": "streams.watch",
-    "Person": "streams.watch",
+    "Event": "streams.people",
+    "FrameResult": "streams.people",
+    "TrackingConfig": "streams.people",
+    "Person": "streams.people",
     "watch": "streams.watch",
     "Threshold": "thresholds",
 }

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import inspect
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,20 +127,55 @@ def test_a_camera_on_its_side_is_turned_upright(say: Say, place: Path, turn: int
     assert [(kind, name) for _, kind, name in events(found)] == [("appeared", None), ("named", "s2"), ("left", "s2")]
 
 
-def test_a_folder_is_watched_and_drawn(say: Say, place: Path):
+def test_each_photo_of_a_folder_is_answered_and_drawn(say: Say, place: Path):
+    """As ``identify`` answers for it; what cannot be read is counted, be it the last."""
     Path("photos/broken.jpg").write_bytes(b"nothing")
+    Path("photos/z.jpg").write_bytes(b"nothing")
+    Image.open("photos/b.png").save("photos/00.jpg", quality=95)
     code, found, err = say("--folder", "photos", "-o", "drawn", "--threshold", "0.999")
-    assert (code, found["frames"], found["skipped"]) == (0, 3, 1)
-    assert [(row["photo"], row["event"], row["name"]) for row in found["events"]] == [
-        ("b.png", "appeared", None),
-        ("b.png", "named", "s2"),
-        ("c.pgm", "left", "s2"),
-        ("c.pgm", "appeared", None),
-    ]
+    assert (code, found["frames"], found["skipped"], found["interrupted"]) == (0, 4, 2, False)
+    assert found["photos_left_out"] == 0
+    recognizer = FaceRecognizer("net.onnx")
+    with Gallery.open("g", recognizer) as gallery:
+        for row in found["photos"]:
+            if row["error"] is None:
+                expected = recognizer.identify(Path("photos") / row["photo"], gallery, threshold=0.999)
+                assert row["faces"] == json.loads(json.dumps([asdict(face) for face in expected]))
+    names = {row["photo"]: [face["name"] for face in row["faces"]] for row in found["photos"]}
+    assert list(names) == ["00.jpg", "a.png", "b.png", "broken.jpg", "c.pgm", "z.jpg"]
+    assert (names["a.png"], names["b.png"], names["c.pgm"]) == ([], ["s2"], [None])
     assert "photos/broken.jpg: not an image that can be read" in err
-    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png.jpg", "b.png.jpg", "c.pgm.jpg"]
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["00.jpg", "a.png.jpg", "b.png.jpg", "c.pgm.jpg"]
     code, found, err = say("--folder", "photos", "-o", "drawn")
     assert (code, found, err) == (2, {}, "edgeface: drawn: is not empty; name another folder\n")
+
+
+def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.CaptureFixture[str]):
+    Path("photos/broken.jpg").write_bytes(b"nothing")
+    Path("photos/=1+1.png").write_bytes(Path("photos/b.png").read_bytes())
+    line = ["run", "--folder", "photos", "-g", "g", "-m", "net.onnx", "--threshold", "0.999"]
+    assert run([*line, "--json-lines"]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(text) for text in out.splitlines()]
+    assert [row["photo"] for row in rows] == ["=1+1.png", "a.png", "b.png", "broken.jpg", "c.pgm"]
+    assert rows[3]["error"] == "photos/broken.jpg: not an image that can be read"
+    assert err.startswith("4 photos in ")
+    assert run([*line, "--csv"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["photo"], row["face"], row["name"]) for row in table] == [
+        ("'=1+1.png", "1", "s2"),
+        ("a.png", "", ""),
+        ("b.png", "1", "s2"),
+        ("broken.jpg", "", ""),
+        ("c.pgm", "1", ""),
+    ]
+    (face,) = rows[2]["faces"]
+    assert [float(table[2][key]) for key in ("x0", "y0", "x1", "y1")] == pytest.approx(face["box"], abs=0.051)
+    assert float(table[2]["score"]) == face["score"]
+    assert table[3]["error"] == rows[3]["error"]
+    assert run(line) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["a.png: no face", f"b.png: s2 {face['score']:.2f}"]
 
 
 def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -215,15 +253,14 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
     fake = fake_recognizer()
     with Gallery.open("fakes", fake) as gallery:
         done = live.run(
-            0,
+            [0],
             fake,
             gallery,
             far=0.01,
             threshold=None,
-            every=1,
+            config=TrackingConfig(every=1),
             output=Path("cam.mp4"),
             tell=lambda row: None,
-            report=lambda line: None,
         )
     assert (done.frames, done.skipped) == (4, 7)
     assert len(list(open_source("cam.mp4").frames)) == 11
@@ -231,15 +268,15 @@ def test_a_camera_is_drawn_in_its_own_time(place: Path, monkeypatch: pytest.Monk
 
 def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(live, "KEPT", 5)
-    source = Source("folder", (frame for frame in in_turn([fake_photo(1, t) for t in range(10)], 1)), 1.0)
-    monkeypatch.setattr(live, "open_source", lambda *_, **__: source)
+    frames = (frame for frame in in_turn([fake_photo(t % 2, t) for t in range(10)], 1))
+    monkeypatch.setattr(live, "open_source", lambda *_, **__: Source("video", frames, 1.0))
     fake, told = fake_recognizer(), []
     with Gallery.open("fakes", fake) as gallery:
         done = live.run(
-            Path("x"), fake, gallery, far=0.01, threshold=None, every=1, tell=told.append, report=told.append
+            ["x"], fake, gallery, far=0.01, threshold=None, config=TrackingConfig.photos(), tell=told.append
         )
-    assert len(told) == 19  # each of ten appears, and all but the last leave
-    assert (list(done.events), done.events_left_out) == (told[-5:], 14)
+    assert len(told) == 29  # each of ten appears and is unknown, and all but the last leave
+    assert (list(done.events), done.events_left_out) == (told[-5:], 24)
 
 
 def test_ctrl_c_leaves_what_was_written(place: Path):

@@ -120,7 +120,7 @@ def test_a_slow_reader_of_a_camera_gets_the_newest_frame():
             allowed.release()
             given.acquire()
 
-    frames = newest(read, lambda: released.append(True))
+    frames, _ = newest(read, lambda: released.append(True), threading.Event())
     allowed.release()
     seen = [next(frames)]  # starts the thread
     given.acquire()
@@ -161,7 +161,7 @@ def test_a_camera_says_no_rate_and_gives_rgb(monkeypatch: pytest.MonkeyPatch):
             asked.append("released")
 
     monkeypatch.setattr(opencv(), "VideoCapture", Camera)
-    source = open_source(7)
+    source = open_source(7, reconnect=False)
     assert (source.kind, source.fps) == ("camera", FPS)
     *_, last = source.frames
     assert (last.index, last.pixels[0, 0].tolist()) == (2, [3, 2, 1])
@@ -171,7 +171,7 @@ def test_a_camera_says_no_rate_and_gives_rgb(monkeypatch: pytest.MonkeyPatch):
 def test_a_camera_is_let_go_of_when_the_reader_has_enough():
     released = threading.Event()
     before = threading.active_count()
-    frames = newest(lambda: np.zeros((2, 2, 3), np.uint8), released.set)
+    frames, _ = newest(lambda: np.zeros((2, 2, 3), np.uint8), released.set, threading.Event())
     next(frames)
     frames.close()
     assert released.is_set()

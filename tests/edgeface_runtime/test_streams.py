@@ -52,12 +52,14 @@ def test_somebody_comes_is_named_and_leaves(fake: FaceRecognizer, family: Galler
     frames = clips((None, 2), (1, 10), (None, 40), (300, 20))
     results = list(watch(in_turn(frames, fps=25), fake, family, config=TrackingConfig(every=2)))
     # Looked for in every second frame: seen in 2 and 4, named by the looks in 4, 6 and 8. The last detection is in
-    # 10; the first look more than a second later is in 36. The stranger is there from the second detection on.
+    # 10; the first look more than a second later is in 36. The stranger is there from the second detection on, and
+    # unknown after five looks.
     assert said(results) == [
         (4, "appeared", 1, None),
         (8, "named", 1, "Ada"),
         (36, "left", 1, "Ada"),
         (54, "appeared", 2, None),
+        (62, "unknown", 2, None),
     ]
     assert [result.frame.index for result in results] == list(range(len(frames)))
     assert [result.frame.index for result in results if result.people] == [*range(4, 36), *range(54, 72)]
@@ -102,7 +104,7 @@ def test_boxes_move_between_detections(family: Gallery):
     """A face that moves 2 pixels a frame, looked for in every third: in between it is where it really is."""
     at = [[(2.0 * index, 0.0)] for index in range(0, 30, 3)]
     detector = Scripted(at)
-    frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 30, fps=10)
+    frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 30, fps=15)
     results = list(watch(frames, scripted(detector), family, config=TrackingConfig(every=3)))
     assert detector.asked == 10
     for result in results[3:]:
@@ -137,50 +139,69 @@ def test_one_detection_alone_is_nobody(family: Gallery):
     assert not any(result.people for result in results)
 
 
-@pytest.mark.parametrize("wrong", [1, 2])
-def test_two_wrong_looks_of_five_change_nothing(fake: FaceRecognizer, family: Gallery, wrong: int):
-    frames = clips((1, 6), (2, wrong), (1, 10))
-    config = TrackingConfig(every=1, again=1)
-    assert [event[3] for event in said(list(watch(in_turn(frames), fake, family, config=config)))] == [None, "Ada"]
+LOOK_ALWAYS = TrackingConfig(every=1, look=0)
 
 
-def test_a_name_is_withdrawn_and_given_anew(fake: FaceRecognizer, family: Gallery):
-    """One track, since the faces stand in one place: never a name that most looks do not give."""
-    config = TrackingConfig(every=1, again=1)
-    results = list(watch(in_turn(clips((1, 8), (2, 8))), fake, family, config=config))
+def test_one_look_without_a_name_hides_it_and_no_more(fake: FaceRecognizer, family: Gallery):
+    results = list(watch(in_turn(clips((1, 6), (300, 1), (1, 10))), fake, family, config=LOOK_ALWAYS))
+    assert [(kind, name) for _, kind, _, name in said(results)] == [("appeared", None), ("named", "Ada")]
+    assert [result.frame.index for result in results[3:] if result.people[0].name != "Ada"] == [6]
+
+
+def test_a_withdrawn_name_is_given_back_to_the_same_visit(fake: FaceRecognizer, family: Gallery):
+    results = list(watch(in_turn(clips((1, 6), (300, 3), (1, 10))), fake, family, config=LOOK_ALWAYS))
     assert said(results) == [
         (1, "appeared", 1, None),
         (3, "named", 1, "Ada"),
-        (10, "named", 1, "Bea"),
+        (7, "named", 1, None),
+        (10, "named", 1, "Ada"),
     ]
-    results = list(watch(in_turn(clips((1, 8), (300, 8))), fake, family, config=config))
-    assert said(results)[2:] == [(10, "named", 1, None)]
+
+
+def test_another_in_the_same_place_is_another_visit(fake: FaceRecognizer, family: Gallery):
+    results = list(watch(in_turn(clips((1, 8), (2, 8))), fake, family, config=LOOK_ALWAYS))
+    assert said(results) == [
+        (1, "appeared", 1, None),
+        (3, "named", 1, "Ada"),
+        (8, "named", 1, None),
+        (10, "left", 1, "Ada"),
+        (10, "appeared", 2, None),
+        (10, "named", 2, "Bea"),
+    ]
+    results = list(watch(in_turn(clips((1, 8), (300, 40))), fake, family, config=LOOK_ALWAYS))
+    # Unknown once a second has gone without a look that gives the name: the last one was in frame 7.
+    assert said(results)[2:] == [
+        (9, "named", 1, None),
+        (32, "left", 1, "Ada"),
+        (32, "appeared", 2, None),
+        (32, "unknown", 2, None),
+    ]
 
 
 def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, monkeypatch: pytest.MonkeyPatch):
-    """Embedded ``votes`` times and then once every ``again`` detections."""
+    """Embedded until it has a name, and then once every so many seconds."""
     embedded: list[int] = []
     embed = fake.embed
     monkeypatch.setattr(fake, "embed", lambda photo, faces: embedded.append(len(faces)) or embed(photo, faces))
-    list(watch(in_turn(clips((1, 101))), fake, family, config=TrackingConfig(every=1, votes=5, agree=3, again=20)))
-    # Looks in frames 1 to 5, then 25, 45, 65 and 85.
-    assert sum(embedded) == 9
+    list(watch(in_turn(clips((1, 101))), fake, family, config=TrackingConfig(every=1, look=0.8)))
+    # Looks in frames 1 to 3, then 23, 43, 63 and 83.
+    assert sum(embedded) == 7
 
 
 @pytest.mark.parametrize(("side", "looks"), [(30, 0), (64, 5)])
 def test_a_small_face_is_followed_and_not_recognised(family: Gallery, side: int, looks: int):
-    detector = Scripted([[(0.0, 0.0)]] * 20, side)
-    *_, last = watch(in_turn([fake_photo(1)] * 20), scripted(detector), family, config=TrackingConfig(every=1))
+    detector = Scripted([[(0.0, 0.0)]] * 60, side)
+    *_, last = watch(in_turn([fake_photo(1)] * 60), scripted(detector), family, config=TrackingConfig(every=1))
     assert last.people[0].looks == looks
 
 
 def test_who_is_enrolled_meanwhile_is_known_from_then_on(fake: FaceRecognizer, family: Gallery):
-    results = watch(in_turn(clips((5, 30))), fake, family, config=TrackingConfig(every=1, again=1))
+    results = watch(in_turn(clips((5, 30))), fake, family, config=TrackingConfig(every=1))
     early = list(itertools.islice(results, 10))
     with Gallery.open(family.path, fake_recognizer()) as other:
         other.enroll("Eve", fake_photo(5))
     late = list(results)
-    assert [event[3] for event in said(early)] == [None]
+    assert [event[1] for event in said(early)] == ["appeared", "unknown"]
     assert said(late) == [(12, "named", 1, "Eve")]
 
 
@@ -243,6 +264,8 @@ def test_strangers_get_a_name_no_more_often_than_in_one_photo(fake: FaceRecogniz
         ({"overlap": 0}, "overlap is 0"),
         ({"overlap": 1.5}, "overlap is 1.5"),
         ({"patience": -1}, "patience is -1"),
+        ({"look": -1}, "look is -1; it must be at least 0 seconds"),
+        ({"every_seconds": -0.1}, "every_seconds is -0.1"),
         ({"patience": float("nan")}, "patience is nan"),
     ],
 )
@@ -269,3 +292,10 @@ def test_the_old_keyword_works_and_says_the_new_one(fake: FaceRecognizer, family
     assert {Path(one.filename) for one in warned} == {Path(__file__)}
     assert old == said(list(watch(in_turn(frames), fake, family, config=TrackingConfig(every=1))))
     assert old != said(list(watch(in_turn(frames), fake, family)))
+
+
+def test_the_old_number_of_looks_has_no_effect_and_says_so():
+    with pytest.warns(DeprecationWarning, match="look says the seconds") as warned:
+        config = TrackingConfig(again=25)
+    assert [Path(one.filename) for one in warned] == [Path(__file__)]
+    assert config == TrackingConfig()

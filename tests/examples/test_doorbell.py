@@ -86,7 +86,7 @@ def test_at_a_camera_each_visit_is_one_line(
     fake, config = fake_recognizer(), TrackingConfig(every=1)
     with Gallery.open(tmp_path / "g", fake) as gallery:
         gallery.enroll("Ada", fake_photo(1))
-        doorbell.attend(watch(in_turn(frames, fps=10), fake, gallery, config=config), config, tmp_path / "log")
+        doorbell.attend(watch(in_turn(frames, fps=10), fake, gallery, config=config), tmp_path / "log")
     said = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["somebody is at the door", "hello, Ada", "somebody is at the door"]
     assert len((tmp_path / "log").read_text().splitlines()) == 2

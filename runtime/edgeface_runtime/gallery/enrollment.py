@@ -252,7 +252,7 @@ def in_turn(
     count, least = len(known), _least_score(recognizer)
     rows = np.concatenate([known, np.stack([samples[i].embedding for i in good])])
     scores = rows @ rows.T
-    groups = _groups(scores, count, least)
+    groups = alike(scores, count, least)
     sizes = np.bincount(groups)[groups]
     kept = groups == 0 if count else sizes == sizes.max()
     if len(np.unique(groups[kept])) > 1:
@@ -301,7 +301,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _groups(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
+def alike(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
     """(N,) of each photo the least index in its group; the first ``known`` photos are one group.
 
     Average linkage: the two groups whose photos have the highest mean score become one, while that is at least

@@ -272,6 +272,16 @@ class Gallery:
             rows = db.execute(f"SELECT {_PHOTO} {FROM} ORDER BY name, photo.id").fetchall()
         return [Photo(*row) for row in rows]
 
+    def contents(self) -> tuple[list[Photo], NDArray[np.float32]]:
+        """All enrolled photos, as ``photos`` gives them, and their (N, D) float32 embeddings of length 1.
+
+        Raises:
+            GalleryError: the file cannot be read, or an embedding is damaged; the message names its photo.
+        """
+        with self._store.reading() as db:
+            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
+        return [Photo(*row[:-1]) for row in rows], widened(self._store.rows([row[-1] for row in rows], rows))
+
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
         """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
 
@@ -328,10 +338,7 @@ class Gallery:
             GalleryError: the gallery cannot be read.
         """
         path = path_of("the file to write", path)
-        with self._store.reading() as db:
-            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        vectors = widened(self._store.rows([row[-1] for row in rows], rows))
-        photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
+        photos = [(asdict(photo), vector) for photo, vector in zip(*self.contents(), strict=True)]
         write_export(path, self.binding, photos)
 
     def _enrolling(self) -> FaceEncoder:
