@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLLOW = runpy.run_path(str(Path(__file__).with_name("follow.py")))
 # How many blocks of a page need what: broker (of MQTT), camera, picamera (the camera module), board (a Raspberry Pi and
-# a way to it), checkout (of the repository), workstation (the extras train, export and report); "" needs the wheel alone,
-# or an extra that the page itself installs.
+# a way to it), checkout (of the repository), workstation (the extras train, export and report); "" needs the wheel
+# alone, or an extra that the page itself installs.
 BLOCKS = {
     "README.md": {"checkout": 2, "": 2},
     "docs/bench.md": {"workstation": 1},
