@@ -1,7 +1,8 @@
 """Follows faces from frame to frame by where they are.
 
 E. Bochinski et al., "High-speed tracking-by-detection without using image information", AVSS 2017: a detection
-belongs to the track whose box it overlaps most. Where nothing follows it between detections, a box moves on as it last did.
+belongs to the track whose box it overlaps most. Where nothing follows it between detections, a box moves on as it last
+did.
 """
 
 from __future__ import annotations
