@@ -12,6 +12,7 @@ RUNS = (
     ["prepare", str(att_folder()), "--count", "400"],
     ["training"],
     ["search"],
+    ["enroll"],
     ["export"],
     ["tensorflow_int8"],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import replacing
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,3 +46,11 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be made ({error.strerror})") from error
+
+
+def spreadsheet_safe(row: Iterable[object]) -> list[object]:
+    """A row of a CSV file whose texts no spreadsheet takes for formulas: those that begin like one get a ' in front.
+
+    Names of files and people come from anywhere, and Excel and LibreOffice run what begins with =, +, - or @.
+    """
+    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]

@@ -5,17 +5,37 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgeface_runtime import Enrollment, EnrollmentError, Gallery, ImageError, Refusal, UsageError
-from edgeface_runtime.gallery.enrollment import WhichFace, checked_name
-from edgeface_runtime.images import SUFFIXES, shown
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime import (
+    Binding,
+    Enrollment,
+    EnrollmentError,
+    Face,
+    FaceRecognizer,
+    Gallery,
+    ImageError,
+    NoFaceError,
+    Precision,
+    Refusal,
+    UsageError,
+)
+from edgeface_runtime.gallery.database import binding_of, new_gallery
+from edgeface_runtime.gallery.enrollment import WhichFace, checked_name, stored_name
+from edgeface_runtime.gallery.transfer import read_source
+from edgeface_runtime.images import SUFFIXES, open_photo, shown
+from edgeface_runtime.shipped_models import find_model, shipped
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 """What file managers leave beside photos."""
 _NAMED = 5
+_SAME_FACE = 0.95
+"""Cosine of one face in one photo, embedded by a model's TFLite and ONNX files: 0.985 at least (docs/gallery.md)."""
 
 Named = tuple[str, Path]
 """Whom a photo shows, and its file."""
@@ -37,6 +57,20 @@ class NamedPhotos:
 
     photos: list[Named] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Move:
+    """What became of a gallery's photos under another model."""
+
+    people: dict[str, tuple[int, int]]
+    """Of each person of the old gallery, how many photos are in the new one, and how many there were."""
+    refused: list[Refusal]
+
+    @property
+    def left(self) -> dict[str, int]:
+        """Who has photos that are in the old gallery alone, and how many."""
+        return {name: total - moved for name, (moved, total) in self.people.items() if moved < total}
 
 
 @dataclass(frozen=True)
@@ -80,6 +114,31 @@ def named_photos(paths: Sequence[Path], name: str | None = None) -> NamedPhotos:
     return listing
 
 
+def every_photo(paths: Sequence[Path], but: Path | None = None, *, missing: bool = False) -> list[Path]:
+    """Each photo once, those of folders at whatever depth, in the order of the paths and then of the names.
+
+    Args:
+        paths: files, which are taken for photos whatever their names, and folders.
+        but: a folder to leave out.
+        missing: list paths too where nothing is, for whoever opens them to say so.
+
+    Raises:
+        UsageError: nothing there, or a folder without photos.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            if not (missing or path.exists()):
+                raise UsageError(f"{shown(path)}: no such file or folder")
+            found[path] = None
+            continue
+        photos = list(_deep(path, but and but.resolve()))
+        if not photos:
+            raise UsageError(f"{shown(path)}: no photo in it, nor in its folders")
+        found |= dict.fromkeys(photos)
+    return list(found)
+
+
 def enroll_all(
     gallery: Gallery,
     photos: Sequence[Named],
@@ -103,16 +162,17 @@ def enroll_all(
         UsageError: a place of a face and several photos.
         GalleryError: the gallery cannot be written.
     """
-    done = Enrollment([], [])
+    done, notice = Enrollment([], []), ""
     if face is not None and face != "largest":
         if len(photos) != 1:
             raise UsageError(f"one face is meant, but there are {len(photos)} photos: name one, or take the largest")
         ((name, path),) = photos
         try:
             done.photos.append(gallery.enroll(name, path, face=face, force=force))
+            notice = done.photos[0].notice
         except (EnrollmentError, ImageError) as error:
             done.refused.append(Refusal(name, shown(path), str(error)))
-        return done
+        return replace(done, notice=notice)
     counts = Counter(name for name, _ in photos)  # in the order in which the names come
     place = {name: turn for turn, (name, _) in enumerate(counts.most_common())}
     ordered = sorted(photos, key=lambda named: place[named[0]])
@@ -120,7 +180,92 @@ def enroll_all(
         found = gallery.enroll_all(name, (path for _, path in group), face=face, force=force)
         done.photos.extend(found.photos)
         done.refused.extend(found.refused)
-    return done
+        notice = found.notice or notice
+    return replace(done, notice=notice)
+
+
+def move(
+    old: Path,
+    photos: Sequence[Named],
+    path: Path,
+    recognizer: FaceRecognizer,
+    former: FaceRecognizer | None = None,
+    *,
+    precision: Precision = "float32",
+    progress: Callable[[Sequence[Named]], Iterable[Named]] = iter,
+) -> Move:
+    """Writes a new gallery of another model from the photos of an old one, which stays as it is.
+
+    A photo is one of the old gallery's if its person and the name of its file are the same.
+
+    Args:
+        old: the gallery whose people are moved.
+        photos: with whom they show; others than the old gallery's are passed over.
+        path: the new gallery, which appears whole or not at all.
+        recognizer: of the new model.
+        former: of the old model: then of each photo the face is taken that was enrolled, whatever the photo's
+            quality, and only if it is that photo. Where None, the photos are judged as in any enrollment.
+        precision: how the new gallery stores embeddings.
+        progress: wraps the photos in the order in which they are looked at.
+
+    Raises:
+        UsageError: none of the photos is one of the old gallery's.
+        GalleryError: the old gallery cannot be read, ``former`` is of another model, or ``path`` is there or cannot be
+            written.
+    """
+    if former:
+        with Gallery(old) as gallery:
+            gallery.require(former.model)
+    known: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
+    for photo in read_source(old)[1]:
+        known.setdefault((photo.name, photo.details[0]), []).append(photo.embedding)
+    wanted = [(name, file) for name, file in photos if (name, stored_name(file)) in known]
+    if not wanted:
+        raise UsageError(f"{shown(old)}: none of its photos is there: <name>/<photo> as `gallery list` shows them")
+    with new_gallery(path) as part, Gallery(part, recognizer, precision=precision) as new:
+        if former is None:
+            done = enroll_all(new, wanted, progress=progress)
+        else:
+            done = Enrollment([], [])
+            for name, file in progress(wanted):
+                try:
+                    face = _enrolled_face(former, file, np.stack(known[name, stored_name(file)]))
+                    done.photos.append(new.enroll(name, file, face=face, force=True))
+                except (EnrollmentError, ImageError) as error:
+                    done.refused.append(Refusal(name, shown(file), str(error)))
+        moved = Counter(photo.name for photo in new.photos())
+    total: Counter[str] = Counter()
+    for (name, _), embeddings in known.items():
+        total[name] += len(embeddings)
+    return Move({name: (moved[name], total[name]) for name in sorted(total)}, done.refused)
+
+
+def _enrolled_face(former: FaceRecognizer, file: Path, embeddings: NDArray[np.float32]) -> Face:
+    pixels = open_photo(file)
+    faces = former.faces(pixels)
+    if not faces:
+        raise NoFaceError(f"{shown(file)}: no face found")
+    best = (former.embed(pixels, faces) @ embeddings.T).max(axis=1)
+    if best.max() < _SAME_FACE:
+        raise EnrollmentError(f"{shown(file)}: not the photo that was enrolled (score {best.max():.2f})")
+    return faces[int(best.argmax())]
+
+
+def bundled(binding: Binding) -> FaceRecognizer | None:
+    """A recognizer of the shipped model whose embeddings fit; None where they are of no shipped model."""
+    for model in shipped():
+        if model.contract.parent_sha256 == binding.parent_sha256:
+            recognizer = FaceRecognizer(find_model(model.name))
+            return recognizer if binding.fits(binding_of(recognizer.model)) else None
+    return None
+
+
+def _deep(folder: Path, but: Path | None) -> Iterator[Path]:
+    if folder.resolve() != but:
+        contents = _contents(folder)
+        yield from contents.photos
+        for deeper in contents.folders:
+            yield from _deep(deeper, but)
 
 
 def _add_folder(listing: NamedPhotos, top: Path, contents: _Contents, name: str | None) -> None:

@@ -32,6 +32,7 @@ VERBS = (
     "enroll",
     "identify",
     "verify",
+    "group",
     "run",
 )
 # Verbs that have verbs of their own: name → module with an ``app``.
@@ -145,8 +146,10 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         ERR.print("interrupted")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (head, less): nothing is left to say.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of our output went away (head, less): nothing is left to say. typer makes an exit with 1 of it.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

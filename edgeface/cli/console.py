@@ -30,7 +30,14 @@ def bar(console: Console, items: Sequence[T], title: str) -> Iterator[T]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # Redirected, what goes to stdout would end on the console's stream: right on one screen, wrong where it is a file.
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=OUT.is_terminal,
+    ) as progress:
         yield from progress.track(items, description=title)
 
 

@@ -74,6 +74,8 @@ def enroll(
         note(refusal.reason)
     for passed in listing.passed_over:
         note(f"{passed.path}: passed over: {passed.reason}")
+    if done.notice:
+        note(done.notice)
     kinds = ([photo for photo in done.photos if photo.new], [photo for photo in done.photos if not photo.new])
     if json:
         fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
@@ -86,6 +88,7 @@ def enroll(
                 "already_there": already,
                 "refused": [asdict(refusal) for refusal in done.refused],
                 "passed_over": [{"path": passed.path, "reason": passed.reason} for passed in listing.passed_over],
+                "notice": done.notice,
             }
         )
     else:

@@ -30,6 +30,12 @@ def eval(
     lfw: Annotated[Path | None, typer.Option(help="Folder of LFW's photos, or a prepared one.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="LFW pair list to score: pairsDevTest.txt or pairs.txt.")] = None,
     train_pairs: Annotated[Path | None, typer.Option(help="Pair list that the threshold is chosen on.")] = None,
+    open_set: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="KNOWN UNKNOWN", help="Folders of <identity>/<photo>: people to enroll, and people to turn away."
+        ),
+    ] = None,
     detector: Annotated[
         str, typer.Option(help="Detector: blazeface (as on devices), mtcnn, or a YuNet file.")
     ] = "blazeface",
@@ -47,12 +53,15 @@ def eval(
 
     With --data, each identity's training and validation photos are its gallery, every test photo is
     identified in it (1:N, closed set), and all pairs of test photos are scored (1:1). With --lfw, the pairs of a
-    list are scored instead: View 1 with --train-pairs, View 2 fold by fold.
+    list are scored instead: View 1 with --train-pairs, View 2 fold by fold. With --open-set, galleries of 5, 10, 20 …
+    of the known people with 1, 3 and 10 photos each are searched for their other photos and for all of the unknown
+    people's: FPIR and FNIR (1:N, open set).
 
     \b
     Examples:
       edgeface eval runs/train --data photos/
       edgeface eval runs/vgg --data prepared/ --method svc -o results/ --report results/page.html
+      edgeface eval mobilefacenet --open-set staff/ visitors/ -o results/
       edgeface eval net.onnx --lfw lfw/ --pairs pairsDevTest.txt --train-pairs pairsDevTrain.txt --json
     """
     from edgeface.evaluation.examples import example_at
@@ -62,7 +71,7 @@ def eval(
 
     plan = Plan(
         data=data, method=method, flip=flip, lfw=lfw, pairs=pairs, train_pairs=train_pairs, detector=detector,
-        groups=groups, contract=contract, threads=threads,
+        open_set=open_set, groups=groups, contract=contract, threads=threads,
     )  # fmt: skip
     if example is not None and (data is None or not (output or report)):
         raise UsageError("--example shows a photo of --data in --output FOLDER or --report PAGE; name them")
@@ -84,4 +93,7 @@ def eval(
     if json:
         print_json({"schema": 1, "model": str(model), "flip": flip, **result.as_json()})
         return
-    print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
+    if data or lfw:
+        print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
+    if result.open_set is not None:
+        print_table(f"{model} on {' and '.join(map(str, open_set or ()))}, open set", *result.open_set.table())

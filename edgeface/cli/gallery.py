@@ -1,16 +1,34 @@
-"""``edgeface gallery``: who is enrolled, and how to rename and remove them."""
+"""``edgeface gallery``: who is enrolled, how to rename and remove them, and how galleries travel."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, print_json, print_table
+from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.gallery_check import check
+from edgeface_runtime.shipped_models import find_model
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who is enrolled; rename, remove, export.")
+if TYPE_CHECKING:
+    from edgeface_runtime import Merge
 
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Who is enrolled; check, rename, remove, copy, merge, import, move, export.",
+)
+app.command("check")(check)
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", "-m", parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists."
+    ),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Store 8-bit embeddings, a quarter of the size.")]
+Force = Annotated[bool, typer.Option("--force", help="Leave nobody out.")]
 File = Annotated[Path, typer.Argument(metavar="GALLERY", help="Gallery file that `enroll` made.")]
 
 
@@ -120,3 +138,164 @@ def export(
         print_json({"schema": 1, "path": str(output), "photos": count})
     else:
         typer.echo(output)
+
+
+@app.command()
+def backup(
+    gallery: File,
+    output: Annotated[Path, typer.Argument(help="File to write; must not exist.")],
+    json: Json = False,
+) -> None:
+    """Copy a gallery as it is at one moment, whoever reads or writes meanwhile.
+
+    A copy of the file that is made by other means while somebody writes may be damaged.
+
+    \b
+    Examples:
+      edgeface gallery backup people.gallery people.backup
+    """
+    from edgeface_runtime import Gallery
+
+    with Gallery.open(gallery) as people:
+        people.backup(output)
+    with Gallery.open(output) as people:
+        count = len(people)
+    if json:
+        print_json({"schema": 1, "path": str(output), "photos": count})
+    else:
+        typer.echo(output)
+
+
+@app.command()
+def merge(
+    gallery: File,
+    others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Galleries of the same model.")],
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Add the people of other galleries to a gallery.
+
+    People of one name are one person, whose photos are united. Left out, and named, is who disagrees with the
+    gallery: of a name that it has, but unlike that person's photos; or new, and like somebody of another name. The
+    exit code is 1 then.
+
+    \b
+    Examples:
+      edgeface gallery merge people.gallery door.gallery office.gallery
+    """
+    from edgeface.photo_folders import bundled
+    from edgeface_runtime import Gallery
+
+    with Gallery.open(gallery) as people:
+        recognizer = bundled(people.binding)
+    with Gallery.open(gallery, recognizer) as people:
+        _print_merges(gallery, [(other, people.merge(other, force=force)) for other in others], json)
+
+
+@app.command("import")
+def import_photos(
+    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Gallery file; created if it does not exist.")],
+    source: Annotated[Path, typer.Argument(help=".json or .csv that `gallery export` wrote, .npz, or a gallery.")],
+    model: Model = None,
+    int8: Int8 = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Add people from a file of embeddings: an export, or what another program wrote.
+
+    A .csv file needs the columns name, e0, e1 and so on; an .npz file the arrays names (N,) and embeddings (N, D).
+    These do not say which model made the embeddings: name it with --model where the gallery is new. In a gallery
+    that exists, people are left out as in `merge`.
+
+    \b
+    Examples:
+      edgeface gallery import people.gallery people.json
+      edgeface gallery import people.gallery people.csv --model mobilefacenet
+    """
+    from edgeface.photo_folders import bundled
+    from edgeface_runtime import Gallery, import_gallery, load
+
+    opened = load(model) if model else None
+    if not gallery.exists():
+        found = import_gallery(source, gallery, opened, precision="int8" if int8 else "float32")
+    else:
+        with Gallery.open(gallery, precision="int8" if int8 else None) as people:
+            if opened:
+                people.require(opened)
+            recognizer = bundled(people.binding)
+        with Gallery.open(gallery, recognizer) as people:
+            found = people.merge(source, force=force)
+    _print_merges(gallery, [(source, found)], json)
+
+
+@app.command()
+def move(
+    gallery: File,
+    photos: Annotated[list[Path], typer.Argument(help="Folders of <name>/<photo> that were enrolled.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New gallery; must not exist.")],
+    model: Annotated[Path, typer.Option("--model", "-m", parser=find_model, metavar="MODEL", help="The new model.")],
+    former: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", parser=find_model, metavar="MODEL", help="The old model.  [default: a bundled one that fits]"
+        ),
+    ] = None,
+    int8: Int8 = False,
+    json: Json = False,
+) -> None:
+    """Enroll a gallery's people anew with another model, from their photos, in a new file.
+
+    The old gallery stays as it is. Whose photos are not given is named, and the exit code is 1. With the old model at
+    hand, of each photo the face is taken that was enrolled; without it, photos are judged as in `enroll`.
+
+    \b
+    Examples:
+      edgeface gallery move people.gallery family/ --output new.gallery --model net.int8.tflite
+    """
+    from dataclasses import asdict
+
+    from edgeface.photo_folders import bundled, named_photos
+    from edgeface.photo_folders import move as moved_to
+    from edgeface_runtime import FaceRecognizer, Gallery
+
+    listing = named_photos(photos)
+    with Gallery.open(gallery) as people:
+        before = FaceRecognizer(former) if former else bundled(people.binding)
+    found = moved_to(
+        gallery,
+        listing.photos,
+        output,
+        FaceRecognizer(model),
+        before,
+        precision="int8" if int8 else "float32",
+        progress=lambda named: bar(ERR, named, "moving"),
+    )
+    for refusal in found.refused:
+        note(refusal.reason)
+    for name, count in found.left.items():
+        note(f"{name}: {count} {'photo' if count == 1 else 'photos'} only in {gallery}")
+    if json:
+        people_json = [{"name": who, "moved": now, "photos": all_} for who, (now, all_) in found.people.items()]
+        refused = [asdict(refusal) for refusal in found.refused]
+        print_json({"schema": 1, "gallery": str(output), "people": people_json, "refused": refused})
+    else:
+        rows = [(who, now, all_ - now) for who, (now, all_) in found.people.items()]
+        print_table(str(output), ("person", "moved", "left"), rows)
+    if found.left:
+        raise typer.Exit(1)
+
+
+def _print_merges(gallery: Path, merges: list[tuple[Path, Merge]], json: bool) -> None:
+    from dataclasses import asdict
+
+    refused = [refusal for _, found in merges for refusal in found.refused]
+    for refusal in refused:
+        note(refusal.reason)
+    if json:
+        rows_json = [{"source": str(source), **asdict(found)} for source, found in merges]
+        print_json({"schema": 1, "gallery": str(gallery), "merged": rows_json})
+    else:
+        rows = [(str(source), found.added, found.already_there, len(found.refused)) for source, found in merges]
+        print_table(str(gallery), ("from", "photos added", "already there", "people left out"), rows)
+    if refused:
+        raise typer.Exit(1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.groups import GroupRates
 from edgeface.evaluation.identification import Answers, Identification, answers, figures, identify
+from edgeface.evaluation.open_set import OpenSet
 from edgeface.evaluation.verification import Pairs, Verification, all_pairs, pair_photos, verify
 from edgeface_runtime import UsageError
 
@@ -31,6 +32,7 @@ class Evaluation:
     people: tuple[str, ...] = ()
     """Names by number in ``pairs``."""
     groups: tuple[GroupRates, ...] = ()
+    open_set: OpenSet | None = None
 
     def as_json(self) -> dict[str, object]:
         """The objects of ``eval --json``."""
@@ -38,6 +40,7 @@ class Evaluation:
             "identification": asdict(self.identification) if self.identification else None,
             "verification": self.verification.as_json() if self.verification else None,
             "groups": [asdict(row) for row in self.groups],
+            "open_set": self.open_set.as_json() if self.open_set else None,
         }
 
     def rows(self) -> list[tuple[str, str]]:

@@ -11,9 +11,11 @@ from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
+from edgeface.evaluation.open_set import embed_people, measure_open_set
 from edgeface.evaluation.opening import EXPORTED, open_classifier, open_embedder, read_contract_file
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface_runtime import UsageError
+from edgeface_runtime.detection.load import load_detector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Plan:
     """Embed each face and its mirror image."""
     lfw: Path | None = None
     """Photos that ``pairs`` names."""
+    open_set: tuple[Path, Path] | None = None
+    """Photos by identity of people to enroll, and photos of people who are not enrolled."""
     pairs: Path | None = None
     train_pairs: Path | None = None
     detector: str = "blazeface"
@@ -36,8 +40,10 @@ class Plan:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.data is None and self.lfw is None:
-            raise UsageError("name photos to measure on: --data FOLDER, or --lfw FOLDER with --pairs FILE")
+        if self.data is None and self.lfw is None and self.open_set is None:
+            raise UsageError(
+                "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, or --open-set KNOWN UNKNOWN"
+            )
         if (self.lfw is None) != (self.pairs is None):
             raise UsageError("--lfw FOLDER and --pairs FILE belong together")
         if self.train_pairs is not None and self.pairs is None:
@@ -102,6 +108,13 @@ def evaluate_model(
             progress=progress,
         )
         result = replace(result, verification=protocol.verification, pairs=protocol.pairs, people=protocol.people)
+    if plan.open_set is not None:
+        found = load_detector(plan.detector, threads=plan.threads)
+        known, unknown = (embed_people(embedder, folder, found, progress) for folder in plan.open_set)
+        for folder, kind in zip(plan.open_set, (known, unknown), strict=True):
+            if kind.failed:
+                note(f"{folder}: {kind.failed} photos left out: no face found, or not to be read")
+        result = replace(result, open_set=measure_open_set(known, unknown, embedder.contract))
     if groups is not None:
         if result.pairs is None or result.verification is None:
             raise UsageError("rates by group need pairs of one person and pairs of two; one kind is missing")

@@ -21,7 +21,8 @@ from edgeface.evaluation import Evaluation
 from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
-from edgeface.outputs import make_folder, write_text
+from edgeface.outputs import make_folder, spreadsheet_safe, write_text
+from edgeface.report.open_set import draw_open_set, open_set_pictures
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.templates import environment
 from edgeface_runtime import UsageError
@@ -38,7 +39,7 @@ def write_folder(folder: Path, result: Evaluation, data: FaceData | None, exampl
     """Writes what was measured as CSV and PNG files, and gives their paths.
 
     ``confusion.csv``, ``confusion.png``, ``identities.csv``; ``roc.png``, ``det.png``; ``groups.csv``;
-    ``example.png``.
+    ``open_set.csv``, ``open_set_1.png`` …; ``example.png``.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -54,6 +55,9 @@ def write_folder(folder: Path, result: Evaluation, data: FaceData | None, exampl
             drawn["example.png"] = draw_example(example, data)
     if result.pairs is not None:
         drawn |= {"roc.png": draw_roc(result.pairs), "det.png": draw_det(result.pairs)}
+    if result.open_set is not None:
+        tables["open_set.csv"] = _csv(*result.open_set.table())
+        drawn |= {f"open_set_{each}.png": figure for each, figure in draw_open_set(result.open_set).items()}
     if result.groups:
         tables["groups.csv"] = _csv(list(asdict(result.groups[0])), (asdict(row).values() for row in result.groups))
     make_folder(folder)
@@ -100,6 +104,8 @@ def write_page(
             people = _people_table(result.answers, data)
         if result.pairs is not None:
             pictures += [("ROC", as_svg(draw_roc(result.pairs))), ("DET", as_svg(draw_det(result.pairs)))]
+    if result.open_set is not None:
+        pictures += open_set_pictures(result.open_set)
     page = (
         environment(Path(__file__).parent)
         .get_template("evaluation.html.j2")
@@ -108,6 +114,7 @@ def write_page(
             rows=result.rows(),
             pictures=pictures,
             people=people,
+            open_set=result.open_set.table() if result.open_set else None,
             wrong=[(item, _tiles(item, data)) for item in wrong[:SHOWN]] if data is not None else [],
             wrong_count=len(wrong),
             example=(example, _tiles(example, data)) if example is not None and data is not None else None,
@@ -204,8 +211,8 @@ def _people_table(given: Answers, data: FaceData) -> tuple[list[str], list[list[
 def _csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerow(spreadsheet_safe(columns))
+    writer.writerows(map(spreadsheet_safe, rows))
     return text.getvalue()
 
 

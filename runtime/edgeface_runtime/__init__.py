@@ -23,13 +23,25 @@ if typing.TYPE_CHECKING:
     from edgeface_runtime.detection.load import load_detector
     from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
+    from edgeface_runtime.gallery.check import (
+        GalleryCheck,
+        Look,
+        UnknownCheck,
+        UnknownPhoto,
+        check_gallery,
+        check_unknown,
+        look_again,
+    )
     from edgeface_runtime.gallery.database import Binding
     from edgeface_runtime.gallery.enrollment import Enrollment, Photo, Refusal
+    from edgeface_runtime.gallery.findings import GalleryFinding, PersonCheck
     from edgeface_runtime.gallery.gallery import Gallery
     from edgeface_runtime.gallery.search import Candidate, Precision
+    from edgeface_runtime.gallery.transfer import Merge, import_gallery
     from edgeface_runtime.images import DecodedPhoto, ImageLike, open_photo, open_rgb
     from edgeface_runtime.model import Model, load
     from edgeface_runtime.protocols import FaceEncoder, Searchable
+    from edgeface_runtime.rates import Rate, rate_over_people
     from edgeface_runtime.recognizer import Box, FaceRecognizer, Identity, Match
     from edgeface_runtime.streams.frames import Frame, in_turn
     from edgeface_runtime.streams.people import Event, FrameResult, Person, TrackingConfig
@@ -60,33 +72,46 @@ __all__ = [
     "Frame",
     "FrameResult",
     "Gallery",
+    "GalleryCheck",
     "GalleryError",
+    "GalleryFinding",
     "Golden",
     "Identity",
     "ImageError",
     "ImageLike",
     "InputSpec",
+    "Look",
     "Match",
+    "Merge",
     "MissingExtraError",
     "Model",
     "ModelError",
     "NoFaceError",
     "OperatorCost",
     "Person",
+    "PersonCheck",
     "Photo",
     "Precision",
+    "Rate",
     "Refusal",
     "Searchable",
     "Source",
     "Threshold",
     "TrackingConfig",
+    "UnknownCheck",
+    "UnknownPhoto",
     "UsageError",
+    "check_gallery",
+    "check_unknown",
+    "import_gallery",
     "in_turn",
     "load",
     "load_detector",
+    "look_again",
     "open_photo",
     "open_rgb",
     "open_source",
+    "rate_over_people",
     "read_contract",
     "watch",
 ]
@@ -108,10 +133,23 @@ _LATER = {
     "Detector": "faces",
     "Face": "faces",
     "Gallery": "gallery.gallery",
+    "GalleryCheck": "gallery.check",
+    "Look": "gallery.check",
+    "UnknownCheck": "gallery.check",
+    "UnknownPhoto": "gallery.check",
+    "check_gallery": "gallery.check",
+    "check_unknown": "gallery.check",
+    "look_again": "gallery.check",
+    "GalleryFinding": "gallery.findings",
+    "PersonCheck": "gallery.findings",
+    "Rate": "rates",
+    "rate_over_people": "rates",
     "Enrollment": "gallery.enrollment",
     "Photo": "gallery.enrollment",
     "Refusal": "gallery.enrollment",
     "Binding": "gallery.database",
+    "Merge": "gallery.transfer",
+    "import_gallery": "gallery.transfer",
     "DecodedPhoto": "images",
     "ImageLike": "images",
     "open_photo": "images",

@@ -30,8 +30,9 @@ class FaceEncoder(Protocol):
         """(N, D) unit embeddings, a row for each face."""
         ...
 
-    def threshold(self, far: float, comparisons: int = 1) -> Threshold:
-        """The score from which so many comparisons together accept an impostor at most at the rate ``far``.
+    def threshold(self, far: float, comparisons: int | None = None) -> Threshold:
+        """The score from which an impostor is accepted at most at the rate ``far``: the FPIR over a gallery of so many
+        photos, or the FMR of a 1:1 comparison where None.
 
         Raises:
             UsageError: there is no threshold for it.

@@ -40,6 +40,8 @@ class Match:
     """The face of each image that was compared."""
     faces: tuple[int, int]
     """How many faces each image shows."""
+    extrapolated: bool = False
+    """True where ``threshold`` is estimated: ``far`` is smaller than any rate that the model was measured at."""
 
     def __bool__(self) -> bool:
         """``same``, so that ``if recognizer.verify(a, b):`` asks what it says."""
@@ -61,6 +63,8 @@ class Identity:
     threshold: float
     far: float | None
     """FPIR: share of unenrolled people that get a name, over the gallery; None where the caller gave the threshold."""
+    extrapolated: bool = False
+    """True where ``threshold`` is estimated: for ``far`` over so many photos, the model was not measured far enough."""
 
 
 class FaceRecognizer:
@@ -128,8 +132,12 @@ class FaceRecognizer:
         crops = [align(photo, face.landmarks, size) for face in faces]
         return self.model.embed(np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8))
 
-    def threshold(self, far: float, comparisons: int = 1) -> Threshold:
-        """The score from which that many comparisons together accept an impostor at most at the rate ``far``.
+    def threshold(self, far: float, comparisons: int | None = None) -> Threshold:
+        """The score from which an impostor is accepted at most at the rate ``far``.
+
+        Args:
+            far: the FMR of a 1:1 comparison, or the FPIR over a gallery.
+            comparisons: how many photos the gallery holds; None for a 1:1 comparison.
 
         Raises:
             UsageError: ``far`` is not between 0 and 1, or the model's contract has no threshold for it.
@@ -159,10 +167,10 @@ class FaceRecognizer:
             NoFaceError: an image shows no face.
             UsageError: the model's contract has no threshold for ``far``.
         """
-        limit = self.threshold(far).value if threshold is None else _checked(threshold)
+        at = _limit(self.threshold(far) if threshold is None else threshold)
         (row_a, box_a, faces_a), (row_b, box_b, faces_b) = (self._central(image, color) for image in (a, b))
         score, rate = float(row_a @ row_b), far if threshold is None else None
-        return Match(score, score >= limit, limit, rate, (box_a, box_b), (faces_a, faces_b))
+        return Match(score, score >= at.value, at.value, rate, (box_a, box_b), (faces_a, faces_b), at.extrapolated)
 
     def identify(
         self,
@@ -194,7 +202,7 @@ class FaceRecognizer:
         if not isinstance(gallery, Searchable):
             raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
         gallery.require(self.model)
-        limit = self.threshold(far, len(gallery)).value if threshold is None else _checked(threshold)
+        at = _limit(self.threshold(far, len(gallery)) if threshold is None else threshold)
         photo = open_photo(image, color=color)
         faces = self._wanted(photo, faces)
         if not faces:
@@ -202,10 +210,10 @@ class FaceRecognizer:
         identities = []
         for face, found in zip(faces, gallery.search(self.embed(photo, faces), 1), strict=True):
             best = found[0] if found else None
-            name = best.name if best and best.score >= limit else None
+            name = best.name if best and best.score >= at.value else None
             score = best.score if best else None
             rate = far if threshold is None else None
-            identities.append(Identity(name, score, _box(face), float(face.score), limit, rate))
+            identities.append(Identity(name, score, _box(face), float(face.score), at.value, rate, at.extrapolated))
         return identities
 
     def _wanted(self, photo: Pixels, faces: Sequence[Face] | None) -> Sequence[Face]:
@@ -231,8 +239,11 @@ def _box(face: Face) -> Box:
     return x0, y0, x1, y1
 
 
-def _checked(threshold: float) -> float:
-    threshold = number("threshold", threshold)
-    if not -1 <= threshold <= 1:
-        raise UsageError(f"the threshold is {threshold:g}; a score lies between -1 and 1")
-    return threshold
+def _limit(threshold: Threshold | float) -> Threshold:
+    """A threshold of the contract as it is, one that the caller gave as a checked number."""
+    if isinstance(threshold, Threshold):
+        return threshold
+    value = number("threshold", threshold)
+    if not -1 <= value <= 1:
+        raise UsageError(f"the threshold is {value:g}; a score lies between -1 and 1")
+    return Threshold(value)

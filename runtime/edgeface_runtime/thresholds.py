@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from edgeface_runtime.checks import number
@@ -13,6 +14,10 @@ from edgeface_runtime.errors import ContractError, UsageError
 
 REACH = 100.0
 """How many times below the smallest measured rate a threshold is still extrapolated."""
+STEP = 0.005
+"""By how much one more photo raises the threshold of a small gallery, at most."""
+_SMALL = 32  # photos; above, one more raises it by less than STEP on its own
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,6 @@ class Threshold:
 class _Point:
     far: float
     value: float
-    high: float
 
 
 def rate_per_comparison(far: float, comparisons: int) -> float:
@@ -43,38 +47,55 @@ def rate_per_comparison(far: float, comparisons: int) -> float:
     return -math.expm1(math.log1p(-far) / max(comparisons, 1))
 
 
-def threshold_for(contract: Contract, far: float, comparisons: int = 1) -> Threshold:
-    """The score from which ``comparisons`` comparisons together accept an impostor at most at the rate ``far``.
+def threshold_for(contract: Contract, far: float, comparisons: int | None = None) -> Threshold:
+    """The score from which an impostor is accepted at most at the rate ``far``.
 
-    Between two measured rates the threshold is interpolated linearly in the logarithm of the rate; above the
-    largest that one's threshold holds. Below the smallest, down to 1/``REACH`` of it, it starts from the upper end
-    of the smallest one's interval and rises on as between the two smallest. The tails of scores fall off ever faster,
-    so that both are on the strict side.
+    The score is a continuous function of the rate, linear in z = Φ⁻¹(1 − rate): as normally distributed scores are,
+    and as the tails of impostor scores nearly are. Between two measured rates it joins their thresholds; above the
+    largest, that one's holds; below the smallest, down to 1/``REACH`` of it, it goes on from that threshold with the
+    slope between the largest and the smallest measured rate. Tails fall off faster than that, which makes it strict.
+
+    Args:
+        contract: of the model.
+        far: the FMR of one comparison, or the FPIR over a gallery.
+        comparisons: how many photos the gallery holds, for the FPIR; None for the FMR of a 1:1 comparison. Of a
+            gallery that one more photo would make stricter by more than ``STEP``, the threshold is raised beforehand,
+            as little as that takes: those of a few photos.
 
     Raises:
         UsageError: ``far`` is not between 0 and 1, or the contract says too little about so small a rate.
         ContractError: the contract's thresholds are broken.
     """
-    wanted = rate_per_comparison(far, comparisons)
+    wanted = rate_per_comparison(far, comparisons or 1)
     points = _points(contract)
     if not points:
         raise _unknown(contract, "no measured thresholds")
-    if wanted >= points[0].far:
-        return Threshold(points[0].value)
-    for above, below in itertools.pairwise(points):
-        if wanted >= below.far:
-            part = math.log(above.far / wanted) / math.log(above.far / below.far)
-            return Threshold(above.value + part * (below.value - above.value))
-    last = points[-1]
-    spread = f" in each of {comparisons} comparisons" if comparisons > 1 else ""
-    if len(points) < 2 or wanted < last.far / REACH:
-        raise _unknown(contract, f"{last.far:g} as its smallest measured rate, too far from {wanted:.2g}{spread}")
-    before = points[-2]
-    slope = (last.value - before.value) / math.log(before.far / last.far)
-    value = last.high + slope * math.log(last.far / wanted)
+    smallest = points[-1].far
+    spread = f" in each of {comparisons} comparisons" if comparisons and comparisons > 1 else ""
+    if wanted < smallest and (len(points) < 2 or wanted < smallest / REACH):
+        raise _unknown(contract, f"{smallest:g} as its smallest measured rate, too far from {wanted:.2g}{spread}")
+    value = _score(points, wanted)
     if value >= 1:
         raise _unknown(contract, f"no score below 1 that is enough for a rate of {wanted:.2g}{spread}")
-    return Threshold(value, extrapolated=True)
+    if comparisons is not None:
+        larger = range(max(comparisons, 1) + 1, _SMALL + 1)
+        ahead = (_score(points, rate_per_comparison(far, n)) - STEP * (n - comparisons) for n in larger)
+        value = max(value, *ahead, -1.0)
+    return Threshold(value, extrapolated=wanted < smallest)
+
+
+def _score(points: list[_Point], wanted: float) -> float:
+    """The threshold for a rate, from the measured ones; with a single one, that one's at every rate."""
+    if len(points) < 2 or wanted >= points[0].far:
+        return points[0].value
+    pairs = itertools.pairwise(points)
+    above, below = next(((a, b) for a, b in pairs if wanted >= b.far), (points[0], points[-1]))
+    high, low = _z(above.far), _z(below.far)
+    return below.value + (below.value - above.value) * (_z(wanted) - low) / (low - high)
+
+
+def _z(rate: float) -> float:
+    return -_NORMAL.inv_cdf(rate)
 
 
 def told_apart(value: float, limit: float, digits: int = 2) -> tuple[str, str]:
@@ -96,9 +117,7 @@ def _points(contract: Contract) -> list[_Point]:
     try:
         entries = [(float(far), entry) for far, entry in contract.thresholds.items() if entry is not None]
         for far, entry in sorted(entries, key=lambda item: -item[0]):
-            value = max(_number(entry["value"]), *(point.value for point in points), -1.0)
-            high = entry.get("high")
-            points.append(_Point(far, value, value if high is None else max(value, _number(high))))
+            points.append(_Point(far, max(_number(entry["value"]), *(point.value for point in points), -1.0)))
             rate_per_comparison(far, 1)
     except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise ContractError(f"{contract.name}: thresholds of the contract are broken: {error!r}") from error

@@ -193,7 +193,7 @@ def test_foreign_files_need_a_contract(say: Say, tiny_onnx: Path, people: Path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name photos to measure on: --data FOLDER, or --lfw FOLDER with --pairs FILE"),
+        ([], "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, or --open-set KNOWN UNKNOWN"),
         (["--lfw", "here"], "--lfw FOLDER and --pairs FILE belong together"),
         (["--data", "PEOPLE", "--pairs", "x.txt"], "belong together"),
         (["--data", "PEOPLE", "--train-pairs", "x.txt"], "--train-pairs chooses a threshold for --pairs"),

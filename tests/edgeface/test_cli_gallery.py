@@ -74,7 +74,7 @@ def test_enroll_identify_list_export_remove(say: Say, place: Path):
     limit = threshold_for(recognizer.model.contract, 0.01, 3)
     (face,) = found["faces"]
     assert (code, found["schema"], face["name"], face["far"], face["threshold"]) == (0, 1, "s2", 0.01, limit.value)
-    assert set(face) == {"box", "detection", "name", "score", "threshold", "far"}
+    assert set(face) == {"box", "detection", "name", "score", "threshold", "far", "extrapolated"}
     assert face["score"] == pytest.approx(1, abs=1e-6)
     assert face["box"] == pytest.approx(recognizer.faces("s2.png")[0].box.tolist())
     assert err == ""
@@ -125,16 +125,19 @@ def test_tables_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
 )
 def test_an_extrapolated_threshold_is_said(say: Say, place: Path, words: tuple[str, ...], far: float):
     enrolled(say)
-    code, _, err = say(*words, "-m", "net.onnx", "--far", far)
+    code, found, err = say(*words, "-m", "net.onnx", "--far", far)
     assert code == 0
-    assert "the threshold is extrapolated" in err
+    assert re.search(
+        rf"the threshold 0.99\d for a rate of {far}( over 3 photos)? is extrapolated, .*: a larger far", err
+    )
+    assert all(face["extrapolated"] for face in found.get("faces", []) if isinstance(face, dict))
     assert "extrapolated" not in say(*words, "-m", "net.onnx", "--threshold", 0.5)[2]
 
 
 def test_verify_answers_with_its_exit_code(say: Say, place: Path):
     code, found, _ = say("verify", "s2.png", "family/s2/1.pgm", "-m", "net.onnx")
     assert (code, found["same"], found["threshold"], found["far"]) == (0, True, 0.998, 0.001)
-    assert set(found) == {"schema", "same", "score", "threshold", "far", "boxes", "faces"}
+    assert set(found) == {"schema", "same", "score", "threshold", "far", "boxes", "faces", "extrapolated"}
     code, found, _ = say("verify", "s2.png", "stranger.png", "-m", "net.onnx", "--threshold", "0.9999")
     assert (code, found["same"], found["far"]) == (1, False, None)
 

@@ -160,7 +160,7 @@ def test_an_embedding_of_the_wrong_length(gallery: Gallery, path: Path):
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE photo SET embedding = x'00'")
         db.commit()
-    with pytest.raises(GalleryError, match="damaged: an embedding is not of 64 float32 numbers"):
+    with pytest.raises(GalleryError, match="damaged: photo 1 of Ada is not 64 float32 numbers"):
         len(gallery)
 
 

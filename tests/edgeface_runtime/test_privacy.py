@@ -62,7 +62,7 @@ IMPORTED = (
     "typer", "rich", "torch", "torch.onnx", "torch.utils.tensorboard", "torchvision", "accelerate", "safetensors",
     "sklearn.svm", "matplotlib.pyplot", "imagehash", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer",
     "jinja2", "distributed", "fastapi", "fastapi_offline", "uvicorn", "cv2", "ncnn", "pnnx", "usearch.index",
-    "tensorflow",
+    "tensorflow", "sqlcipher3.dbapi2",
 )  # fmt: skip
 IMPORT = """
 import importlib, sys, time

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, MissingExtraError, UsageError
-from edgeface_runtime.gallery.search import pack, read_rows, scores, widened
+from edgeface_runtime.gallery.search import Rows, pack, read_rows, scores, widened
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 LENGTH = 64  # of the fake recognizer's embeddings
@@ -116,6 +116,21 @@ def crowd(path: Path) -> tuple[Path, np.ndarray]:
             )
         db.commit()
     return path, looks[:, 2]
+
+
+def test_an_index_proposes_as_finely_as_bytes_can_tell():
+    """Recall at 10 of what is proposed, before its scores are looked at, among many who are alike."""
+    need_usearch()
+    from edgeface_runtime.gallery.index import NearIndex
+
+    rng = np.random.default_rng(0)
+    rows = unit(rng.normal(size=(1, 512)) + rng.normal(size=(3000, 512)))
+    queries = unit(rows[:100] + 0.004 * rng.normal(size=(100, 512)))
+    index = NearIndex(512)
+    index.update(np.arange(3000), lambda ids: (ids, Rows(rows[ids], None)))
+    found = [index.nearest(query, 10) for query in queries]
+    wanted = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, wanted.tolist(), strict=True)]) > 0.95
 
 
 def indices(path: Path) -> list[Path]:

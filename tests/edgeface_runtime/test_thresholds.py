@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface_runtime import Contract, ContractError, EmbeddingSpec, UsageError
+from edgeface_runtime import Contract, ContractError, EmbeddingSpec, UsageError, read_contract
+from edgeface_runtime.shipped_models import FOLDER, find_model
 from edgeface_runtime.thresholds import rate_per_comparison, threshold_for
 
 MEASURED = {
@@ -15,6 +16,11 @@ MEASURED = {
     "0.001": {"value": 0.4, "low": 0.37, "high": 0.43, "pairs": 5000},
     "1e-05": None,
 }
+NORMAL = NormalDist()
+Z2, Z3, Z4 = (-NORMAL.inv_cdf(rate) for rate in (1e-2, 1e-3, 1e-4))
+"""Where the rates 0.01, 0.001 and 0.0001 lie on a normal distribution."""
+FEW = {"0.01": {"value": 0.281426}, "0.001": {"value": 0.382511, "low": 0.37, "high": 0.45}}
+SHARPLY_UNSURE = {"0.01": {"value": 0.28}, "0.0001": {"value": 0.47}, "1e-05": {"value": 0.56, "high": 0.696}}
 
 
 def contract(thresholds: object) -> Contract:
@@ -33,8 +39,8 @@ def test_independent_comparisons_together_keep_the_rate(far: float, n: int):
     [
         (0.01, 0.3),
         (0.001, 0.4),
-        (10**-2.5, 0.35),
-        (10**-2.25, 0.325),
+        (1 - NORMAL.cdf((Z2 + Z3) / 2), 0.35),
+        (1 - NORMAL.cdf((3 * Z2 + Z3) / 4), 0.325),
         (0.2, 0.3),
     ],
 )
@@ -43,12 +49,47 @@ def test_measured_rates_and_those_between(far: float, expected: float):
     assert (found.value, found.extrapolated) == (pytest.approx(expected), False)
 
 
-def test_below_the_smallest_rate_it_starts_from_the_upper_end_and_rises_on():
-    steeper_before = {"0.1": {"value": 0.0}} | MEASURED
-    assert threshold_for(contract(steeper_before), 10**-4).value == pytest.approx(0.53)
-    found = threshold_for(contract(MEASURED), 10**-4)
-    assert (found.value, found.extrapolated) == (pytest.approx(0.43 + 0.1), True)
-    assert threshold_for(contract(MEASURED), 10**-4.99).value == pytest.approx(0.43 + 0.199)
+def test_below_the_smallest_rate_it_goes_on_from_there_with_the_slope_of_all():
+    at = threshold_for(contract(MEASURED), 1e-4)
+    assert (at.value, at.extrapolated) == (pytest.approx(0.4 + 0.1 * (Z4 - Z3) / (Z3 - Z2)), True)
+    steep_at_the_end = {"0.1": {"value": 0.25}} | MEASURED
+    whole = 0.15 / (Z3 + NORMAL.inv_cdf(0.1))
+    assert threshold_for(contract(steep_at_the_end), 1e-4).value == pytest.approx(0.4 + whole * (Z4 - Z3))
+
+
+def shipped(name: str) -> Contract:
+    return read_contract(find_model(name))
+
+
+GALLERIES = [
+    *(pytest.param(shipped(file.name), id=file.name) for file in sorted(FOLDER.glob("*.int8.*"))),
+    *(
+        pytest.param(contract(thresholds), id=name)
+        for name, thresholds in {
+            "two rates": FEW,
+            "a wide interval": SHARPLY_UNSURE,
+            "one rate": {"0.01": FEW["0.01"]},
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize("far", [0.05, 0.01, 0.001])
+@pytest.mark.parametrize("net", GALLERIES)
+def test_one_more_photo_hardly_changes_the_threshold_of_a_gallery(net: Contract, far: float):
+    """From 1 to 100,000 photos, or to where the contract says too little."""
+    curve = []
+    for photos in range(1, 100_001):
+        try:
+            curve.append(threshold_for(net, far, photos).value)
+        except UsageError:
+            break
+    rates = [float(rate) for rate, at in net.thresholds.items() if at]
+    assert len(curve) >= min(100_000, far / min(rates) / (1.1 if len(rates) == 1 else 0.011)) or len(rates) == 1
+    steps = np.diff(curve)
+    assert (steps >= 0).all()
+    assert (steps <= 0.005 + 1e-12).all()
+    assert curve[0] >= threshold_for(net, far).value if far >= min(rates) else True
 
 
 @given(st.lists(st.floats(1.1e-5, 0.9), min_size=2, max_size=20))
@@ -80,7 +121,7 @@ def test_beyond_the_measured_rates_it_is_on_the_strict_side_of_normal_scores(far
     values = {f"{far:g}": {"value": normal.inv_cdf(1 - far)} for far in (1e-2, 1e-3)}
     found = threshold_for(contract(values), far)
     assert found.extrapolated
-    assert found.value >= normal.inv_cdf(1 - far)
+    assert found.value >= normal.inv_cdf(1 - far) - 1e-9
 
 
 @pytest.mark.parametrize(

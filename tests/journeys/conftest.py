@@ -92,7 +92,8 @@ def lay(path: Path, person: int, take: int) -> None:
 def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages take for granted: a family's photos, photos of a door, a video, a model file, the examples.
 
-    ``photos`` has three others of each of the family, ``Ada-6.jpg``, and one each of 15 strangers, ``stranger-11.jpg``.
+    ``photos`` has three others of each of the family, ``Ada-6.jpg``, and one each of 15 strangers, ``stranger-11.jpg``;
+    ``visitors`` has the strangers alone.
     """
     folder = tmp_path_factory.mktemp("belongings")
     for name, person in PEOPLE.items():
@@ -102,6 +103,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lay(folder / "photos" / f"{name}-{take}.jpg", person, take)
     for person in STRANGERS:
         lay(folder / "photos" / f"stranger-{person}.jpg", person, 1)
+        lay(folder / "visitors" / f"{person}.jpg", person, 1)
     for take, name in enumerate(("ada", "ada1", "ada2", "door", "passport", "selfie", "photo"), 4):
         lay(folder / f"{name}.jpg", PEOPLE["Ada"], take)
     with Image.open(folder / "ada.jpg") as ada, Image.open(folder / "photos" / "stranger-14.jpg") as stranger:

@@ -16,6 +16,7 @@ GALLERY = "--gallery known.gallery"
         (f"edgeface run --video door.mp4 {GALLERY}", "camera"),
         ("edgeface profile mobilefacenet --report page.html", "report"),
         ("edgeface bench mobilefacenet --report page.html", "report"),
+        ("edgeface gallery check known.gallery --report page.html", "report"),
         ("edgeface data prepare family/ prepared/", "data"),
         ("edgeface data fetch att new/", "data"),
         ("edgeface eval mobilefacenet --data family/", "data"),

@@ -97,6 +97,25 @@ def test_a_gallery_is_renamed_and_exported(bare: Any):
     assert (photo["name"], len(photo["embedding"])) == ("Ada Lovelace", 128)
 
 
+def test_a_gallery_is_checked_and_its_mistakes_named(bare: Any):
+    found = document(bare.run("edgeface gallery check known.gallery --unknown visitors/ --photos family/ --json"))
+    assert not [row for row in found["findings"] if row["fault"]]
+    assert {(person["name"], person["named"]) for person in found["people"]} == {
+        (name, 5) for name in ("Ada", "Ben", "Cleo", "Dan", "Eve")
+    }
+    assert found["unknown"]["fpir"]["photos"] == 15
+    bare.run("mv family/Ada/1.jpg family/Ben/wrong.jpg")
+    bare.run("edgeface enroll family/ --force -g mixed.gallery")
+    said = bare.run("edgeface gallery check mixed.gallery", code=1).stdout
+    assert "(wrong.jpg) of Ben: probably shows Ada" in said
+
+
+def test_a_model_is_judged_on_people_and_strangers(bare: Any):
+    cells = document(bare.run("edgeface eval mobilefacenet --open-set family/ visitors/ --json"))["open_set"]["cells"]
+    assert [(cell["people"], cell["photos_each"]) for cell in cells] == [(5, 1), (5, 3)]
+    assert all(cell["at"][1]["fnir"]["value"] < 0.2 for cell in cells)
+
+
 def test_nothing_is_left_in_the_home_folder(bare: Any):
     """An engine that keeps an id and events there would have done so in the tests before this one."""
     for model in ("mobilefacenet.tflite", "mobilefacenet.onnx"):

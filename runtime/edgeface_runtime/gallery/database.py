@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import replacing
+from edgeface_runtime.gallery.encryption import PAGE, errors, is_encrypted, open_database
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
@@ -33,10 +34,6 @@ from edgeface_runtime.model import Model
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""
 _APPLICATION = 0x45444746  # "EDGF"
-_WAIT = 30.0
-"""Seconds to wait for another process to finish writing."""
-_PAGE = 8192
-"""Bytes: three embeddings of 512 floats a page; in a page of SQLite's usual 4096 there is room for one."""
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
@@ -129,15 +126,15 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
     if not path.is_file():
         raise GalleryError(f"{shown(path)}: {'not a gallery' if path.exists() else 'no such gallery'}")
     with explained(path):
-        db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        db = open_database(path)
         try:
             for pragma in ("secure_delete = ON", "synchronous = EXTRA", "temp_store = MEMORY"):
                 db.execute(f"PRAGMA {pragma}")
             if binding is not None and _number(db, "page_count") == 0:
-                db.execute(f"PRAGMA page_size = {_PAGE}")
+                db.execute(f"PRAGMA page_size = {PAGE}")
                 _create(db, binding, precision)
             _require_ours(db, path)
-            with contextlib.suppress(sqlite3.OperationalError):  # others read or write, or this process may only read
+            with contextlib.suppress(*errors()):  # others read or write, or this process may only read
                 overwrite(db, path)
         except BaseException:
             db.close()
@@ -184,6 +181,50 @@ def write_index(db: sqlite3.Connection, path: Path, save: Callable[[Path], None]
     _remove_indices(path, but=_index(path, digest))
 
 
+@contextlib.contextmanager
+def new_gallery(path: Path) -> Iterator[Path]:
+    """A path to make a gallery at; it appears as ``path`` when the block ends well, and is removed when not.
+
+    What a killed process left of such a file is removed by whoever makes the next one of that name.
+
+    Raises:
+        GalleryError: there is a file of that name already, or none can be made.
+    """
+    if path.exists():
+        raise GalleryError(f"{shown(path)}: is there already; name another file, or move it away")
+    partial = re.compile(re.escape(f".{path.stem}.") + r"(\d+)" + re.escape(path.suffix) + "(-journal)?")
+    try:
+        for left in path.parent.iterdir():
+            if (found := partial.fullmatch(left.name)) and not _runs(int(found[1])):
+                left.unlink(missing_ok=True)
+        with replacing(path) as part:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
+            yield part
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise GalleryError(f"{shown(path)}: {error.strerror}") from error
+
+
+def copy_database(db: sqlite3.Connection, path: Path) -> None:
+    """Writes all that an open gallery holds to another file, and makes sure that it can be read there.
+
+    Raises:
+        GalleryError: one of the files is damaged, or the disk is full.
+    """
+    with (
+        explained(path),
+        contextlib.closing(open_database(path) if is_encrypted(db) else sqlite3.connect(path)) as copy,
+    ):
+        db.backup(copy)
+        if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("malformed")
+    connect(path, None).close()  # overwrites what a removal may have left
+
+
 def overwrite(db: sqlite3.Connection, path: Path) -> None:
     """Rewrites the file without the remains of what was deleted, if that is still to be done; its index goes."""
     if db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
@@ -197,7 +238,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turns what SQLite says into a line that says what to do."""
     try:
         yield
-    except sqlite3.Error as error:
+    except errors() as error:
         said = str(error)
         for words, meaning in (
             ("locked", "another process is writing to it; try again"),
@@ -234,6 +275,16 @@ def write_export(
             part.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _create(db: sqlite3.Connection, binding: Binding, precision: Precision) -> None:

@@ -31,6 +31,11 @@ MIN_SIZE = 40.0
 MAX_YAW, MAX_PITCH = 45.0, 40.0
 """Degrees to either side."""
 ENROLMENT_FAR = 1e-2
+_REMEDY = "a larger far (--far), a threshold (--threshold) or a smaller gallery (docs/thresholds.md)"
+EXTRAPOLATED = (
+    "extrapolated, as the model was measured at larger rates only: a larger far (--far) is surer, or a model with "
+    "thresholds from more people (export --threshold-data; docs/thresholds.md)"
+)
 _COPY = 0.99  # where the contract has no thresholds, only a copy of somebody's photo is surely that person
 _SAME_BOX = 0.3  # intersection over union; as between the frames of a stream
 _LONGEST_NAME = 200
@@ -70,6 +75,8 @@ class Photo:
     """Degrees."""
     new: bool = field(default=False, compare=False)
     """True where the call that returned it added it; False where it was in the gallery before."""
+    notice: str = field(default="", compare=False)
+    """What holds "from now on" for the whole gallery, with this photo in it; empty where nothing changes."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Enrollment:
     photos: list[Photo]
     """Those that are in the gallery now; ``new`` tells which were added."""
     refused: list[Refusal]
+    notice: str = ""
+    """What holds "from now on" for the whole gallery, with these photos in it; empty where nothing changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +158,7 @@ def examine(
     )
     return Sample(
         called(photo),
-        unicodedata.normalize("NFC", called(Path(photo).name)) if isinstance(photo, (str, os.PathLike)) else "",
+        stored_name(photo) if isinstance(photo, (str, os.PathLike)) else "",
         recognizer.embed(pixels, [face])[0],
         sharp,
         size,
@@ -157,6 +166,11 @@ def examine(
         turn.pitch,
         tuple(text.format(*told_apart(value, limit, 0)) for applies, text, value, limit in checks if applies),
     )
+
+
+def stored_name(photo: str | os.PathLike[str]) -> str:
+    """What a gallery keeps of a photo's path: the file's name, in the one form in which it is stored."""
+    return unicodedata.normalize("NFC", called(Path(photo).name))
 
 
 def disagreements(recognizer: FaceEncoder, name: str, best: dict[str, float], comparisons: int) -> tuple[str, ...]:
@@ -175,9 +189,29 @@ def disagreements(recognizer: FaceEncoder, name: str, best: dict[str, float], co
         concerns.append("not like the other photos of {} (score {}, at least {})".format(name, *told_apart(own, limit)))
     if other and own is not None and score > own:
         concerns.append("looks like {} (score {}; {} to {})".format(other, *told_apart(score, own), name))
-    elif other and own is None and score >= _threshold(recognizer, comparisons, _COPY):
+    elif other and own is None and score >= _threshold(recognizer, _COPY, comparisons):
         concerns.append(f"looks like {other} (score {score:.2f})")
     return tuple(concerns)
+
+
+def from_now_on(recognizer: FaceEncoder, before: int, after: int) -> str:
+    """What changes for ``identify`` at its default rate as a gallery grows; empty where nothing does.
+
+    Args:
+        recognizer: knows the thresholds.
+        before: number of photos in the gallery, until now.
+        after: number of photos in it from now on.
+    """
+
+    def basis(photos: int) -> str:
+        try:
+            at = recognizer.threshold(ENROLMENT_FAR, photos)
+        except UsageError:
+            return f"the model states no threshold for an FPIR of {ENROLMENT_FAR:g}: identify needs {_REMEDY}"
+        return f"the threshold for an FPIR of {ENROLMENT_FAR:g} is {EXTRAPOLATED}" if at.extrapolated else ""
+
+    found = basis(after)
+    return f"from now on, with {after:,} photos, {found}" if after > before and found != basis(before) and found else ""
 
 
 def examine_all(
@@ -218,7 +252,7 @@ def in_turn(
     count, least = len(known), _least_score(recognizer)
     rows = np.concatenate([known, np.stack([samples[i].embedding for i in good])])
     scores = rows @ rows.T
-    groups = _groups(scores, count, least)
+    groups = alike(scores, count, least)
     sizes = np.bincount(groups)[groups]
     kept = groups == 0 if count else sizes == sizes.max()
     if len(np.unique(groups[kept])) > 1:
@@ -267,7 +301,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _groups(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
+def alike(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
     """(N,) of each photo the least index in its group; the first ``known`` photos are one group.
 
     Average linkage: the two groups whose photos have the highest mean score become one, while that is at least
@@ -335,11 +369,11 @@ def _score(item: tuple[str, float]) -> float:
 
 def _least_score(recognizer: FaceEncoder) -> float:
     """The cosine from which two photos are taken for those of one person; −1 where the contract has no thresholds."""
-    return _threshold(recognizer, 1, -1.0)
+    return _threshold(recognizer, -1.0)
 
 
-def _threshold(recognizer: FaceEncoder, comparisons: int, otherwise: float) -> float:
+def _threshold(recognizer: FaceEncoder, otherwise: float, *comparisons: int) -> float:
     try:
-        return recognizer.threshold(ENROLMENT_FAR, comparisons).value
+        return recognizer.threshold(ENROLMENT_FAR, *comparisons).value
     except UsageError:
         return otherwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from edgeface_runtime.gallery.enrollment import (
     disagreements,
     examine,
     examine_all,
+    from_now_on,
     in_turn,
     refusal,
 )
@@ -42,7 +43,8 @@ from edgeface_runtime.gallery.search import (
     widened,
 )
 from edgeface_runtime.gallery.store import FROM, Store
-from edgeface_runtime.images import ImageLike, called
+from edgeface_runtime.gallery.transfer import Merge, merge, read_source, require_fit
+from edgeface_runtime.images import ImageLike, called, shown
 from edgeface_runtime.model import Model
 from edgeface_runtime.protocols import FaceEncoder
 
@@ -173,7 +175,8 @@ class Gallery:
             UsageError: the name or ``face`` cannot be used, or the gallery was opened without a recognizer.
         """
         recognizer, name = self._enrolling(), checked_name(name)
-        return self._add(recognizer, name, examine(recognizer, photo, face, color=color), force)
+        added = self._add(recognizer, name, examine(recognizer, photo, face, color=color), force)
+        return replace(added, notice=self._notice(recognizer, [added]))
 
     def enroll_all(
         self,
@@ -206,6 +209,7 @@ class Gallery:
         recognizer, name, rest = self._enrolling(), checked_name(name), iter(photos)
         enrolled: list[Photo] = []
         refused: list[Refusal] = []
+        notice = ""
         while batch := list(itertools.islice(rest, _JUDGED)):
             samples, unusable = examine_all(recognizer, batch, face, color)
             known = widened(self._store.embeddings_of(name))
@@ -216,9 +220,10 @@ class Gallery:
                     added[i] = self._add(recognizer, name, samples[i], force)
                 except EnrollmentError as error:
                     left[i] = str(error)
+            notice = self._notice(recognizer, list(added.values())) or notice
             enrolled += [added[i] for i in sorted(added)]
             refused += [Refusal(name, called(batch[i]), reason) for i, reason in sorted((unusable | left).items())]
-        return Enrollment(enrolled, refused)
+        return Enrollment(enrolled, refused, notice)
 
     def remove(self, name: str, photo: int | None = None) -> int:
         """Removes a person, or one photo of a person, and overwrites what the file held of it.
@@ -267,6 +272,16 @@ class Gallery:
             rows = db.execute(f"SELECT {_PHOTO} {FROM} ORDER BY name, photo.id").fetchall()
         return [Photo(*row) for row in rows]
 
+    def contents(self) -> tuple[list[Photo], NDArray[np.float32]]:
+        """All enrolled photos, as ``photos`` gives them, and their (N, D) float32 embeddings of length 1.
+
+        Raises:
+            GalleryError: the file cannot be read, or an embedding is damaged; the message names its photo.
+        """
+        with self._store.reading() as db:
+            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
+        return [Photo(*row[:-1]) for row in rows], widened(self._store.rows([row[-1] for row in rows], rows))
+
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
         """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
 
@@ -287,6 +302,34 @@ class Gallery:
         k = whole("k", k)
         return self._store.nearest(embeddings, k)
 
+    def merge(self, source: str | Path, *, force: bool = False) -> Merge:
+        """Adds the photos of another gallery, or of a file of embeddings; all of them or, where that fails, none.
+
+        A person of the same name is the same person, whose photos are united; a photo that is there already is not
+        added again. Whose photos disagree with the gallery's is left out: a person who is more like somebody else
+        than like who has that name here; with a recognizer also one who is not like who has that name here, or who is
+        new and like somebody of another name.
+
+        Args:
+            source: a gallery; what ``export`` wrote; or an ``.npz`` file with ``names`` (N,) and ``embeddings`` (N, D).
+            force: leave nobody out.
+
+        Raises:
+            GalleryError: the source is none of these, damaged, or of another model; or this one cannot be written.
+            UsageError: the source cannot be read.
+        """
+        binding, photos = read_source(path_of("what to merge", source))
+        require_fit(Path(source), binding, photos, self.binding, shown(self.path))
+        return merge(self._store, self._recognizer, photos, shown(source), force=force)
+
+    def backup(self, path: str | Path) -> None:
+        """Writes a copy as the gallery is at one moment, whoever reads or writes meanwhile.
+
+        Raises:
+            GalleryError: there is a file of that name, it cannot be written, or the gallery is damaged.
+        """
+        self._store.backup(path_of("the file to write", path))
+
     def export(self, path: str | Path) -> None:
         """Writes everything that is stored, embeddings and all, to a ``.json`` or ``.csv`` file.
 
@@ -295,10 +338,7 @@ class Gallery:
             GalleryError: the gallery cannot be read.
         """
         path = path_of("the file to write", path)
-        with self._store.reading() as db:
-            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        vectors = widened(self._store.rows([row[-1] for row in rows]))
-        photos = [(asdict(Photo(*row[:-1])), vector) for row, vector in zip(rows, vectors, strict=True)]
+        photos = [(asdict(photo), vector) for photo, vector in zip(*self.contents(), strict=True)]
         write_export(path, self.binding, photos)
 
     def _enrolling(self) -> FaceEncoder:
@@ -315,15 +355,16 @@ class Gallery:
             concerns = () if force else (*sample.concerns, *self._doubts(recognizer, name, sample.embedding))
             if concerns:
                 raise EnrollmentError(refusal(sample.called, name, concerns))
-            db.execute("INSERT INTO person (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
             added = datetime.now(UTC).isoformat(timespec="seconds")
             row = (sample.source, added, sample.sharpness, sample.size, sample.yaw, sample.pitch)
-            cursor = db.execute(
-                "INSERT INTO photo (person, source, added, sharpness, size, yaw, pitch, embedding) "
-                "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
-                (*row, stored, name),
-            )
-            return Photo(int(cursor.lastrowid or 0), name, *row, new=True)
+            return Photo(self._store.insert(db, name, row, stored), name, *row, new=True)
+
+    def _notice(self, recognizer: FaceEncoder, photos: list[Photo]) -> str:
+        new = [photo.id for photo in photos if photo.new]
+        # No more photos than the largest id: the gallery need not be read to know that nothing changes.
+        if not new or not from_now_on(recognizer, 0, max(new)):
+            return ""
+        return from_now_on(recognizer, len(self) - len(new), len(self))
 
     def _doubts(self, recognizer: FaceEncoder, name: str, embedding: NDArray[np.float32]) -> tuple[str, ...]:
         best = {found.name: found.score for found in self.search(embedding[None], 2)[0]}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.engines import onnxruntime
 from edgeface_runtime.errors import MissingExtraError, UsageError
-from edgeface_runtime.gallery.search import Rows, widened
+from edgeface_runtime.gallery.search import Rows, in_bytes, widened
 
 _LINKS, _EFFORT = 16, 128  # of the graph: links a row, candidates while building and while searching
 _BATCH = 4096
@@ -67,17 +67,23 @@ class NearIndex:
         missing = ids[~self._holds(ids)]
         if len(self._graph) > len(ids) - len(missing):
             self._graph, missing = self._new(), ids
-        for start in range(0, len(missing), _BATCH):
-            some, rows = fetch(missing[start : start + _BATCH])
+        return self.add(missing, fetch)
+
+    def add(self, ids: NDArray[np.int64], fetch: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], Rows]]) -> int:
+        """Adds the embeddings of ``ids``, of which it holds none, as ``update`` does."""
+        for start in range(0, len(ids), _BATCH):
+            some, rows = fetch(ids[start : start + _BATCH])
+            # usearch would round rows of length 1 to a third of the 127 steps; the cosine does not see the scale.
+            vectors = rows.vectors if rows.scales is not None else in_bytes(widened(rows))
             # Several threads now and then leave rows that no search reaches.
-            self._graph.add(some.astype(np.uint64), widened(rows), threads=1)
-        return len(missing)
+            self._graph.add(some.astype(np.uint64), vectors, threads=1)
+        return len(ids)
 
     def nearest(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """At most ``count`` ids of embeddings that are probably the nearest."""
         if not len(self._graph):
             return np.empty(0, np.int64)
-        return np.asarray(self._graph.search(query, count).keys).astype(np.int64)
+        return np.asarray(self._graph.search(in_bytes(query), count).keys).astype(np.int64)
 
     def save(self, file: Path) -> None:
         """Writes it.

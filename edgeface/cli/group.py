@@ -1,0 +1,132 @@
+"""``edgeface group``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface_runtime.shipped_models import DEFAULT
+
+if TYPE_CHECKING:
+    from edgeface.grouping.collection import Collection
+
+_SHOWN = 20
+
+
+def group(
+    photos: Annotated[
+        list[Path] | None, typer.Argument(help="Photos, and folders of them.  [default: those of the last run]")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("groups"),
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", "-n", metavar="GROUP=NAME", help="Whom a group on the page shows, 3=Anna; may repeat."),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery", "-g", help="Enroll those whom --name names, or all who have a name, in this gallery file."
+        ),
+    ] = None,
+    photos_each: Annotated[int, typer.Option(min=1, help="Photos that --gallery enrolls of each person.")] = 10,
+    folders: Annotated[
+        str, typer.Option(help="What a folder of each person's photos holds: link, copy, or none for no folders.")
+    ] = "link",
+    model: Model = Path(DEFAULT),
+    far: Annotated[
+        float | None,
+        typer.Option(
+            help="FMR, 0 to 1: share of pairs of two people's faces that are linked.  "
+            "[default: 0.0001; above 2,000 faces 0.2 / faces]"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Score (cosine) that links two faces, in place of --far.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order in which faces are looked at.")] = 0,
+    detector: Detector = "blazeface",
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Group the faces of photos by person, with nobody enrolled.
+
+    Writes to --output: groups.html, a page with the faces of each group; people/, a folder of each person's
+    photos; faces.csv and groups.json, a row for each face; faces.db, the embeddings, so that a stopped command
+    goes on and a later one looks at new photos only. No photo is moved or changed. Name groups by their
+    numbers on the page; two of one name become one. The exit code is 1 where a photo could not be read.
+
+    \b
+    Examples:
+      edgeface group photos/
+      edgeface group --name 3=Anna --name 5=Ben --gallery people.gallery
+      edgeface group photos/ more/ --output who --folders copy
+    """
+    from edgeface.grouping.run import enroll_named, group_photos
+    from edgeface.photo_folders import every_photo
+    from edgeface_runtime import FaceRecognizer, Gallery
+
+    if folders not in ("link", "copy", "none"):
+        raise typer.BadParameter(f"{folders!r}: link, copy or none", param_hint="--folders")
+    names = dict(map(_named, name or []))
+    files = every_photo(photos, but=output) if photos else None
+    recognizer = FaceRecognizer(model, detector, threads)
+    found = group_photos(
+        files,
+        output,
+        recognizer,
+        detector=detector,
+        names=names,
+        far=far,
+        threshold=threshold,
+        folders=folders,  # type: ignore[arg-type]
+        seed=seed,
+        progress=lambda left: bar(ERR, left, "looking"),
+    )
+    for reason in found.refused.values():
+        note(reason)
+    enrolled = None
+    if gallery:
+        with Gallery.open(gallery, recognizer) as people:
+            enrolled = enroll_named(
+                people, found, names.values(), photos_each, progress=lambda groups: bar(ERR, groups, "enrolling")
+            )
+        for refusal in enrolled.refused:
+            note(refusal.reason)
+    if json:
+        from edgeface.grouping.results import document
+
+        counts = {} if enrolled is None else {"enrolled": [vars(photo) for photo in enrolled.photos]}
+        print_json({**document(output, found), **counts})
+    else:
+        _print(found, output)
+        if enrolled is not None:
+            who = sorted({photo.name for photo in enrolled.photos})
+            rows = [
+                (one, *(sum(p.name == one and p.new is new for p in enrolled.photos) for new in (True, False)))
+                for one in who
+            ]
+            print_table(str(gallery), ("person", "enrolled", "already there"), rows)
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def _named(text: str) -> tuple[int, str]:
+    from edgeface_runtime.gallery.enrollment import checked_name
+
+    number, equals, name = text.partition("=")
+    if not equals or not number.strip().isdecimal():
+        raise typer.BadParameter(f"{text!r}: a group's number on the page and a name, 3=Anna", param_hint="--name")
+    return int(number), checked_name(name)
+
+
+def _print(found: Collection, output: Path) -> None:
+    rows = [(group.name or f"group {group.number}", group.number, len(group.photos)) for group in found.groups[:_SHOWN]]
+    more = len(found.groups) - len(rows)
+    print_table(f"{found.photos} photos", ("who", "group", "photos"), rows)
+    rest = [f"{more} smaller groups"] if more > 0 else []
+    rest += [f"{len(found.alone)} faces seen once", f"{len(found.unclear)} too small or blurred"]
+    typer.echo(f"{', '.join(rest)}; {output / 'groups.html'} shows them")

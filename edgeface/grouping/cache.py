@@ -1,0 +1,255 @@
+"""The faces of a collection in one SQLite file, so that a run that was stopped goes on and a later one is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeface_runtime import Face, FaceRecognizer, ImageError, UsageError
+from edgeface_runtime.align import align
+from edgeface_runtime.detection.find import find_faces
+from edgeface_runtime.gallery.database import binding_of
+from edgeface_runtime.gallery.enrollment import examine
+from edgeface_runtime.images import open_rgb, shown
+
+NAME = "faces.db"
+TILE = 112
+"""Pixels of the side of a face's picture."""
+_AROUND = 1.4
+"""A picture shows so many times the width of an aligned face, so that hair and ears help to tell people."""
+_APPLICATION = 0x45464752  # "EFGR"
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS photo (path BLOB PRIMARY KEY, state TEXT NOT NULL, reason TEXT)",
+    "CREATE TABLE IF NOT EXISTS face (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL REFERENCES photo (path) "
+    "ON DELETE CASCADE, name TEXT, shown_as INTEGER, detection REAL NOT NULL, sharpness REAL NOT NULL, "
+    "concerns TEXT NOT NULL, place BLOB NOT NULL, embedding BLOB NOT NULL, tile BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS face_path ON face (path)",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFace:
+    """One face of one photo of a collection."""
+
+    id: int
+    photo: Path
+    name: str | None
+    """Whom a user said that it shows."""
+    face: Face
+    sharpness: float
+    """Fine detail for coarse detail, in percent."""
+    concerns: str
+    """Why the face should not be enrolled; empty where it is good."""
+    embedding: NDArray[np.float32]
+    """(D,), of length 1."""
+
+
+class FaceCache:
+    """Embeddings and small pictures of faces, in a file that its owner alone can read. Close it, or use ``with``."""
+
+    def __init__(self, folder: Path, recognizer: FaceRecognizer, detector: str) -> None:
+        """Opens the file in a folder, or makes it; what another model or detector found is dropped.
+
+        Raises:
+            UsageError: not such a file, or it cannot be written.
+        """
+        self.path = folder / NAME
+        self._recognizer = recognizer
+        made_by = json.dumps([asdict(binding_of(recognizer.model)), detector])
+        with self._explained():
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            for pragma in ("foreign_keys = ON", "secure_delete = ON", "temp_store = MEMORY"):
+                self._db.execute(f"PRAGMA {pragma}")
+            application = self._db.execute("PRAGMA application_id").fetchone()[0]
+            if application not in (0, _APPLICATION):
+                raise UsageError(f"{shown(self.path)}: not a file of `edgeface group`; name another --output")
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            for table in _TABLES:
+                self._db.execute(table)
+            known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
+            if known != (made_by,):
+                self._delete(self._paths())
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made_by', ?)", (made_by,))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def photos(self) -> list[Path]:
+        """All photos that the file knows, sorted."""
+        with self._explained():
+            return sorted(map(_path, self._paths()))
+
+    def look(
+        self, photos: Sequence[Path], progress: Callable[[Sequence[Path]], Iterable[Path]] = iter
+    ) -> dict[Path, str]:
+        """Makes the file hold the faces of these photos and of no others.
+
+        Photos whose size and time of change are as they were are not read again. Each photo is kept as soon as it was
+        looked at.
+
+        Args:
+            photos: files.
+            progress: wraps the photos that are still to be looked at.
+
+        Returns:
+            Why photos cannot be read.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        with self._explained():
+            known = dict(self._db.execute("SELECT path, state FROM photo"))
+            left = [photo for photo in photos if known.get(os.fsencode(photo)) != _state(photo)]
+            changed = known.keys() & set(map(os.fsencode, left))
+            self._delete(changed | known.keys() - set(map(os.fsencode, photos)))
+            for photo in progress(left):
+                self._look(photo)
+            refused = self._db.execute("SELECT path, reason FROM photo WHERE reason IS NOT NULL ORDER BY path")
+            return {_path(path): reason for path, reason in refused}
+
+    def faces(self) -> list[SeenFace]:
+        """All faces, by photo and the most confident first."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT id, path, name, detection, sharpness, concerns, place, embedding FROM face ORDER BY path, id"
+            ).fetchall()
+        return [
+            SeenFace(number, _path(path), name, _face(place, detection), sharp, concerns, np.frombuffer(row, "<f4"))
+            for number, path, name, detection, sharp, concerns, place, row in rows
+        ]
+
+    def tile(self, face: int) -> bytes:
+        """A JPEG picture of a face, ``TILE`` pixels wide and high."""
+        with self._explained():
+            return bytes(self._db.execute("SELECT tile FROM face WHERE id = ?", (face,)).fetchone()[0])
+
+    def show(self, groups: Mapping[int, Iterable[int]]) -> None:
+        """Keeps which faces the page shows as which group, so that ``name`` means what the user sees."""
+        rows = [(number, face) for number, faces in groups.items() for face in faces]
+        with self._explained():
+            self._db.execute("BEGIN")
+            self._db.execute("UPDATE face SET shown_as = NULL")
+            self._db.executemany("UPDATE face SET shown_as = ? WHERE id = ?", rows)
+            self._db.execute("COMMIT")
+
+    def name(self, names: Mapping[int, str]) -> None:
+        """Keeps whom the groups show: their number on the page, and the name.
+
+        Raises:
+            UsageError: there is no such group; then none is named.
+        """
+        with self._explained():
+            known = {row[0] for row in self._db.execute("SELECT DISTINCT shown_as FROM face")} - {None}
+            for number in names:
+                if number not in known:
+                    has = f"groups 1 to {max(known)}" if known else "no groups; run without --name first"
+                    raise UsageError(f"no group {number}: {shown(self.path.parent)} has {has}")
+            self._db.execute("BEGIN")
+            rows = [(name, number) for number, name in names.items()]
+            self._db.executemany("UPDATE face SET name = ? WHERE shown_as = ?", rows)
+            self._db.execute("COMMIT")
+
+    def made(self) -> list[str]:
+        """The files that runs have made for people to look at, below the folder."""
+        with self._explained():
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'made'").fetchone()
+        return list(json.loads(row[0])) if row else []
+
+    def set_made(self, files: Sequence[str]) -> None:
+        """Keeps which files runs have made, so that a later one removes these and no others."""
+        with self._explained():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made', ?)", (json.dumps(files),))
+
+    def _paths(self) -> list[bytes]:
+        return [row[0] for row in self._db.execute("SELECT path FROM photo")]
+
+    def _delete(self, paths: Iterable[bytes]) -> None:
+        """Deletes photos and their faces, and overwrites what the file held of them."""
+        rows = [(path,) for path in paths]
+        if rows:
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM photo WHERE path = ?", rows)
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')")
+            self._db.execute("COMMIT")
+        if self._db.execute("SELECT 1 FROM meta WHERE key = 'stale' AND value = '1'").fetchone():
+            self._db.execute("VACUUM")  # SQLite leaves copies of rows in its pages
+            self._db.execute("UPDATE meta SET value = '0' WHERE key = 'stale'")
+
+    def _look(self, photo: Path) -> None:
+        rows: list[tuple[object, ...]] = []
+        reason, state = None, _state(photo)
+        try:
+            pixels = open_rgb(photo)
+            rows = [self._row(photo, pixels, face) for face in find_faces(pixels, self._recognizer.detector)[0]]
+        except ImageError as error:
+            reason = str(error)
+        self._db.execute("BEGIN")
+        self._db.execute("INSERT INTO photo VALUES (?, ?, ?)", (os.fsencode(photo), state, reason))
+        self._db.executemany(
+            "INSERT INTO face (path, detection, sharpness, concerns, place, embedding, tile) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        self._db.execute("COMMIT")
+
+    def _row(self, photo: Path, pixels: NDArray[np.uint8], face: Face) -> tuple[object, ...]:
+        sample = examine(self._recognizer, pixels, face)
+        center = face.landmarks.mean(axis=0)
+        picture, tile = align(pixels, center + (face.landmarks - center) * np.float32(_AROUND), TILE), io.BytesIO()
+        Image.fromarray(picture).save(tile, "JPEG", quality=80)
+        place = np.concatenate([face.box, face.landmarks.ravel()]).astype("<f4").tobytes()
+        embedding = sample.embedding.astype("<f4").tobytes()
+        concerns = "; ".join(sample.concerns)
+        return os.fsencode(photo), float(face.score), sample.sharpness, concerns, place, embedding, tile.getvalue()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            locked = "locked" in str(error)
+            hint = "another `edgeface group` writes to it" if locked else f"{error}; delete it and run again"
+            raise UsageError(f"{shown(self.path)}: {hint}") from error
+        except OSError as error:
+            raise UsageError(f"{shown(self.path)}: {error.strerror}") from error
+
+
+def _path(stored: bytes) -> Path:
+    return Path(os.fsdecode(stored))
+
+
+def _state(photo: Path) -> str:
+    """Changes when the file does; empty where it is gone."""
+    try:
+        found = photo.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _face(place: bytes, detection: float) -> Face:
+    numbers = np.frombuffer(place, "<f4")
+    return Face(numbers[:4], detection, numbers[4:].reshape(5, 2))

@@ -1,0 +1,148 @@
+"""The photos of a gallery held against each other: which show one person, and who else is near."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface_runtime.gallery.enrollment import Photo, alike
+
+UNLIKE = 0.6
+"""Of the threshold for an FMR of 0.01. Below it are the mean scores of 97 % of other people's photos with a person's
+photos, of 99 % of crops without a face, and of 0.1 % of the person's own (Pins, ten photos a person)."""
+OTHER = 0.5
+"""Photos of two groups score at most this share of what they score within the groups, where they show two people."""
+_GROUP = 3
+"""Photos; fewer that are alike may be of one moment."""
+CHUNK = 256
+"""Photos whose scores with all others are in memory at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Enrolled:
+    """The gallery's photos, a person's side by side."""
+
+    photos: list[Photo]
+    names: list[str]
+    starts: NDArray[np.intp]
+    ends: NDArray[np.intp]
+    who: NDArray[np.intp]
+    """(N,) number in ``names``."""
+    embeddings: NDArray[np.float32]
+    groups: NDArray[np.intp]
+    """(N,) of the photos that show one person, the same number; 0: the person whose name it is."""
+    means: NDArray[np.float32]
+    """(P, D) mean embedding of each person's photos of group 0."""
+
+    def of(self, person: int) -> range:
+        """The rows of a person."""
+        return range(int(self.starts[person]), int(self.ends[person]))
+
+    def ids(self, rows: Sequence[int] | NDArray[np.intp]) -> tuple[int, ...]:
+        """The ids of photos."""
+        return tuple(self.photos[row].id for row in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Of each photo."""
+
+    own: NDArray[np.float32]
+    own_mean: NDArray[np.float32]
+    """With the person's other photos of group 0; NaN where there is none."""
+    other: NDArray[np.float32]
+    other_photo: NDArray[np.intp]
+    other_mean: NDArray[np.float32]
+    """With the photos of the other person who is nearest by it."""
+    other_person: NDArray[np.intp]
+
+
+def grouped(photos: list[Photo], rows_ND: NDArray[np.float32], least: float) -> Enrolled:
+    """The photos by person, and which of a person's show somebody else.
+
+    Args:
+        photos: a person's side by side.
+        rows_ND: (N, D) their unit embeddings.
+        least: the score from which two photos are taken for those of one person.
+    """
+    names = list(dict.fromkeys(photo.name for photo in photos))
+    number = {name: place for place, name in enumerate(names)}
+    who = np.array([number[photo.name] for photo in photos], np.intp)
+    starts = np.flatnonzero(np.diff(who, prepend=-1))
+    ends = np.append(starts[1:], len(who))
+    groups = np.zeros(len(who), np.intp)
+    means_PD = np.empty((len(names), rows_ND.shape[1]), np.float32)
+    for person, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        groups[start:end] = people_shown(rows_ND[start:end] @ rows_ND[start:end].T, least)
+        means_PD[person] = rows_ND[start:end][groups[start:end] == 0].mean(axis=0)
+    return Enrolled(photos, names, starts, ends, who, rows_ND, groups, means_PD)
+
+
+def people_shown(scores: NDArray[np.float32], least: float) -> NDArray[np.intp]:
+    """(N,) numbers of the people whom photos of one name show, the one with most photos first.
+
+    Average linkage, as at enrollment, goes on below ``least`` down to ``UNLIKE`` of it, for profiles and masks, but not
+    between two groups that are each alike in themselves and hardly to each other.
+    """
+    parts = [np.flatnonzero(group == groups) for groups in (alike(scores, 0, least),) for group in np.unique(groups)]
+
+    while len(parts) > 1:
+        joined = []
+        for a, b in itertools.combinations(range(len(parts)), 2):
+            score = float(scores[np.ix_(parts[a], parts[b])].mean())
+            if score >= enough(scores, parts[a], parts[b], least):
+                joined.append((score, a, b))
+        if not joined:
+            break
+        _, a, b = max(joined)
+        parts = [*(part for place, part in enumerate(parts) if place not in (a, b)), np.append(parts[a], parts[b])]
+    numbers = np.empty(len(scores), np.intp)
+    for number, part in enumerate(sorted(parts, key=lambda part: (-len(part), part.min()))):
+        numbers[part] = number
+    return numbers
+
+
+def enough(scores: NDArray[np.float32], a: NDArray[np.intp], b: NDArray[np.intp], least: float) -> float:
+    """The mean score from which two groups of photos show one person.
+
+    Args:
+        scores: (N, N) of the photos with each other.
+        a: rows of one group.
+        b: rows of the other.
+        least: the score from which two photos are taken for those of one person.
+    """
+    if min(len(a), len(b)) < _GROUP:
+        return UNLIKE * least
+    within = [(scores[np.ix_(part, part)].sum() - len(part)) / (len(part) * (len(part) - 1)) for part in (a, b)]
+    return max(UNLIKE * least, OTHER * float(np.sqrt(max(within[0], 0) * max(within[1], 0))))
+
+
+def compared(enrolled: Enrolled) -> Scores:
+    """Each photo's scores with the rest of its person's photos and with everybody else's."""
+    rows_ND, who, count = enrolled.embeddings, enrolled.who, len(enrolled.who)
+    own, own_mean, other, other_mean = np.full((4, count), np.nan, np.float32)
+    other_photo, other_person = np.zeros((2, count), np.intp)
+    for person in range(len(enrolled.names)):
+        rows = np.array(enrolled.of(person))
+        if len(rows) > 1:
+            scores = rows_ND[rows] @ rows_ND[rows].T
+            np.fill_diagonal(scores, -np.inf)
+            own[rows] = scores.max(axis=1)
+            np.fill_diagonal(scores, 0)
+            main = enrolled.groups[rows] == 0
+            behind = main.sum() - main
+            own_mean[rows] = np.where(behind > 0, (scores * main).sum(axis=1) / np.maximum(behind, 1), np.nan)
+    people = np.arange(len(enrolled.names))
+    for start in range(0, count if len(people) > 1 else 0, CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = rows_ND[part] @ rows_ND.T
+        scores[who[part, None] == who] = -np.inf
+        other_photo[part], other[part] = scores.argmax(axis=1), scores.max(axis=1)
+        means = rows_ND[part] @ enrolled.means.T
+        means[who[part, None] == people] = -np.inf
+        other_person[part], other_mean[part] = means.argmax(axis=1), means.max(axis=1)
+    return Scores(own, own_mean, other, other_photo, other_mean, other_person)
