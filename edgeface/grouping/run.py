@@ -9,8 +9,8 @@ from pathlib import Path
 from edgeface.grouping.cache import NAME, FaceCache
 from edgeface.grouping.collection import Collection, PersonGroup, enroll_group, people_of_photos
 from edgeface.grouping.results import Folders, write_results
-from edgeface.outputs import make_folder
 from edgeface_runtime import Enrollment, FaceRecognizer, Gallery, UsageError
+from edgeface_runtime.files import make_folder
 from edgeface_runtime.images import shown
 
 ENROLLED = 10

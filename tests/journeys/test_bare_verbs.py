@@ -97,6 +97,17 @@ def test_a_gallery_is_renamed_and_exported(bare: Any):
     assert (photo["name"], len(photo["embedding"])) == ("Ada Lovelace", 128)
 
 
+def test_one_device_s_gallery_is_merged_into_another_s(bare: Any):
+    bare.run("edgeface enroll family/Ada --gallery door.gallery")
+    bare.run("edgeface gallery backup known.gallery people.gallery")
+    (merged,) = document(bare.run("edgeface gallery merge people.gallery door.gallery --json"))["merged"]
+    assert (merged["added"], merged["already_there"], merged["refused"]) == (0, 5, [])
+    bare.run("edgeface gallery rename door.gallery Ada Zoe")
+    (merged,) = document(bare.run("edgeface gallery merge people.gallery door.gallery --json", code=1))["merged"]
+    assert [refusal["name"] for refusal in merged["refused"]] == ["Zoe"]
+    bare.run("edgeface gallery import copy.gallery door.gallery --int8")
+
+
 def test_a_gallery_is_checked_and_its_mistakes_named(bare: Any):
     found = document(bare.run("edgeface gallery check known.gallery --unknown visitors/ --photos family/ --json"))
     assert not [row for row in found["findings"] if row["fault"]]
