@@ -83,7 +83,7 @@ def test_devices_are_listed(bare: Any):
 def test_run_looks_at_a_folder(bare: Any):
     found = document(bare.run("edgeface run --folder photos/ -g known.gallery --output drawn/ --json"))
     assert (found["frames"], found["skipped"]) == (30, 0)
-    named = {event["photo"]: event["name"] for event in found["events"] if event["event"] == "named"}
+    named = {row["photo"]: face["name"] for row in found["photos"] for face in row["faces"] if face["name"]}
     known = {path.name for path in (bare.here / "photos").glob("[!s]*.jpg")}
     assert named == {name: name.split("-")[0] for name in known}
     assert len(list((bare.here / "drawn").glob("*.jpg"))) == 30
