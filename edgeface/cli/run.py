@@ -295,7 +295,7 @@ class _Photos:
     def _row(self, cells: Sequence[object]) -> None:
         import csv
 
-        from edgeface.outputs import spreadsheet_safe
+        from edgeface_runtime.files import spreadsheet_safe
 
         csv.writer(sys.stdout, lineterminator="\n").writerow(spreadsheet_safe(cells))
         sys.stdout.flush()
