@@ -182,8 +182,8 @@ def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
     options = "--threshold 0.9 -o frames --seconds 1.2 --every 2"
     assert run([*WATCH, *options.split()]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "0.6 s: 1 appeared: somebody"
-    assert lines[1] == "1.0 s: 1 named: s2"
+    assert lines[0] == "0.5 s: 1 appeared: somebody"
+    assert lines[1] == "0.7 s: 1 named: s2"
     assert lines[-1].startswith("12 frames in ")
     assert lines[-1].endswith(" a second; 0 skipped; frames")
     assert len(list(Path("frames").glob("0000*.jpg"))) == 12
