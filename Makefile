@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/edgeface demo
 
-# A file's tests stay in one process, whose fixtures they share; each process trains and exports nets of its own.
+# A file's tests stay in one process, whose fixtures they share; the trained net and its files are made once for all.
 JOBS ?= 2
 test: $(READY) check
 	$(BIN)/python scripts/bare_wheel.py
@@ -32,7 +32,7 @@ test: $(READY) check
 # The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
 ROOT ?= runtime
 quick: $(READY)
-	$(BIN)/python -m pytest tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

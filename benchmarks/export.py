@@ -19,7 +19,7 @@ from torch import nn
 from edgeface.backbones import build_backbone
 from edgeface_export.formats import onnx_file, tflite_file
 from edgeface_export.formats.protocols import StaticFormat
-from edgeface_export.latency import compare
+from edgeface_export.gate import compare_speed
 from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
@@ -68,7 +68,7 @@ def write_files(backbone: str, folder: Path) -> dict[str, Path]:
 def time_files(backbone: str, files: dict[str, Path], calls: int) -> dict[str, float]:
     """Name → median processor time of one face in ms."""
     contract = Contract(name="net", backbone=backbone, input=SPEC, embedding=EmbeddingSpec(length=128))
-    times = compare([load(path, contract=contract) for path in files.values()], calls=calls)
+    times = compare_speed([load(path, contract=contract) for path in files.values()], calls=calls)
     return dict(zip(files, times, strict=True))
 
 

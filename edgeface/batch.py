@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from edgeface.outputs import spreadsheet_safe
 from edgeface_runtime import FaceRecognizer, Gallery, Identity, ImageError
+from edgeface_runtime.files import spreadsheet_safe
 from edgeface_runtime.images import shown
 
 NO_FACE = "no face found"

@@ -10,13 +10,13 @@ from edgeface.data.att import LICENCE, att_folder
 from edgeface.data.dataset import load_data
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface.evaluation.benchmark import measure
-from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.report.curves import draw_curves
 from edgeface.report.page import PhotoCounts, write_report
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
 from edgeface_runtime import EdgefaceError, UsageError
+from edgeface_runtime.files import write_text
 from edgeface_runtime.integrity import inspect_file
 
 MARKER = "demo.json"

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeface.outputs import check_target, make_folder
 from edgeface_runtime import Frame, Person, UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import check_target, make_folder, replacing
 from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:

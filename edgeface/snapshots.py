@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface.outputs import make_folder
 from edgeface_runtime import Event, Face, FrameResult, ImageError, Person, UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import make_folder, replacing
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
 _AROUND = 0.4  # of the box's sides that is kept on each side of it

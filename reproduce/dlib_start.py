@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import TerminalReporter
 from edgeface.data.dataset import load_data
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import contract_draft, save_tensors

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import TerminalReporter
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.deploy import ExportPhotos, balanced, export_model
 from edgeface.evaluation.identification import identify

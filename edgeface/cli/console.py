@@ -78,5 +78,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     OUT.print(table, crop=False)
 
 
+class TerminalReporter:
+    """An ``edgeface.progress.Reporter``: lines on stderr, and bars where that is a terminal."""
+
+    def say(self, line: str, *, heading: bool = False) -> None:
+        """Prints one line; headings are bold."""
+        if heading:
+            ERR.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
+        else:
+            note(line)
+
+    def track(self, items: Sequence[T], title: str) -> Iterator[T]:
+        """Iterates with a bar that disappears at the end."""
+        return bar(ERR, items, title)
+
+
 def _longest_word(text: str) -> int:
     return max(map(cell_len, text.split()), default=0)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import Json, TerminalReporter, note, print_json
 
 
 def demo(

@@ -66,8 +66,8 @@ def eval(
     """
     from edgeface.evaluation.examples import example_at
     from edgeface.evaluation.pipeline import Plan, evaluate_model
-    from edgeface.outputs import check_target, make_folder
     from edgeface_runtime import UsageError
+    from edgeface_runtime.files import check_target, make_folder
 
     plan = Plan(
         data=data, method=method, flip=flip, lfw=lfw, pairs=pairs, train_pairs=train_pairs, detector=detector,

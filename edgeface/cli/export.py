@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json, print_table
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
 from edgeface_export.options import ExportOptions
 
 if TYPE_CHECKING:

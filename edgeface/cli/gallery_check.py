@@ -49,9 +49,9 @@ def check(
     from dataclasses import asdict
     from functools import partial
 
-    from edgeface.outputs import check_target
     from edgeface.photo_folders import named_photos
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, check_gallery, check_unknown, look_again
+    from edgeface_runtime.files import check_target
 
     if report is not None:
         # Imported now: a missing extra is said before the work.

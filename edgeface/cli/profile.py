@@ -33,8 +33,8 @@ def profile(
       edgeface profile models/net.int8.tflite
       edgeface profile models/net.int8.onnx --report profile.html
     """
-    from edgeface.outputs import check_target, write_text
     from edgeface_devices.bench.operators import profile as run_profiler
+    from edgeface_runtime.files import check_target, write_text
 
     for target in (report, output):
         if target is not None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import Json, TerminalReporter, note, print_json
 from edgeface_runtime.shipped_models import find_model
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from typing import Literal
 from edgeface.grouping.cache import FaceCache, SeenFace
 from edgeface.grouping.collection import Collection, PersonGroup
 from edgeface.grouping.page import page_of
-from edgeface.outputs import make_folder, spreadsheet_safe
 from edgeface_runtime import UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import make_folder, replacing, spreadsheet_safe
 from edgeface_runtime.images import shown
 
 Folders = Literal["link", "copy", "none"]

@@ -12,14 +12,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgeface.outputs import write_text
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
 from edgeface.templates import environment
 from edgeface_devices.measurement import Measurement
-from edgeface_devices.results import Results
-from edgeface_devices.tables import by_board, origins, shown
+from edgeface_devices.results import Results, by_board, origins, shown
 from edgeface_devices.verdicts import Verdict, change_table, choose
+from edgeface_runtime.files import write_text
 
 COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d"}
 

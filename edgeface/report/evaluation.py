@@ -21,12 +21,11 @@ from edgeface.evaluation import Evaluation
 from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
-from edgeface.outputs import make_folder, spreadsheet_safe, write_text
 from edgeface.report.open_set import draw_open_set, open_set_pictures
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.templates import environment
 from edgeface_runtime import UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import make_folder, replacing, spreadsheet_safe, write_text
 
 SHOWN = 60
 """Confusions on a page."""

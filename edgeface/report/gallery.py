@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface.outputs import write_text
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.templates import environment
 from edgeface_runtime import GalleryCheck, GalleryFinding, Look, Photo, UnknownCheck
+from edgeface_runtime.files import write_text
 
 _FACES = 8
 """Of a finding, at most."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from edgeface.outputs import write_text
 from edgeface.report.pictures import INK, STYLE, as_svg
 from edgeface.templates import environment
 from edgeface_devices.bench.operators import OperatorProfile
+from edgeface_runtime.files import write_text
 
 COLOUR = "#2f7ed8"
 _LONGEST = 34

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeface.outputs import write_text
 from edgeface.report import curves as training
 from edgeface.report import pictures
 from edgeface.templates import environment
 from edgeface_devices.measurement import FORMAT_NAMES, Measurement, names
 from edgeface_devices.results import Ratio, Results
+from edgeface_runtime.files import write_text
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData

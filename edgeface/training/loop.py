@@ -30,7 +30,6 @@ from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.data.dataset import FaceData, batches
 from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
-from edgeface.outputs import write_text
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
@@ -43,6 +42,7 @@ from edgeface.training.processes import share_batch_norm
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import write_text
 
 ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""

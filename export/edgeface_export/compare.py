@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from edgeface_export.formats import STATIC_FORMATS
 from edgeface_export.formats.protocols import Inputs
 from edgeface_runtime import Contract, UsageError, load
-from edgeface_runtime.golden import probe_images
 from edgeface_runtime.metadata import file_format
-from edgeface_runtime.model import as_input
+from edgeface_runtime.model import as_input, probe_images
 
 _DEQUANTIZED = "_DequantizeLinear_Output"
 Tensors = dict[str, NDArray[np.float32]]

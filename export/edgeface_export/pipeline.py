@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from edgeface_export.faces import ExportFaces
 from edgeface_export.formats import FORMATS, STATIC_FORMATS
-from edgeface_export.gate import Operators, Parity, is_int8, parity, refusal
-from edgeface_export.latency import compare
+from edgeface_export.gate import Operators, Parity, compare_speed, is_int8, parity, refusal
 from edgeface_export.options import RECIPES, SEARCH, ExportOptions, Recipe
 from edgeface_export.quantize.sensitivity import ExcludedLayer, exclude_layers, sensitivities
 from edgeface_export.quantize.static import Calibrated, Trial, calibrate, try_methods
@@ -29,8 +28,7 @@ from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, EdgefaceError, Model, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, read_contract, seal
 from edgeface_runtime.engines import first_line
-from edgeface_runtime.golden import PROBES, probe_images
-from edgeface_runtime.model import as_input
+from edgeface_runtime.model import PROBES, as_input, probe_images
 
 Progress = Callable[[str], None]
 
@@ -245,7 +243,7 @@ def _timed(job: _Job, files: list[ExportedFile]) -> list[ExportedFile]:
         same = [file for file in files if file.format == kind]
         fp32 = next(recipe for recipe in RECIPES if (recipe.format, recipe.precision) == (kind, "fp32"))
         sources = [job.source.float_file(fp32, job.workspace), *(file.path for file in same)]
-        reference, *times = compare([load(path, contract=job.contract) for path in sources])
+        reference, *times = compare_speed([load(path, contract=job.contract) for path in sources])
         done += [replace(file, cpu_ms=ms, latency_ratio=ms / reference) for file, ms in zip(same, times, strict=True)]
     return done
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeface_export.gate import AccuracyDrop, Parity
-from edgeface_export.latency import FASTER
+from edgeface_export.gate import FASTER, AccuracyDrop, Parity
 from edgeface_export.options import ExportOptions, Recipe
 from edgeface_export.quantize.sensitivity import ExcludedLayer
 from edgeface_export.quantize.static import Trial

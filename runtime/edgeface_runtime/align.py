@@ -50,6 +50,7 @@ def similarity(landmarks: NDArray[np.floating], size: int = 112) -> NDArray[np.f
     source, target = points.tolist(), (TEMPLATE * (size / 112)).tolist()
     x, y, u, v = (math.fsum(point[i] for point in side) / 5 for side in (source, target) for i in (0, 1))
     pairs = [(a - x, b - y, c - u, d - v) for (a, b), (c, d) in zip(source, target, strict=True)]
+    # Exact sums: the same on every machine, in whatever order the terms are added.
     spread = math.fsum(term for a, b, _, _ in pairs for term in (a * a, b * b))
     cosine = math.fsum(term for a, b, c, d in pairs for term in (a * c, b * d))
     sine = math.fsum(term for a, b, c, d in pairs for term in (a * d, -b * c))
@@ -81,6 +82,7 @@ def align(
     matrix = similarity(landmarks, size)
     (a, b, shift_x), (c, d, shift_y) = matrix.tolist()
     determinant = a * d - b * c
+    # So many pixels of the photo go to one of the crop, to the nearest whole number.
     block = max(1, math.floor(1 / math.sqrt(determinant) + 0.5))
     across = np.arange(size, dtype=np.float64) - shift_x
     down = (np.arange(size, dtype=np.float64) - shift_y)[:, None]

@@ -76,7 +76,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """What this very file answered to fixed probe images when it was made (golden.py)."""
+    """What this very file answered to fixed probe images when it was made (``model.probe_images``)."""
 
     probes: str
     """Name of the rule that makes the probe images, computable in any language."""

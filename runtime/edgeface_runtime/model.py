@@ -12,9 +12,11 @@ from edgeface_runtime.checks import Color, described, is_bgr
 from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contract
 from edgeface_runtime.engines import Engine, first_line, open_engine
 from edgeface_runtime.errors import ImageError, ModelError
-from edgeface_runtime.golden import PROBES, probe_images
 from edgeface_runtime.shipped_models import find_model
 
+PROBES = "edgeface-waves-1"
+"""Name of the rule by which ``probe_images`` are made."""
+_COUNT = 4
 _CHUNK = 32
 
 
@@ -132,3 +134,26 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     units: NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     return units
+
+
+def probe_images(size: int) -> NDArray[np.uint8]:
+    """(4, size, size, 3) uint8 RGB probe images of the rule ``edgeface-waves-1``, of golden vectors.
+
+    It takes integer arithmetic alone, so that a page in JavaScript or an app in Kotlin can make them, feed them and
+    compare, with no photo of anybody shipped.
+
+    With k the image, y the row, x the column, c the channel, all from 0, and integer division:
+    ``u = (x * (k + 2) * 256) / size``, ``v = (y * (k + 1) * 256) / size`` and
+    ``pixel = (tri(u + 64 * c) + tri(v + 32 * k)) / 2`` with the triangle wave
+    ``tri(t) = 255 - |255 - (t mod 511)|``.
+    """
+    k, y, x, c = np.ogrid[:_COUNT, :size, :size, :3]
+    u = x * (k + 2) * 256 // size + 64 * c
+    v = y * (k + 1) * 256 // size + 32 * k
+    waves = (_triangle(u) + _triangle(v)) // 2
+    return waves.astype(np.uint8)
+
+
+def _triangle(t: NDArray[np.int64]) -> NDArray[np.int64]:
+    wave: NDArray[np.int64] = 255 - np.abs(255 - t % 511)
+    return wave

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface.heads import HEADS
-from edgeface.heads.arcface import ArcFace
+from edgeface.heads import HEADS, ArcFace
 
 _spec = importlib.util.spec_from_file_location("arcface_oracle", Path(__file__).parents[1] / "oracles" / "arcface.py")
 assert _spec is not None

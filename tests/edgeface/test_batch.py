@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from edgeface.cli import run
-from edgeface.outputs import spreadsheet_safe
 from edgeface.photo_folders import every_photo
 from edgeface_runtime import FaceRecognizer, Gallery, UsageError
+from edgeface_runtime.files import spreadsheet_safe
 
 COLUMNS = ["photo", "face", "name", "score", "threshold", "far", "x0", "y0", "x1", "y1", "detection", "reason"]
 COMMAND = [sys.executable, "-m", "edgeface", "identify", "-g", "g", "-m", "net.onnx"]

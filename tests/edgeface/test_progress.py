@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgeface.cli.reporter import TerminalReporter
+from edgeface.cli.console import TerminalReporter
 from edgeface.progress import SILENT
 
 # Everything that a program calls to train, to fine-tune, to export and to run the demo.

@@ -9,10 +9,9 @@ import pytest
 
 from edgeface_devices.boards.health import BoardState, Conditions
 from edgeface_devices.boards.profiles import find_profile, profiles
-from edgeface_devices.estimate import anchors
-from edgeface_devices.estimate.anchors import Anchor, keep, load_anchors
+from edgeface_devices.estimate import evidence
+from edgeface_devices.estimate.evidence import Anchor, keep, load_anchors, ncnn_times, nets, rows
 from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate
-from edgeface_devices.estimate.published import ncnn_times, nets, rows
 from edgeface_devices.measurement import Figure, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import UsageError
@@ -47,7 +46,7 @@ def test_a_measured_row_is_kept_and_a_newer_one_of_the_same_file_takes_its_place
     keep(measured(tiny_tflite, 30.0), [net])
     keep(measured(tiny_onnx, 40.0), [net])
     assert [(row.ms, row.board, row.net) for row in load_anchors()] == [(30.0, "rpi-4b", net), (40.0, "rpi-4b", net)]
-    assert [path.name for path in anchors.anchor_file().parent.iterdir()] == ["anchors.jsonl"]
+    assert [path.name for path in evidence.anchor_file().parent.iterdir()] == ["anchors.jsonl"]
 
 
 def test_nothing_is_kept_that_is_no_good_basis(tiny_onnx: Path):
@@ -62,7 +61,7 @@ def test_nothing_is_kept_that_is_no_good_basis(tiny_onnx: Path):
 
 @pytest.mark.parametrize("line", ["no json", "[]", '{"board": "rpi-4b"}'])
 def test_a_broken_file_names_the_line(line: str):
-    path = anchors.anchor_file()
+    path = evidence.anchor_file()
     path.parent.mkdir(parents=True)
     path.write_text(f"{line}\n")
     with pytest.raises(UsageError, match=r"anchors\.jsonl: line 1 is no measured row"):

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from edgeface_devices.bench.protocol import EngineStart
 from edgeface_devices.boards.profiles import BoardProfile, profiles
 from edgeface_devices.emulate import core as emulated
-from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.evidence import FOLDER, Anchor, Costs
 from edgeface_devices.estimate.latency import ANCHOR_FACTOR, VERSION_FACTOR, Estimate, estimate
-from edgeface_devices.estimate.published import FOLDER, Costs
 from edgeface_runtime.contract import OperatorCost
 from scripts import latency_fit
 from scripts.latency_fit import counts

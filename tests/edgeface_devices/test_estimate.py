@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from edgeface_devices.bench.interleaved import bench
 from edgeface_devices.boards.profiles import BoardProfile, profiles
-from edgeface_devices.estimate import fitted
+from edgeface_devices.estimate import evidence
 from edgeface_devices.estimate import latency as module
+from edgeface_devices.estimate.evidence import Costs, ncnn_times, nets, rows
 from edgeface_devices.estimate.latency import VERSION_FACTOR, costs_of, estimate, outlook
-from edgeface_devices.estimate.published import Costs, ncnn_times, nets, rows
-from edgeface_devices.tables import estimate_table
+from edgeface_devices.results import estimate_table
 from edgeface_runtime.contract import Contract, EmbeddingSpec, OperatorCost
 from scripts import fit_estimates as script
 from scripts import latency_fit
@@ -263,7 +263,10 @@ def test_the_documented_numbers_are_what_the_code_computes():
 
 
 def test_the_shipped_numbers_are_what_the_script_fits():
-    shipped, made = json.loads(fitted.FILE.read_text(encoding="utf-8")), json.loads(latency_fit.text(latency_fit.fit()))
+    shipped, made = (
+        json.loads(evidence.FITTED.read_text(encoding="utf-8")),
+        json.loads(latency_fit.text(latency_fit.fit())),
+    )
     assert {name: len(table) for name, table in shipped.items()} == {name: len(table) for name, table in made.items()}
     for name, table in made.items():
         for ours, theirs in zip(shipped[name], table, strict=True):
@@ -275,8 +278,8 @@ def test_the_shipped_numbers_are_what_the_script_fits():
 
 def test_shipped_numbers_that_are_not_current_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     stale = tmp_path / "fitted.json"
-    stale.write_text(fitted.FILE.read_text(encoding="utf-8").replace('"nets": 22', '"nets": 21', 1))
-    monkeypatch.setattr(fitted, "FILE", stale)
+    stale.write_text(evidence.FITTED.read_text(encoding="utf-8").replace('"nets": 22', '"nets": 21', 1))
+    monkeypatch.setattr(evidence, "FITTED", stale)
     monkeypatch.setattr(script, "PAGE", tmp_path / "absent.md")
     monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py", "--check"])
     assert script.main() == 1

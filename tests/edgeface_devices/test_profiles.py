@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeface_devices.boards.profiles import DEFAULT, find_profile, profiles
-from edgeface_devices.estimate.published import ncnn_times
+from edgeface_devices.estimate.evidence import ncnn_times
 from edgeface_runtime import UsageError
 
 BOARDS = ["rpi-3b-plus", "rpi-4b", "rpi-4b-1500", "rpi-5", "rpi-zero-2w"]

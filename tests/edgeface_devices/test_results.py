@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from edgeface_devices.boards.health import BoardState, Conditions, Repetition
 from edgeface_devices.measurement import Figure, Measurement, compare_embeddings, names
-from edgeface_devices.results import Results, merge, read_results, share_accuracy
-from edgeface_devices.tables import board_table, by_board, origins
+from edgeface_devices.results import Results, board_table, by_board, merge, origins, read_results, share_accuracy
 from edgeface_devices.verdicts import FIGURES
 from edgeface_runtime import UsageError
 

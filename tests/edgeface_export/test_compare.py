@@ -20,7 +20,7 @@ from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.contract import seal
-from edgeface_runtime.golden import probe_images
+from edgeface_runtime.model import probe_images
 
 if TYPE_CHECKING:
     from conftest import MakeModel, Trained

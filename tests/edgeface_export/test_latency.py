@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgeface_export import latency
-from edgeface_export.latency import CALLS, compare
+from edgeface_export import gate
+from edgeface_export.gate import CALLS, compare_speed
 from edgeface_export.result import ExportResult, fastest
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class Timed:
 
 def test_calls_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch):
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(gate, "time", clock)
     contract = types.SimpleNamespace(input=types.SimpleNamespace(size=16))
     # The first calls, which fill caches, are slow and do not count; nor does one slow call among many.
     slow, quick = Timed(clock, [90, 90, 90, *[4] * (CALLS - 1), 500], contract), Timed(clock, [3], contract)
-    assert compare([slow, quick]) == pytest.approx([4, 3])  # type: ignore[list-item]
+    assert compare_speed([slow, quick]) == pytest.approx([4, 3])  # type: ignore[list-item]
     assert slow.calls == quick.calls == CALLS + 3
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeface_runtime.files import replacing
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.files import check_target, replacing, write_text
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -35,3 +36,19 @@ def test_a_block_that_fails_leaves_the_file_before_it_and_nothing_beside(tmp_pat
         fail()
     assert [item.name for item in tmp_path.iterdir()] == ["text"]
     assert path.read_text() == "old"
+
+
+def test_writing_replaces_the_file(tmp_path: Path):
+    write_text(tmp_path / "text", "old")
+    write_text(tmp_path / "text", "new")
+    assert (tmp_path / "text").read_text() == "new"
+
+
+def test_a_target_is_checked_before_the_work(tmp_path: Path):
+    check_target(tmp_path / "new")
+    with pytest.raises(UsageError, match="is a folder"):
+        check_target(tmp_path)
+    with pytest.raises(UsageError, match="no folder"):
+        check_target(tmp_path / "none" / "file")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_text(tmp_path / "none" / "file", "text")

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from edgeface_runtime.golden import PROBES, probe_images
+from edgeface_runtime.model import PROBES, probe_images
 
 
 def tri(t: int) -> int:

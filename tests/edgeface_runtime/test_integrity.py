@@ -11,8 +11,8 @@ import pytest
 
 from edgeface_runtime import ContractError, ModelError, load
 from edgeface_runtime.contract import Golden, OperatorCost, seal
-from edgeface_runtime.golden import PROBES, probe_images
 from edgeface_runtime.integrity import inspect_file
+from edgeface_runtime.model import PROBES, probe_images
 
 COST = {"conv": OperatorCost(count=1, macs=24_576, bytes=100), "other": OperatorCost(count=2, macs=0, bytes=7)}
 

@@ -11,8 +11,7 @@ import pytest
 
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, ImageError, InputSpec, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, seal
-from edgeface_runtime.golden import PROBES, probe_images
-from edgeface_runtime.model import as_input, unit_rows
+from edgeface_runtime.model import PROBES, as_input, probe_images, unit_rows
 
 Oracle = Callable[[np.ndarray], np.ndarray]
 TINY = {"size": 32, "dtype": "float32"}

@@ -22,9 +22,8 @@ from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.align import align
 from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, read_contract
 from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.golden import PROBES, probe_images
 from edgeface_runtime.images import open_rgb
-from edgeface_runtime.model import as_input, load
+from edgeface_runtime.model import PROBES, as_input, load, probe_images
 from edgeface_runtime.shipped_models import find_model
 
 ROOT = Path(__file__).parents[2]

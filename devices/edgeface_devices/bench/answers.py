@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeface_devices.bench.process import Worker
 from edgeface_devices.measurement import Embeddings, Faces
-from edgeface_runtime.golden import probe_images
+from edgeface_runtime.model import probe_images
 
 
 def faces_for(size: int, faces: Faces | None) -> Faces:

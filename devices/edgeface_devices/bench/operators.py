@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from edgeface_devices.bench.process import Worker
 from edgeface_runtime import Model, ModelError, UsageError, read_contract
 from edgeface_runtime.engines import muted_stderr, onnx_options, onnxruntime
-from edgeface_runtime.golden import probe_images
-from edgeface_runtime.model import as_input, unit_rows
+from edgeface_runtime.model import as_input, probe_images, unit_rows
 
 Rows = NDArray[np.float32]
 

@@ -86,8 +86,8 @@ def _answer(model: Model, operation: str, arguments: dict[str, object]) -> Answe
 def _load(path: Path, threads: int) -> tuple[Model | None, Answer]:
     marks = [time.perf_counter_ns()]
     from edgeface_runtime import EdgefaceError, load
-    from edgeface_runtime.golden import probe_images
     from edgeface_runtime.metadata import file_format
+    from edgeface_runtime.model import probe_images
 
     with contextlib.suppress(OSError), path.open("rb") as file:
         for package in _PACKAGES[file_format(file.read(512))]:
@@ -122,7 +122,7 @@ def _confine(cpus: int | None, memory_mb: int | None) -> None:
 
 def _time(model: Model, *, calls: int) -> Answer:
     from edgeface_devices.bench.timing import sample
-    from edgeface_runtime.golden import probe_images
+    from edgeface_runtime.model import probe_images
 
     face = probe_images(model.contract.input.size)[:1]
     # Whoever ran before has taken the caches; a call to get them back is no sample of this model.
@@ -142,7 +142,7 @@ def _embed(model: Model, *, faces: str, output: str) -> Answer:
 
 
 def _mark(model: Model, *, calls: int) -> Answer:
-    from edgeface_runtime.golden import probe_images
+    from edgeface_runtime.model import probe_images
 
     face = probe_images(model.contract.input.size)[:1]
     for number in range(calls + 1):

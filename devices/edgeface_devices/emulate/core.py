@@ -18,7 +18,7 @@ from edgeface_devices.bench.process import Worker, thread_settings
 from edgeface_devices.bench.protocol import EngineStart
 from edgeface_devices.boards.profiles import BoardProfile
 from edgeface_devices.emulate import userland
-from edgeface_devices.estimate.anchors import Anchor
+from edgeface_devices.estimate.evidence import Anchor
 from edgeface_devices.estimate.latency import Estimate, device_of, estimated
 from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, of_file
 from edgeface_devices.results import Results

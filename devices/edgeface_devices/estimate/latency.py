@@ -11,9 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from edgeface_devices.boards.profiles import BoardProfile, profiles
-from edgeface_devices.estimate.anchors import Anchor
-from edgeface_devices.estimate.fitted import LEAST_MACS, MOST_LINEAR, MOST_MACS, CostFit, fitted, predict
-from edgeface_devices.estimate.published import Costs, ncnn_times, nets
+from edgeface_devices.estimate.evidence import (
+    LEAST_MACS,
+    MOST_LINEAR,
+    MOST_MACS,
+    Anchor,
+    CostFit,
+    Costs,
+    fitted,
+    ncnn_times,
+    nets,
+    predict,
+)
 from edgeface_devices.measurement import Figure, Measurement, Source, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import Contract

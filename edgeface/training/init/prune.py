@@ -198,5 +198,6 @@ def _importance(wide: MobileFaceNet, faces: Tensor) -> tuple[dict[nn.Module, Ten
 def _root(square: Tensor) -> Tensor:
     """The symmetric root of a matrix, its largest eigenvalue brought to 1."""
     values, vectors = torch.linalg.eigh(square)
+    # Rounding may leave an eigenvalue a little below 0, which has no root.
     root: Tensor = vectors * (values.clamp(min=0) / values.max()).sqrt() @ vectors.T
     return root

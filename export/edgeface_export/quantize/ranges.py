@@ -101,6 +101,7 @@ def mse(spread: Spread) -> Range:
 
     def error(ends: Range) -> float:
         step = (ends[1] - ends[0]) / (LEVELS - 1)
+        # Rounding errs evenly within a step, with a variance of step² / 12; clipping by the whole distance.
         beyond = np.maximum(np.maximum(ends[0] - middles, middles - ends[1]), 0)
         return float((spread.counts * np.where(beyond > 0, beyond**2, step**2 / 12)).sum())
 
@@ -163,6 +164,7 @@ def channel_scales(weights: NDArray[np.float32], axis: int) -> NDArray[np.float3
     """What int8 files multiply a channel's whole numbers with, for channels on ``axis``; the other sides are 1."""
     others = tuple(side for side in range(weights.ndim) if side != axis)
     largest = np.abs(weights).max(axis=others, keepdims=True)
+    # A channel of zeros would get a scale of 0, which weights are divided by.
     return np.asarray(np.maximum(largest, np.finfo(np.float32).tiny) / 127, np.float32)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.latency import compare
+from edgeface_export.gate import compare_speed
 from edgeface_export.quantize.static import Calibrated
 from edgeface_runtime import Contract, load
 
@@ -52,9 +52,11 @@ def sensitivities(
         expected: (N, D) the source model's embeddings of ``faces``.
         path: a file to write over and over.
     """
+    # The faces lie person by person: evenly taken, they show many people.
     chosen = np.unique(np.linspace(0, len(faces) - 1, PROBED).astype(np.int64))
     found = {}
     for layer in job.layers:
+        # Alone in int8, not alone in float: beside the errors of all others its own would not be seen.
         job.write(path, method, [other for other in job.layers if other != layer])
         embeddings = load(path, contract=contract).embed(faces[chosen])
         found[layer] = float((embeddings * expected[chosen]).sum(axis=1).mean())
@@ -83,6 +85,7 @@ def exclude_layers(
         path: a file to write over and over; one beside it serves too.
     """
     order, most = list(alone), (len(alone) + 1) // 2
+    # Each trial writes a file and measures it: doubling takes few of them.
     count = 1
     while not fits(job.write(path, method, order[:count])):
         if count == most:
@@ -90,13 +93,15 @@ def exclude_layers(
         count = min(2 * count, most)
     excluded, without = order[:count], path.with_stem(f"{path.stem}-without")
     found = []
+    # The least sensitive first: it is the likeliest to be there because of the doubling alone.
     for layer in reversed(order[:count]):
         rest = [other for other in excluded if other != layer]
         if fits(job.write(without, method, rest)):
             excluded = rest
             continue
+        # Written anew, for the two files compared must differ in this layer alone.
         job.write(path, method, excluded)
-        with_it, in_int8 = compare([load(file, contract=contract) for file in (path, without)])
+        with_it, in_int8 = compare_speed([load(file, contract=contract) for file in (path, without)])
         size = path.stat().st_size - without.stat().st_size
         found.append(ExcludedLayer(layer, alone[layer], size, with_it / in_int8))
     return tuple(reversed(found))

@@ -38,6 +38,7 @@ class Calibrated:
         layers = list(excluded)
         operators = [operator for layer in layers for operator in self.layers[layer]]
         corrected = self.source.with_stem(f"{self.source.stem}-corrected")
+        # A layer in float keeps its weights as they are: nothing is to be made good.
         shifts = {layer: shift for layer, shift in self.shifts.items() if layer not in layers}
         self.format.shift_biases(self.source, shifts, corrected)
         self.format.write_int8(corrected, ranges(self.spreads, method), path, operators)
@@ -88,8 +89,10 @@ def try_methods(
     """
     trials = []
     for method in METHODS:
+        # The whole file is measured: how the errors of its ranges add up shows in no single tensor.
         found = load(job.write(path, method), contract=contract).embed(selection.faces)
         drop = accuracy_drop(expected, found, selection.pairs, selection.same)
         trials.append(Trial(method, float((found * expected).sum(axis=1).mean()), drop))
+    # False comes first: those that the most accurate one cannot be told from.
     lowest = min(trial.drop.points for trial in trials)
     return sorted(trials, key=lambda trial: (trial.drop.low > lowest, -trial.cosine_mean))

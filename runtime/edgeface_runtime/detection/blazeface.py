@@ -15,8 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.detection.boxes import square, suppress
-from edgeface_runtime.detection.mtcnn import read_onet
+from edgeface_runtime.detection.boxes import read_onet, square, suppress
 from edgeface_runtime.detection.pixels import area_crops, reduced, require_rgb, resized, running_sums
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError

@@ -1,4 +1,4 @@
-"""Boxes as (N, 4) float32 x0, y0, x1, y1: overlap, suppression, squaring."""
+"""Boxes as (N, 4) float32 x0, y0, x1, y1: overlap, suppression, squaring; and as MTCNN's nets correct them."""
 
 from __future__ import annotations
 
@@ -64,3 +64,24 @@ def square(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     longer = sides.max(axis=1, keepdims=True)
     corner = boxes[:, :2] + sides * np.float32(0.5) - longer * np.float32(0.5)
     return np.concatenate([corner, corner + longer], axis=1)
+
+
+def regress(boxes: NDArray[np.float32], offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes moved by (N, 4) offsets, given in parts of each box's width and height."""
+    sides = np.tile(boxes[:, 2:4] - boxes[:, :2] + np.float32(1), 2)
+    return boxes + offsets * sides
+
+
+def read_onet(
+    answer: NDArray[np.float32], boxes: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """O-Net's (N, 15) answer as confidences (N,), moved boxes (N, 4), landmarks (N, 5, 2) in pixels of the photo."""
+    sides = boxes[:, 2:4] - boxes[:, :2] + np.float32(1)
+    points = answer[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
+    landmarks = points * sides[:, None] + boxes[:, None, :2] - np.float32(1)
+    return confidence(answer[:, 0]), regress(boxes, answer[:, 1:5]), landmarks
+
+
+def confidence(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits as probabilities, in 32 bits: many round to 1, and ties must stay ties to match the original."""
+    return np.float32(1) / (np.float32(1) + np.exp(-logits))

@@ -141,6 +141,7 @@ def _enlarged(face: Face, block: int) -> Face:
     """A face of the photo shrunk by a whole factor, in the photo."""
     if block == 1:
         return face
+    # Landmarks count from the middle of a pixel, which in a block lies so far from that of its first one.
     points = face.landmarks * np.float32(block) + np.float32((block - 1) / 2)
     return Face(face.box * np.float32(block), face.score, points)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.detection.boxes import square, suppress
+from edgeface_runtime.detection.boxes import confidence, read_onet, regress, square, suppress
 from edgeface_runtime.detection.pixels import AreaTable, area_cells, area_crops, reduced, require_rgb
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
@@ -144,27 +144,6 @@ def inside(boxes: NDArray[np.float32], width: int, height: int) -> tuple[NDArray
     cells[:, 2:] = np.minimum(cells[:, 2:], [width, height])
     touching = (cells[:, 2:] > cells[:, :2]).all(axis=1)
     return boxes[touching], cells[touching]
-
-
-def regress(boxes: NDArray[np.float32], offsets: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes moved by (N, 4) offsets, given in parts of each box's width and height."""
-    sides = np.tile(boxes[:, 2:4] - boxes[:, :2] + np.float32(1), 2)
-    return boxes + offsets * sides
-
-
-def read_onet(
-    answer: NDArray[np.float32], boxes: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """O-Net's (N, 15) answer as confidences (N,), moved boxes (N, 4), landmarks (N, 5, 2) in pixels of the photo."""
-    sides = boxes[:, 2:4] - boxes[:, :2] + np.float32(1)
-    points = answer[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
-    landmarks = points * sides[:, None] + boxes[:, None, :2] - np.float32(1)
-    return confidence(answer[:, 0]), regress(boxes, answer[:, 1:5]), landmarks
-
-
-def confidence(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits as probabilities, in 32 bits: many round to 1, and ties must stay ties to match the original."""
-    return np.float32(1) / (np.float32(1) + np.exp(-logits))
 
 
 def _windows(
