@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.opening import EXPORTED, read_contract_file
-from edgeface.evaluation.verification import all_pairs, tar_at_far
+from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces, draw_pairs, few_people
@@ -23,8 +23,10 @@ from edgeface_export.result import ExportResult
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
 from edgeface_runtime import UsageError
 
-FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """False match rates that a contract holds a threshold for."""
+THRESHOLD_PHOTOS = 15_000
+"""At most so many photos set thresholds: 112 million pairs, enough for a rate of 1e-7."""
 SELECTION = 200
 """Faces of the calibration-selection set."""
 
@@ -85,7 +87,7 @@ class ExportPhotos:
             faces, rows = others, np.arange(len(others.labels))
         elif rows is None:
             rows = np.flatnonzero(~np.isin(faces.labels, faces.labels[train]))
-        rows = rows[few_people(faces.labels[rows], np.random.default_rng(seed))]
+        rows = rows[few_people(faces.labels[rows], np.random.default_rng(seed), THRESHOLD_PHOTOS)]
         labels = faces.labels[rows]
         return ThresholdFaces(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels))
 
@@ -166,7 +168,7 @@ def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> Evaluatio
 
 def _with_pairs(faces: FaceData, rows: NDArray[np.int64], pairs: NDArray[np.int64]) -> EvaluationSet:
     labels = faces.labels[rows]
-    return EvaluationSet(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]])
+    return EvaluationSet(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]], labels)
 
 
 def thresholds(
@@ -184,20 +186,19 @@ def thresholds(
     people = len(np.unique(labels))
     facts: dict[str, object] = {"people": people, "photos": len(labels)}
     found: dict[str, object] = {f"{far:g}": None for far in FARS}
-    pairs = all_pairs(embeddings, labels) if people > 1 else None
-    impostors = 0 if pairs is None else int((~pairs.same).sum())
+    of = all_against_all(embeddings, labels) if people > 1 else None
     missing: dict[str, str] = {}
     for far, key in zip(FARS, found, strict=True):
-        if pairs is None or not pairs.has_both_kinds:
+        if of is None or not len(of.genuine):
             missing[key] = "the photos show no two people that were not trained on, one of them twice"
             continue
-        at = tar_at_far(pairs, far)
+        at = tar_at_far(of, far)
         if at.reason is not None:
             missing[key] = at.reason
             continue
         figures = {"value": at.threshold, "low": at.threshold_low, "high": at.threshold_high, "tar": at.value}
         # Rounded up: rounded down, a threshold might let one more through.
-        found[key] = {"pairs": impostors} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
+        found[key] = {"pairs": of.total} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
     return found, facts | {"missing": missing}
 
 

@@ -25,7 +25,7 @@ from edgeface.evaluation.identification import identify
 from edgeface.evaluation.opening import open_embedder, read_contract_file
 from edgeface.evaluation.pipeline import Plan, evaluate_model
 from edgeface_export.formats import FORMATS
-from edgeface_export.gate import wilson
+from edgeface_export.intervals import share_interval
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.model import find_model
 
@@ -36,10 +36,12 @@ DRAWS = 20
 """Of the photos that a person is known by."""
 
 
-def figure(value: float, count: int, **facts: Any) -> dict[str, Any]:
-    """A share with its 95 % interval (Wilson) and what it was counted on."""
-    low, high = wilson(value, count)
-    return {"value": value, "low": low, "high": high, "count": count, **facts}
+def figure(
+    right: NDArray[np.bool_], first: NDArray[np.int64], second: NDArray[np.int64] | None = None, **facts: Any
+) -> dict[str, Any]:
+    """A share with its 95 % interval over people and what it was counted on."""
+    low, high = share_interval(right, first, second)
+    return {"value": float(right.mean()), "low": low, "high": high, "count": len(right), **facts}
 
 
 def pins(embeddings: NDArray[np.float32], data: FaceData, rows: list[dict[str, str]], k: int) -> dict[str, Any]:
@@ -47,14 +49,18 @@ def pins(embeddings: NDArray[np.float32], data: FaceData, rows: list[dict[str, s
 
     One draw of one photo a person is 105 photos, and two files of one net part by 0.2 points on them alone.
     """
-    right = []
+    right, people = [], []
     for seed in range(DRAWS):
         split = np.array(assign(rows, Split(method="k", k=k, seed=seed)))
         gallery, probes = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
         truth = data.labels[probes]
         given = identify(embeddings[gallery], data.labels[gallery], embeddings[probes], truth, method="centroid")
-        right.append(float((given.named == truth).mean()))
-    return figure(float(np.mean(right)), len(probes), people=len(data.identities), photos_each=k, draws=DRAWS)
+        right.append(given.named == truth)
+        people.append(truth)
+    found = figure(
+        np.concatenate(right), np.concatenate(people), people=len(data.identities), photos_each=k, draws=DRAWS
+    )
+    return found | {"count": len(probes)}
 
 
 def lfw(model: Path, contract: Path | None, folder: Path, pairs: Path) -> dict[str, Any]:
@@ -66,9 +72,8 @@ def lfw(model: Path, contract: Path | None, folder: Path, pairs: Path) -> dict[s
     assert found.pairs is not None
     assert found.verification is not None
     right = (found.pairs.scores >= found.verification.threshold) == found.pairs.same
-    return figure(
-        float(right.mean()), len(right), threshold=found.verification.threshold, failed=found.verification.failed
-    )
+    facts = {"threshold": found.verification.threshold, "failed": found.verification.failed}
+    return figure(right, found.pairs.first, found.pairs.second, **facts)
 
 
 def stamp(file: Path, accuracy: dict[str, Any]) -> None:

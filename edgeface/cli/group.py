@@ -13,6 +13,7 @@ from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
     from edgeface.grouping.collection import Collection
+    from edgeface_runtime import Enrollment
 
 _SHOWN = 20
 
@@ -57,7 +58,8 @@ def group(
     Writes to --output: groups.html, a page with the faces of each group; people/, a folder of each person's
     photos; faces.csv and groups.json, a row for each face; faces.db, the embeddings, so that a stopped command
     goes on and a later one looks at new photos only. No photo is moved or changed. Name groups by their
-    numbers on the page; two of one name become one. The exit code is 1 where a photo could not be read.
+    numbers on the page; two of one name become one. The exit code is 1 where a photo could not be
+    read, or none of somebody's is good enough to enroll.
 
     \b
     Examples:
@@ -65,9 +67,11 @@ def group(
       edgeface group --name 3=Anna --name 5=Ben --gallery people.gallery
       edgeface group photos/ more/ --output who --folders copy
     """
+    from dataclasses import asdict
+
     from edgeface.grouping.run import enroll_named, group_photos
     from edgeface.photo_folders import every_photo
-    from edgeface_runtime import FaceRecognizer, Gallery
+    from edgeface_runtime import Enrollment, FaceRecognizer, Gallery
 
     if folders not in ("link", "copy", "none"):
         raise typer.BadParameter(f"{folders!r}: link, copy or none", param_hint="--folders")
@@ -88,29 +92,32 @@ def group(
     )
     for reason in found.refused.values():
         note(reason)
-    enrolled = None
+    enrolled = Enrollment([], [])
     if gallery:
         with Gallery.open(gallery, recognizer) as people:
             enrolled = enroll_named(
                 people, found, names.values(), photos_each, progress=lambda groups: bar(ERR, groups, "enrolling")
             )
-        for refusal in enrolled.refused:
-            note(refusal.reason)
+    for line in (*(refusal.reason for refusal in enrolled.refused), *filter(None, [enrolled.notice])):
+        note(line)
     if json:
         from edgeface.grouping.results import document
 
-        counts = {} if enrolled is None else {"enrolled": [vars(photo) for photo in enrolled.photos]}
-        print_json({**document(output, found), **counts})
+        fields = ("id", "name", "source", "new", "sharpness", "size", "yaw", "pitch")
+        print_json(
+            {
+                **document(output, found),
+                "enrolled": [{key: getattr(photo, key) for key in fields} for photo in enrolled.photos],
+                "not_enrolled": [asdict(refusal) for refusal in enrolled.refused],
+                "notice": enrolled.notice,
+            }
+        )
     else:
         _print(found, output)
-        if enrolled is not None:
-            who = sorted({photo.name for photo in enrolled.photos})
-            rows = [
-                (one, *(sum(p.name == one and p.new is new for p in enrolled.photos) for new in (True, False)))
-                for one in who
-            ]
-            print_table(str(gallery), ("person", "enrolled", "already there"), rows)
-    if found.refused:
+        if gallery:
+            _print_enrolled(gallery, enrolled)
+    left_out = {refusal.name for refusal in enrolled.refused} - {photo.name for photo in enrolled.photos}
+    if found.refused or left_out:
         raise typer.Exit(1)
 
 
@@ -130,3 +137,12 @@ def _print(found: Collection, output: Path) -> None:
     rest = [f"{more} smaller groups"] if more > 0 else []
     rest += [f"{len(found.alone)} faces seen once", f"{len(found.unclear)} too small or blurred"]
     typer.echo(f"{', '.join(rest)}; {output / 'groups.html'} shows them")
+
+
+def _print_enrolled(gallery: Path, enrolled: Enrollment) -> None:
+    names = sorted({photo.name for photo in enrolled.photos} | {refusal.name for refusal in enrolled.refused})
+    rows = []
+    for name in names:
+        new = [photo.new for photo in enrolled.photos if photo.name == name]
+        rows.append((name, sum(new), len(new) - sum(new)))
+    print_table(str(gallery), ("person", "enrolled", "already there"), rows)

@@ -54,7 +54,7 @@ def run(
     ] = None,
     mqtt_password_file: Annotated[Path | None, typer.Option(help="File with the broker's password.")] = None,
     mqtt_id: Annotated[str, typer.Option(help="Name of this device in topics, unique at the broker.")] = "edgeface",
-    every: Annotated[int, typer.Option(min=1, help="Run detection every N frames, at the latest after 0.2 s.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Run detection every N frames, at the latest after 0.2 s.")] = 6,
     patience: Annotated[float, typer.Option(min=0, help="Seconds without a detection until somebody has left.")] = 1.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds of the source.")] = None,
     turn: Annotated[

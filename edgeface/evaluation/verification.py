@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.evaluation.tails import TarAtFar, tails, tar_at_far
 from edgeface_runtime import UsageError
 
-LEAST_FALSE_ACCEPTS = 10
-"""Fewer expected at a FAR make its threshold the luck of a few pairs."""
 PAIR_PHOTOS = 4000
 """At most so many photos are compared all against all: eight million pairs, in half a gigabyte."""
 PHOTOS_EACH = 40
@@ -43,24 +42,6 @@ class Pairs:
     def has_both_kinds(self) -> bool:
         """True when there are pairs of one person and pairs of two; without, there is nothing to verify."""
         return bool(self.same.any() and not self.same.all())
-
-
-@dataclass(frozen=True)
-class TarAtFar:
-    """What is accepted of the genuine pairs at the threshold for one FAR; all None where ``reason`` says why."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    threshold: float | None = None
-    threshold_low: float | None = None
-    threshold_high: float | None = None
-    reason: str | None = None
-
-    def __str__(self) -> str:
-        if self.value is None or self.low is None or self.high is None:
-            return f"too few pairs for this FMR: {self.reason}"
-        return f"{100 * self.value:.2f} % ({100 * self.low:.2f} to {100 * self.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -127,8 +108,7 @@ def threshold_for_far(pairs: Pairs, far: float) -> float:
         UsageError: no such pairs.
     """
     _require_both(pairs)
-    falling = -np.sort(-pairs.scores[~pairs.same])
-    return _threshold(falling, np.ones(len(falling)), len(falling), far)
+    return tails(pairs.scores, pairs.first, pairs.second).threshold(far)
 
 
 def equal_error_rate(pairs: Pairs) -> tuple[float, float]:
@@ -167,51 +147,6 @@ def best_threshold(pairs: Pairs) -> float:
     return float(middle - spread * intercept / slope) if slope > 0 else equal_error_rate(pairs)[1]
 
 
-def tar_at_far(pairs: Pairs, far: float, *, replicates: int = 1000, seed: int = 0) -> TarAtFar:
-    """TAR at the threshold for a FAR, both with a 95 % interval.
-
-    The interval is the percentile bootstrap over identities, not pairs: pairs that share a person are
-    not independent. A replicate draws people with replacement and weighs a pair by how often its
-    people were drawn (people as the unit: R. Bolle, N. Ratha, S. Pankanti, Error analysis of pattern
-    recognition systems: the subsets bootstrap, CVIU 93, 2004).
-
-    Raises:
-        UsageError: pairs of one kind only.
-    """
-    _require_both(pairs)
-    order = np.argsort(-pairs.scores, kind="stable")
-    scores, first, second = pairs.scores[order], pairs.first[order], pairs.second[order]
-    same = first == second
-    expected = far * int((~same).sum())
-    if expected < LEAST_FALSE_ACCEPTS:
-        return TarAtFar(
-            None,
-            reason=f"{int((~same).sum())} pairs of different people make {expected:.1f} false accepts expected; "
-            f"at least {LEAST_FALSE_ACCEPTS} are needed",
-        )
-    people = int(max(first.max(), second.max())) + 1
-    rng = np.random.default_rng(seed)
-    drawn = []
-    one, falling = first[same], scores[same]
-    a, b, impostors = first[~same], second[~same], scores[~same]
-    counts_PP = np.zeros((people, people), np.int64)
-    np.add.at(counts_PP, (a, b), 1)
-    # The threshold lies among the highest impostor scores; the others need only be counted.
-    top = int(2 * expected) + 1000
-    for weights in rng.multinomial(people, np.full(people, 1 / people), size=replicates):
-        genuine, total = weights[one], int(weights @ counts_PP @ weights)
-        if genuine.sum() and total:
-            impostor = weights[a[:top]] * weights[b[:top]]
-            if impostor.sum() <= far * total:
-                impostor = weights[a] * weights[b]
-            limit = _threshold(impostors[: len(impostor)], impostor, total, far)
-            drawn.append((float(genuine[falling >= limit].sum() / genuine.sum()), limit))
-    (low, threshold_low), (high, threshold_high) = np.percentile(np.array(drawn), [2.5, 97.5], axis=0).tolist()
-    threshold = threshold_for_far(pairs, far)
-    value = float((scores[same] >= threshold).mean())
-    return TarAtFar(value, low, high, threshold, threshold_low, threshold_high)
-
-
 def verify(
     pairs: Pairs, *, fars: Sequence[float] = (0.1, 0.01, 0.001), threshold: float | None = None, failed: int = 0
 ) -> Verification:
@@ -229,6 +164,7 @@ def verify(
     """
     eer, crossing = equal_error_rate(pairs)
     chosen = crossing if threshold is None else threshold
+    of = tails(pairs.scores, pairs.first, pairs.second)
     return Verification(
         accuracy=float(((pairs.scores >= chosen) == pairs.same).mean()),
         auc=area_under_curve(pairs),
@@ -236,7 +172,7 @@ def verify(
         threshold=chosen,
         pairs=len(pairs.scores),
         failed=failed,
-        tar_at_far={f"{far:g}": tar_at_far(pairs, far) for far in fars},
+        tar_at_far={f"{far:g}": tar_at_far(of, far) for far in fars},
     )
 
 
@@ -281,18 +217,6 @@ def area_under_curve(pairs: Pairs) -> float:
     genuine, impostor = pairs.scores[pairs.same], np.sort(pairs.scores[~pairs.same])
     lower, not_higher = (np.searchsorted(impostor, genuine, side) for side in ("left", "right"))
     return float((lower + not_higher).mean() / (2 * len(impostor)))
-
-
-def _threshold(
-    falling: NDArray[np.float64], weights: NDArray[np.float64] | NDArray[np.int64], total: float, far: float
-) -> float:
-    """As ``threshold_for_far``, of the highest weighted scores from high to low; ``total`` is the weight of all."""
-    share = np.cumsum(weights) / total
-    # The slack keeps 0.1 · 30 from counting as less than 3.
-    first_too_many = int(np.searchsorted(share, far + 1e-12, side="right"))
-    if first_too_many == len(falling):
-        return float(falling[-1])
-    return float(np.nextafter(falling[first_too_many], np.inf))
 
 
 def _require_both(pairs: Pairs) -> None:

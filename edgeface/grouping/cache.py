@@ -22,7 +22,7 @@ from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces
 from edgeface_runtime.gallery.database import binding_of
 from edgeface_runtime.gallery.enrollment import examine
-from edgeface_runtime.images import open_rgb, shown
+from edgeface_runtime.images import Pixels, open_photo, shown
 
 NAME = "faces.db"
 TILE = 112
@@ -202,7 +202,7 @@ class FaceCache:
         rows: list[tuple[object, ...]] = []
         reason, state = None, _state(photo)
         try:
-            pixels = open_rgb(photo)
+            pixels = open_photo(photo)
             rows = [self._row(photo, pixels, face) for face in find_faces(pixels, self._recognizer.detector)[0]]
         except ImageError as error:
             reason = str(error)
@@ -215,7 +215,7 @@ class FaceCache:
         )
         self._db.execute("COMMIT")
 
-    def _row(self, photo: Path, pixels: NDArray[np.uint8], face: Face) -> tuple[object, ...]:
+    def _row(self, photo: Path, pixels: Pixels, face: Face) -> tuple[object, ...]:
         sample = examine(self._recognizer, pixels, face)
         center = face.landmarks.mean(axis=0)
         picture, tile = align(pixels, center + (face.landmarks - center) * np.float32(_AROUND), TILE), io.BytesIO()

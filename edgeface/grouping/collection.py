@@ -131,6 +131,10 @@ def enroll_group(gallery: Gallery, group: PersonGroup, name: str, count: int) ->
             done.photos.append(gallery.enroll(name, face.photo, face=face.face))
         except (EnrollmentError, ImageError) as error:
             done.refused.append(Refusal(name, shown(face.photo), str(error)))
+    if not done.photos:
+        first = group.faces[0]
+        why = f"none of {len(group.faces)} photos is good enough to enroll; the first: {first.concerns or 'refused'}"
+        done.refused.append(Refusal(name, shown(first.photo), f"{name}: {why}"))
     return done
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeface.grouping.cache import NAME, FaceCache
@@ -93,9 +94,10 @@ def enroll_named(
     """
     wanted = set(names)
     groups = [group for group in found.groups if group.name is not None and (not wanted or group.name in wanted)]
-    done = Enrollment([], [])
+    done, notice = Enrollment([], []), ""
     for group in progress(groups):
         part = enroll_group(gallery, group, group.name or "", count)
         done.photos.extend(part.photos)
         done.refused.extend(part.refused)
-    return done
+        notice = next((photo.notice for photo in reversed(part.photos) if photo.notice), notice)
+    return replace(done, notice=notice)

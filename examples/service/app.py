@@ -46,8 +46,9 @@ except ModuleNotFoundError as absent:
     sys.exit(2)
 
 KEY_HEADER = "X-API-Key"
+HEALTH = "/health"
 PUBLIC = ("/docs", "/openapi.json", "/static-offline-docs/")
-"""What the OpenAPI page needs. All else needs the key, what is added later too."""
+"""What the OpenAPI page needs. All else but the sign of life needs the key, what is added later too."""
 MAX_BODY = 10_000_000
 """Bytes of one request, checked while they arrive."""
 MAX_PHOTOS = 2
@@ -96,7 +97,7 @@ class Gate:
         await self.app(scope, limited, send)
 
     def _refusal(self, scope: Scope) -> HTTPException | None:
-        if scope["path"].startswith(PUBLIC):
+        if scope["path"] == HEALTH or scope["path"].startswith(PUBLIC):
             return None
         headers = Headers(scope=scope)
         if not hmac.compare_digest(headers.get(KEY_HEADER, "").encode(), self.key):
@@ -147,6 +148,12 @@ def create_app(
     app.add_exception_handler(EdgefaceError, _failed)
 
     # Plain functions: FastAPI runs each in a thread, so that the loop goes on serving.
+    @app.get(HEALTH, include_in_schema=False)
+    def health() -> dict[str, str]:
+        """For a supervisor: the service answers and can read its gallery. Says nothing about who is in it."""
+        len(gallery)
+        return {"status": "ok"}
+
     @app.get("/people")
     def people() -> list[Photo]:
         """All enrolled photos; of each the embedding is kept and the photo is not."""

@@ -30,6 +30,8 @@ class EvaluationSet:
     """(P, 2) rows of ``faces``."""
     same: NDArray[np.bool_]
     """(P,) True for a genuine pair, False for an impostor pair."""
+    people: NDArray[np.int64] | None = None
+    """(N,) whom each face shows, numbered from 0, for the intervals; None takes each for another person."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +79,13 @@ class ExportFaces:
                 progress(f"{what} faces have more blue than red: are they BGR? RGB is what is asked for")
 
 
-def few_people(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of at most ``MAX_PHOTOS`` photos: all of them, or those of whole people drawn at random."""
-    if len(labels) <= MAX_PHOTOS:
+def few_people(labels: NDArray[np.int64], rng: np.random.Generator, most: int = MAX_PHOTOS) -> NDArray[np.int64]:
+    """Rows of at most ``most`` photos: all of them, or those of whole people drawn at random."""
+    if len(labels) <= most:
         return np.arange(len(labels))
     people, counts = np.unique(labels, return_counts=True)
     turn = rng.permutation(len(people))
-    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= MAX_PHOTOS]))
+    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= most]))
 
 
 def draw_pairs(labels: NDArray[np.int64], *, count: int = MIN_PAIRS, seed: int = 0) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_export.faces import EvaluationSet
+from edgeface_export.intervals import Z, mean_variance, share_interval
 from edgeface_export.options import Recipe
 from edgeface_runtime import InputSpec, UsageError
 from edgeface_runtime.model import Model
@@ -47,6 +48,8 @@ class AccuracyDrop:
     """The file's best threshold minus the source model's."""
     accuracy: float
     """The file's own, as a share of the pairs, at the threshold that is best on them."""
+    accuracy_interval: tuple[float, float]
+    """95 %."""
     tar: float | None
     """Genuine pairs that the source model accepts at ``FMR`` minus those that the file accepts, in percentage points,
     each at its own threshold; None where fewer than 10 false matches are expected."""
@@ -67,7 +70,7 @@ class Parity:
 
     def as_contract(self) -> dict[str, float]:
         """The contract's ``accuracy["verification"]``."""
-        low, high = wilson(self.drop.accuracy, self.drop.pairs)
+        low, high = self.drop.accuracy_interval
         figures = {"value": self.drop.accuracy, "low": low, "high": high}
         figures |= {"cosine_mean": self.cosine_mean, "cosine_p1": self.cosine_p1}
         figures |= {"drop_points": self.drop.points, "drop_low": self.drop.low, "drop_high": self.drop.high}
@@ -82,25 +85,29 @@ def parity(source: NDArray[np.float32], found: NDArray[np.float32], evaluation: 
         UsageError: as ``accuracy_drop``.
     """
     cosines = (found * source).sum(axis=1)
-    drop = accuracy_drop(source, found, evaluation.pairs, evaluation.same)
+    drop = accuracy_drop(source, found, evaluation.pairs, evaluation.same, evaluation.people)
     return Parity(float(cosines.mean()), float(np.percentile(cosines, 1)), drop)
 
 
 def accuracy_drop(
-    source: NDArray[np.float32], found: NDArray[np.float32], pairs: NDArray[np.int64], same: NDArray[np.bool_]
+    source: NDArray[np.float32],
+    found: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    same: NDArray[np.bool_],
+    people: NDArray[np.int64] | None = None,
 ) -> AccuracyDrop:
     """Compares two sets of embeddings of the same faces, each at its own best threshold.
 
-    The interval is the 95 % Wald interval of a difference of paired proportions (A. Agresti,
-    Categorical Data Analysis, section on matched pairs): with b lost, c won and n pairs,
-    (b − c)/n ± 1.96·√(b + c − (b − c)²/n)/n. Half a pair is added to b + c, so that no discordant
-    pair does not read as certainty.
+    The interval is the 95 % Wald interval of the mean of paired differences, over people
+    (``edgeface_export.intervals``). Half a pair is added to those that are decided differently, so that no such pair
+    does not read as certainty.
 
     Args:
         source: (N, D) float32 unit rows.
         found: (N, D) float32 unit rows of the same faces.
         pairs: (P, 2) rows.
         same: (P,) True for genuine pairs.
+        people: (N,) whom each face shows, numbered from 0; None takes each for another person.
 
     Raises:
         UsageError: no pairs, or pairs of one kind only.
@@ -111,19 +118,22 @@ def accuracy_drop(
     (right, limit), (found_right, found_limit) = _decisions(before, same), _decisions(after, same)
     tar, found_tar = _accepted(before, same), _accepted(after, same)
     lost, won, count = int((right & ~found_right).sum()), int((~right & found_right).sum()), len(same)
-    half = 1.96 * math.sqrt(lost + won + 0.5 - (lost - won) ** 2 / count) / count
+    first, second = (pairs if people is None else people[pairs]).T
     points = (lost - won) / count
+    varied = mean_variance(right.astype(np.float64) - found_right - points, first, second)
+    half = Z * math.sqrt(varied + 0.5 / count**2)
     return AccuracyDrop(
-        100 * points, 100 * (points - half), 100 * (points + half), lost, won, count, float(found_limit - limit),
-        float(found_right.mean()), None if tar is None or found_tar is None else 100 * (tar - found_tar),
-    )  # fmt: skip
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of ``count`` trials (E. B. Wilson, JASA 22, 1927)."""
-    z = 1.96
-    middle, width = 1 + z * z / count, z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return (share + z * z / (2 * count) - width) / middle, (share + z * z / (2 * count) + width) / middle
+        points=100 * points,
+        low=100 * (points - half),
+        high=100 * (points + half),
+        lost=lost,
+        won=won,
+        pairs=count,
+        threshold_shift=float(found_limit - limit),
+        accuracy=float(found_right.mean()),
+        accuracy_interval=share_interval(found_right, first, second),
+        tar=None if tar is None or found_tar is None else 100 * (tar - found_tar),
+    )
 
 
 def is_int8(operators: Operators, recipe: Recipe, spec: InputSpec) -> bool:

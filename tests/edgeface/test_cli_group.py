@@ -94,7 +94,9 @@ def test_people_are_found_with_nobody_enrolled(say: Say, here: Path):
     assert sorted(Path(face["photo"]).name for face in found["seen_once"]) == [f"stranger-{n}.png" for n in STRANGERS]
     assert [face["photo"] for face in found["unclear"]] == ["photos/blurred-3.png"]
     assert found["refused"] == [{"photo": "photos/broken.jpg", "reason": err.strip()}]
-    assert json.loads((here / "groups" / "groups.json").read_text()) == found
+    kept = json.loads((here / "groups" / "groups.json").read_text())
+    assert kept == {key: found[key] for key in kept}
+    assert found.keys() - kept.keys() == {"enrolled", "not_enrolled", "notice"}
     assert {path: path.read_bytes() for path in (here / "photos").rglob("*.*")} == before
     for name in ("groups.html", "groups.json", "faces.csv", "faces.db"):
         assert (here / "groups" / name).stat().st_mode & 0o777 == 0o600
@@ -190,6 +192,19 @@ def test_groups_are_named_enrolled_and_then_identified(say: Say, here: Path, cap
     assert run(["identify", "new.png", "-g", "people.gallery", "--json"]) == 0
     assert [face["name"] for face in json.loads(capsys.readouterr().out)["faces"]] == ["Anna"]
     assert sorted(path.name for path in (here / "groups" / "people").iterdir())[:2] == ["Anna", "Ben"]
+
+
+def test_somebody_without_a_good_photo_is_not_enrolled_and_said(say: Say, here: Path):
+    shutil.rmtree(here / "photos")
+    (here / "photos").mkdir()
+    for take in (1, 2, 3):  # enough light to be grouped, too little to be enrolled
+        photo(4, take).point(lambda light: light // 6).save(here / "photos" / f"4-{take}.png")
+    found = say("photos")[1]
+    assert [group["photos"] for group in found["groups"]] == [3]
+    code, found, err = say("--name", "1=Dan", "--gallery", "people.gallery")
+    assert (code, found["enrolled"]) == (1, [])
+    assert err.startswith("Dan: none of 3 photos is good enough to enroll; the first: dark")
+    assert [row["name"] for row in found["not_enrolled"]] == ["Dan"]
 
 
 def test_a_name_stays_and_new_photos_of_the_person_join_it(say: Say, here: Path):

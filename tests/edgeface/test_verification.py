@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.evaluation import verification
+from edgeface.evaluation.tails import Tails, all_against_all, tails, tar_at_far
 from edgeface.evaluation.verification import (
     Pairs,
     all_pairs,
@@ -16,7 +17,6 @@ from edgeface.evaluation.verification import (
     best_threshold,
     equal_error_rate,
     pair_photos,
-    tar_at_far,
     threshold_for_far,
     verify,
     verify_folds,
@@ -86,37 +86,42 @@ def test_all_pairs_are_the_cosines_of_each_photo_with_each_other():
     assert pairs.same.sum() == 4 * 3
 
 
-def slow_bootstrap(embeddings, labels, far: float, replicates: int, seed: int) -> list[float]:
-    """People drawn with replacement, each draw's pairs listed one by one."""
-    rng, count, tars = np.random.default_rng(seed), labels.max() + 1, []
-    scores = (embeddings @ embeddings.T).astype(float)
-    for _ in range(replicates):
-        drawn = np.repeat(np.arange(count), rng.multinomial(count, np.full(count, 1 / count)))
-        same, different = [], []
-        for position, one in enumerate(drawn):
-            mine = np.flatnonzero(labels == one)
-            same += [scores[a, b] for a in mine for b in mine if a < b]
-            for other in drawn[position + 1 :]:
-                if other != one:
-                    different += [scores[a, b] for a in mine for b in np.flatnonzero(labels == other)]
-        ordered = sorted(different, reverse=True)
-        limit = ordered[int(far * len(ordered) + 1e-9)]
-        tars.append(sum(score > limit for score in same) / len(same))
-    return tars
-
-
-def test_the_interval_is_that_of_the_slow_bootstrap_over_people():
-    embeddings, labels = people(8, 3, 0.7)
-    found = tar_at_far(all_pairs(embeddings, labels), 0.1, replicates=40, seed=3)
-    expected = np.percentile(slow_bootstrap(embeddings, labels, 0.1, 40, seed=3), [2.5, 97.5])
-    np.testing.assert_allclose((found.low, found.high), expected, atol=1e-9)
-    assert found.low < found.value < found.high
-    assert found.threshold_low <= found.threshold <= found.threshold_high
+def of_all(count: int, photos: int, noise: float, seed: int = 0) -> Tails:
+    return all_against_all(*people(count, photos, noise, seed))
 
 
 def test_the_interval_shrinks_with_more_people():
-    few, many = (tar_at_far(all_pairs(*people(count, 4, 0.9)), 0.1, replicates=200) for count in (8, 80))
-    assert many.high - many.low < (few.high - few.low) / 2
+    few, many = (tar_at_far(of_all(count, 4, 0.9), 0.1) for count in (8, 80))
+    assert many.threshold_high - many.threshold_low < (few.threshold_high - few.threshold_low) / 3
+    assert many.high - many.low < few.high - few.low
+    assert few.low < few.value < few.high
+    assert few.threshold_low <= few.threshold <= few.threshold_high
+
+
+@pytest.mark.parametrize("far", [0.001, 0.01])
+def test_photos_and_their_pairs_give_one_answer(far: float):
+    """Pairs that were scored one by one, and photos that were compared block by block."""
+    embeddings, labels = people(60, 10, 0.8)
+    pairs = all_pairs(embeddings, labels)
+    one_by_one, by_block = tails(pairs.scores, pairs.first, pairs.second), all_against_all(embeddings, labels)
+    assert tar_at_far(one_by_one, far) == tar_at_far(by_block, far)
+    assert by_block.threshold(far) == threshold_for_far(pairs, far)
+    assert len(by_block.impostor) < len(one_by_one.impostor) == by_block.total
+
+
+def test_an_interval_of_ninety_five_percent_covers_the_true_value_as_often():
+    """Of samples of 60 people each: how often the threshold and the TAR of all people lie inside."""
+    far, samples = 0.01, 500
+    one, other = (rows[0][place::2] for rows in [people(3000, 2, 0.8, seed=1)] for place in (0, 1))
+    impostors = (one[:2000].astype(float) @ other.T.astype(float))[~np.eye(2000, len(other), dtype=bool)]
+    limit = np.quantile(impostors, 1 - far)
+    tar = ((one * other).sum(axis=1) >= limit).mean()
+    inside = np.zeros(2)
+    for seed in range(samples):
+        found = tar_at_far(of_all(60, 4, 0.8, seed=10 + seed), far)
+        inside += [found.threshold_low <= limit <= found.threshold_high, found.low <= tar <= found.high]
+    assert (inside / samples >= 0.93).all()
+    assert (inside / samples <= 0.97).all()
 
 
 def test_too_few_expected_false_accepts_give_null_and_the_reason():
@@ -218,23 +223,6 @@ def test_one_fold_has_no_others_to_choose_by():
     pairs = scored([0.9, 0.4], [0.5, 0.1])
     with pytest.raises(UsageError, match=r"all in one fold; name others .* --train-pairs"):
         verify_folds(pairs, np.zeros(4, np.int64))
-
-
-@pytest.mark.parametrize("far", [0.004, 0.02, 0.3])
-def test_many_pairs_and_a_low_far_give_the_interval_of_all_pairs(far: float):
-    """Above 1,000 pairs only the highest scores enter the bootstrap; the answer must not change."""
-    embeddings, labels = people(40, 3, 0.8)
-    pairs = all_pairs(embeddings, labels)
-    found = tar_at_far(pairs, far, replicates=25, seed=1)
-    drawn = []
-    for weights in np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), size=25):
-        weight = np.where(pairs.same, weights[pairs.first], weights[pairs.first] * weights[pairs.second])
-        order = np.argsort(-pairs.scores[~pairs.same], kind="stable")
-        falling, impostor = pairs.scores[~pairs.same][order], weight[~pairs.same][order]
-        limit = falling[np.searchsorted(np.cumsum(impostor), far * impostor.sum() + 1e-9, side="right")]
-        genuine = weight[pairs.same]
-        drawn.append(genuine[pairs.scores[pairs.same] > limit].sum() / genuine.sum())
-    np.testing.assert_allclose((found.low, found.high), np.percentile(drawn, [2.5, 97.5]), atol=1e-9)
 
 
 def test_an_interval_in_words():

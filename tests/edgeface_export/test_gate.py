@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from edgeface_export.faces import MAX_PHOTOS, draw_pairs, few_people
-from edgeface_export.gate import FMR, AccuracyDrop, accuracy_drop, wilson
+from edgeface_export.gate import FMR, AccuracyDrop, accuracy_drop
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
@@ -58,15 +58,6 @@ def test_too_many_photos_become_whole_people():
     np.testing.assert_array_equal(few_people(labels_N[:9], np.random.default_rng(1)), np.arange(9))
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 10), (95, 100), (50, 50), (1, 6000)])
-def test_wilsons_interval_is_where_the_score_test_turns(right: int, count: int):
-    for edge in wilson(right / count, count):
-        if 1e-9 < edge < 1 - 1e-9:
-            assert abs(right / count - edge) == pytest.approx(1.96 * math.sqrt(edge * (1 - edge) / count))
-    low, high = wilson(right / count, count)
-    assert -1e-12 <= low <= right / count <= high <= 1 + 1e-12
-
-
 def slow_drop(
     source: np.ndarray, found_rows: np.ndarray, pairs: np.ndarray, same: np.ndarray
 ) -> tuple[float, int, int, float]:
@@ -104,13 +95,24 @@ def test_the_drop_is_counted_pair_by_pair(labels_N: np.ndarray, seed: int, noise
     assert (found.lost, found.won, found.pairs) == (lost, won, len(pairs))
     assert found.points == pytest.approx(points)
     assert found.accuracy == pytest.approx(accuracy)
+    assert found.low < found.points < found.high
+    assert found.accuracy_interval[0] <= found.accuracy <= found.accuracy_interval[1] + 1e-12
+
+
+def test_pairs_of_few_people_lose_less_surely_than_pairs_of_many():
+    rng = np.random.default_rng(0)
+    source = unit_rows(rng.normal(size=(300, 4)).astype(np.float32))
+    found_rows = unit_rows((source + rng.normal(0, 0.4, source.shape)).astype(np.float32))
+    pairs = np.arange(300).reshape(-1, 2)
+    same = np.arange(150) % 2 == 0
+    alone = accuracy_drop(source, found_rows, pairs, same)
     # Agresti's interval, written as the variance of the paired differences −1, 0, 1.
-    count = len(pairs)
-    differences = [1.0] * lost + [-1.0] * won + [0.0] * (count - lost - won)
-    mean = sum(differences) / count
-    variance = sum((value - mean) ** 2 for value in differences) / count + 0.5 / count
-    half = 1.96 * math.sqrt(variance / count)
-    assert (found.low, found.high) == pytest.approx((100 * (mean - half), 100 * (mean + half)), abs=1e-9)
+    differences = np.repeat([1.0, -1.0, 0.0], [alone.lost, alone.won, 150 - alone.lost - alone.won])
+    half = 1.96 * math.sqrt(differences.var() / 150 + 0.5 / 150**2)
+    assert (alone.low, alone.high) == pytest.approx((alone.points - 100 * half, alone.points + 100 * half), abs=0.05)
+    few = accuracy_drop(source, found_rows, pairs, same, np.arange(300) // 30)
+    assert few.points == alone.points
+    assert few.accuracy_interval != alone.accuracy_interval
 
 
 def test_the_same_embeddings_lose_nothing_but_are_not_certain():
@@ -119,7 +121,8 @@ def test_the_same_embeddings_lose_nothing_but_are_not_certain():
     labels_N = np.repeat(np.arange(8), 5)
     pairs = draw_pairs(labels_N)
     found = accuracy_drop(rows, rows, pairs, labels_N[pairs[:, 0]] == labels_N[pairs[:, 1]])
-    assert found == AccuracyDrop(0.0, found.low, found.high, 0, 0, 780, 0.0, found.accuracy, None)
+    sure = (found.low, found.high, 0, 0, 780, 0.0, found.accuracy, found.accuracy_interval, None)
+    assert found == AccuracyDrop(0.0, *sure)
     assert found.low == -found.high < 0
 
 

@@ -69,7 +69,7 @@ def test_a_threshold_accepts_its_share_of_the_impostors():
         assert item["tar"] == pytest.approx(tar, abs=1e-5)
         assert item["low"] <= item["value"] <= item["high"]
     assert found["0.0001"] is None
-    assert set(facts["missing"]) == {"0.0001", "1e-05"}
+    assert set(facts["missing"]) == {"0.0001", "1e-05", "1e-06", "1e-07"}
 
 
 def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: ExportResult):
@@ -79,7 +79,7 @@ def test_a_rate_with_too_few_pairs_is_null_with_its_reason(made: ExportResult):
     assert (facts["people"], facts["photos"]) == (16, 160)
     assert "12000 pairs of different people make 1.2 false accepts expected" in facts["missing"]["0.0001"]
     assert contract.thresholds["0.001"] is not None
-    assert set(facts["missing"]) == {"0.0001", "1e-05"}
+    assert set(facts["missing"]) == {"0.0001", "1e-05", "1e-06", "1e-07"}
 
 
 def test_accuracy_lies_in_the_contract(made: ExportResult, trained: Trained):
@@ -110,7 +110,7 @@ def test_the_card_says_what_the_contracts_say(made: ExportResult):
 
 def test_without_unseen_people_there_are_none_and_the_card_says_so(trained: Trained):
     contract = read_contract(trained.file("int8", "onnx"))
-    assert contract.thresholds == {"0.01": None, "0.001": None, "0.0001": None, "1e-05": None}
+    assert contract.thresholds == dict.fromkeys(("0.01", "0.001", "0.0001", "1e-05", "1e-06", "1e-07"))
     assert contract.accuracy["thresholds"]["photos"] == 0
     reason = "the photos show no two people that were not trained on, one of them twice"
     assert set(contract.accuracy["thresholds"]["missing"].values()) == {reason}

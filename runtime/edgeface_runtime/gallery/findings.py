@@ -131,7 +131,7 @@ def two_names(enrolled: Enrolled, pairs: Mapping[tuple[int, int], tuple[float, f
     for (a, b), (score, limit) in sorted(pairs.items()):
         one, two = enrolled.names[a], enrolled.names[b]
         text = f"{one} and {two}: probably one person under two names (score {score:.2f}, from {limit:.2f})"
-        remedy = "if so, remove one of the two and enroll those photos under the other name; else compare their photos"
+        remedy = "if so, remove one and enroll its photos as the other; if they are twins, do not rely on either name"
         ids = enrolled.ids([*enrolled.of(a), *enrolled.of(b)])
         yield GalleryFinding("two_names", one, two, ids, score, limit, text, remedy)
 

@@ -71,7 +71,7 @@ class Gallery:
         """Opens a gallery; makes one, readable by its owner alone, where there is none.
 
         Args:
-            path: the file.
+            path: the file. A new one is encrypted where there is a key (docs/privacy.md, "Encryption").
             recognizer: what finds and embeds the faces of photos. Without one an existing gallery can be
                 searched, listed, changed and exported, but nobody can be enrolled.
             precision: how a new gallery stores embeddings: ``"float32"``, which None means too, or ``"int8"``, a

@@ -224,11 +224,13 @@ class Store:
         """One transaction: all of it or nothing."""
         with self._lock, explained(self.path):
             self._db.execute("BEGIN IMMEDIATE")
+            changes = self._db.total_changes
             try:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._cache = None  # it may hold what is taken back
+                if self._db.total_changes != changes:
+                    self._cache = None  # it may hold what is taken back
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise

@@ -1,7 +1,8 @@
 """Follows faces from frame to frame by where they are.
 
 E. Bochinski et al., "High-speed tracking-by-detection without using image information", AVSS 2017: a detection
-belongs to the track whose box it overlaps most. Until the next detection is due, a box moves on as it last did.
+belongs to the track whose box it overlaps most. Where nothing follows it between detections, a box moves on as it last
+did.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Track:
     number: int
     """1, 2, 3 … in the order of the first detection."""
     face: Face
-    """As it was last detected."""
+    """As it was last detected, or followed from one frame to the next."""
     seconds: float
     """When that was."""
     hits: int = 1
@@ -43,12 +44,12 @@ class Track:
             return self.face.box
         return np.asarray(self.face.box + self.speed * np.float32(min(seconds - self.seconds, self.step)), np.float32)
 
-    def moved_to(self, face: Face, seconds: float) -> None:
-        """Takes a new detection of the same face."""
+    def moved_to(self, face: Face, seconds: float, *, is_detected: bool = True) -> None:
+        """Takes where the same face is now: detected anew, or followed from the frame before."""
         self.step = max(seconds - self.seconds, 1e-3)
         speed = np.asarray((face.box - self.face.box) / np.float32(self.step), np.float32)
         self.speed = speed if self.speed is None else (1 - _NEWEST) * self.speed + _NEWEST * speed
-        self.face, self.seconds, self.hits = face, seconds, self.hits + 1
+        self.face, self.seconds, self.hits = face, seconds, self.hits + is_detected
 
 
 def associate(tracks: list[Track], faces: list[Face], seconds: float, least: float) -> dict[int, int]:

@@ -12,84 +12,31 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.faces import Face
 from edgeface_runtime.gallery.enrollment import MAX_PITCH, MAX_YAW, MIN_SIZE
 from edgeface_runtime.quality import face_size, pose
 from edgeface_runtime.recognizer import Identity
+from edgeface_runtime.streams.followed import FRESH, Followed, Visit
 from edgeface_runtime.streams.people import Event, Person, TrackingConfig
 from edgeface_runtime.streams.tracking import Track, associate
 
-FRESH = 1.0
-"""Seconds that a name is shown without a look that gives it again."""
+Follow: TypeAlias = Callable[[NDArray[np.uint8], Face], Face | None]
+"""Where a face is in the next frame's pixels; None where it has gone."""
+
 _JUMP = 0.5  # intersection over union with where the face was expected, below which it may be somebody else's
+_SAME = 0.5  # intersection over union of two faces from which they are one
+_FOLLOW = 0.06  # seconds from one frame in which faces are followed to the next; a box moves on in between
 _CROWDED = 0.1  # intersection over union with another face from which the two may be taken for each other
 _BETTER = 0.05  # by so much must a look be better than those of the face that bears the name already
 _BACK = 2  # so many looks give a withdrawn name back
+_CLOSE = 1e-6  # seconds by which the times of frames are rounded
 _NEAR = 2.0  # face widths within which an unknown face that was lost is taken to be found again
-
-
-@dataclass(eq=False)
-class Visit:
-    """From ``appeared`` to ``left``."""
-
-    number: int
-    began: float
-    """Seconds of its first detection."""
-    name: str | None = None
-    is_unknown: bool = False
-    """All looks were had and gave no name."""
-    is_announced: bool = False
-    is_withdrawn: bool = False
-    """Its name was contradicted: it is not shown until looks agree on it again."""
-    score: float | None = None
-    """The best of the looks that gave its name."""
-    last: Person | None = None
-    """Once no face is followed for it: as it was last seen."""
-    seconds: float = 0.0
-    """When that was."""
-
-
-@dataclass(eq=False)
-class Followed:
-    """A face that is followed, and the visit that it is taken to belong to."""
-
-    track: Track
-    visit: Visit
-    votes: deque[tuple[str | None, float | None]]
-    """Name and score of the latest looks."""
-    is_doubtful: bool = False
-    """Something is at odds with the name, and no look has settled it yet."""
-    looked: float = -math.inf
-    """Seconds of the last look."""
-    confirmed: float = -math.inf
-    """Seconds of the last look that gave the visit's name."""
-    threshold: float | None = None
-
-    def mean(self, name: str) -> float:
-        """Mean score of the looks that gave ``name``; -1 where none did."""
-        scores = [score for given, score in self.votes if given == name and score is not None]
-        return sum(scores) / len(scores) if scores else -1.0
-
-    def person(self, seconds: float, *, shown: bool = False) -> Person:
-        """As it is reported; ``shown``: without a name that is not sure at that time."""
-        sure = not self.is_doubtful and seconds - self.confirmed <= FRESH
-        name = None if self.visit.is_withdrawn or (shown and not sure) else self.visit.name
-        scores = [score for given, score in self.votes if score is not None and name in (None, given)]
-        x0, y0, x1, y1 = map(float, self.track.box_at(seconds))
-        points = tuple((float(x), float(y)) for x, y in self.track.face.landmarks)
-        best = max(scores, default=None)
-        return Person(self.visit.number, name, best, (x0, y0, x1, y1), len(self.votes), self.threshold, points)
-
-    def last(self, seconds: float) -> Person:
-        """As whoever the visit is of is reported when it ends."""
-        name = self.visit.name
-        person = self.person(seconds)
-        return person if name is None else replace(person, name=name, score=self.visit.score)
 
 
 @dataclass(eq=False)
@@ -108,6 +55,8 @@ class Visits:
     """Of the last detection."""
     _step: float = 0.0
     """Seconds between the last two."""
+    _followed: float = -math.inf
+    """Seconds of the last frame in which they were followed without a detection."""
     _seen: list[Followed] = field(default_factory=list)
 
     def people(self, seconds: float) -> tuple[Person, ...]:
@@ -120,9 +69,27 @@ class Visits:
         events, self._events = tuple(self._events), []
         return events
 
-    def is_pressing(self) -> bool:
-        """True where a name is in doubt that a look at the very next frame can settle."""
-        return any(face.is_doubtful and not face.visit.is_withdrawn and self._is_fit(face) for face in self._seen)
+    def is_due(self, frames: int, seconds: float) -> bool:
+        """Whether to look for faces, so many frames after the last time: at once where a name is in doubt."""
+        if any(face.is_doubtful and not face.visit.is_withdrawn and self._is_fit(face) for face in self._seen):
+            return True
+        haste = 2 if any(self._is_new(face) for face in self._seen) else 1
+        waited = seconds - self._seconds
+        return haste * frames >= self.config.every or haste * waited >= self.config.every_seconds - _CLOSE
+
+    def follow(self, pixels: NDArray[np.uint8], seconds: float, look: Follow) -> bool:
+        """Takes where the faces have gone since they were last seen; False where one cannot be followed."""
+        if seconds - max(self._seconds, self._followed) < _FOLLOW - _CLOSE:
+            return True
+        self._followed = seconds
+        for face in self._seen:
+            found = look(pixels, face.track.face)
+            if found is None or float(overlap(found.box[None], face.track.face.box[None])[0, 0]) < _JUMP:
+                return False
+            face.track.moved_to(found, seconds, is_detected=False)
+        boxes = [face.track.face.box for face in self._seen]
+        # Two that follow one face.
+        return len(boxes) < 2 or not ((overlap(np.stack(boxes), np.stack(boxes)) > _SAME).sum(axis=1) > 1).any()
 
     def leave(self, seconds: float) -> None:
         """Ends the visits of those who were not seen for too long."""
@@ -332,6 +299,12 @@ class Visits:
             self._lost.append(visit)
         else:
             self._leave(visit, last)
+
+    def _is_new(self, face: Followed) -> bool:
+        """Whether more detections would soon settle who it is, or that it is there."""
+        if face.track.hits < self.config.hits:
+            return True
+        return (face.visit.is_withdrawn or not self._is_settled(face)) and self._is_fit(face)
 
     def _is_settled(self, face: Followed) -> bool:
         return face.visit.name is not None or face.visit.is_unknown

@@ -21,9 +21,7 @@ from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.recognizer import FaceRecognizer
 from edgeface_runtime.streams.frames import Frame
 from edgeface_runtime.streams.people import FrameResult, Person, TrackingConfig
-from edgeface_runtime.streams.visits import Visits
-
-_CLOSE = 1e-6  # seconds by which the times of frames are rounded
+from edgeface_runtime.streams.visits import Follow, Visits
 
 
 def watch(
@@ -70,25 +68,21 @@ def watch(
         return check is None or (looked is not None and bool(check(looked, person)))
 
     visits = Visits(config, passes)
+    find = recognizer.faces if config.every_face else recognizer.detector.detect
+    follow: Follow | None = None if config.every_face else getattr(recognizer.detector, "follow", None)
     for frame in frames:
         if not isinstance(frame, Frame):
             raise UsageError(f"frames gives {described(frame)}; make frames of arrays with in_turn(images)")
-        if (
-            looked is None
-            or frame.index - looked.index >= config.every
-            or frame.seconds - looked.seconds >= config.every_seconds - _CLOSE
-            or visits.is_pressing()
-        ):
+        due = looked is None or visits.is_due(frame.index - looked.index, frame.seconds)
+        if due or (follow and not visits.follow(frame.pixels, frame.seconds, follow)):
             looked = frame
             visits.leave(frame.seconds)
-            visits.see(
-                (recognizer.faces if config.every_face else recognizer.detector.detect)(frame.pixels), frame.seconds
-            )
+            visits.see(find(frame.pixels), frame.seconds)
             if known is not None and known != len(gallery):
                 visits.ask_anew()
             known = len(gallery)
-            due = visits.due()
-            chosen = [face.track.face for face in due]
+            asked = visits.due()
+            chosen = [face.track.face for face in asked]
             found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold, faces=chosen)
-            visits.hear(list(zip(due, found, strict=True)))
+            visits.hear(list(zip(asked, found, strict=True)))
         yield FrameResult(frame, visits.people(frame.seconds), visits.events())
