@@ -17,7 +17,7 @@ from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
-from edgeface_runtime.shipped_models import DEFAULT
+from edgeface_runtime.model import DEFAULT
 
 Form: TypeAlias = Literal["text", "json", "lines", "csv"]
 
