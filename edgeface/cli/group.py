@@ -42,7 +42,7 @@ def group(
         float | None,
         typer.Option(
             help="FMR, 0 to 1: share of pairs of two people's faces that are linked.  "
-            "[default: 0.0001; above 2,000 faces 0.2 / faces]"
+            "[default: 0.0001; above 5,000 faces 0.5 / faces]"
         ),
     ] = None,
     threshold: Annotated[

@@ -17,7 +17,7 @@ from edgeface_runtime.thresholds import threshold_for
 
 FAR = 1e-4
 """False match rate of two faces that are linked, in collections of up to ``FALSE_LINKS / FAR`` faces."""
-FALSE_LINKS = 0.2
+FALSE_LINKS = 0.5
 """In larger ones, how many false links a face may have: its comparisons grow with the collection, the rate falls.
 
 Chosen by B-cubed F on one half of the people of Pins and LFW, in collections of 100 to 8,500 faces, and reported on the

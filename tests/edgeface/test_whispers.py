@@ -125,10 +125,10 @@ def test_copies_of_a_photo_are_one_group():
 
 
 def test_the_threshold_rises_with_the_collection_and_never_falls():
-    values = [link_threshold(CONTRACT, faces) for faces in (0, 1, 100, 2000, 2001, 5000, 20_000, 10**6)]
+    values = [link_threshold(CONTRACT, faces) for faces in (0, 1, 100, 5000, 5001, 12_500, 50_000, 10**6)]
     assert values[0].value == values[3].value == 0.5
     assert [limit.far for limit in values[:4]] == [FAR] * 4
-    assert values[5].far == pytest.approx(FALSE_LINKS / 5000)
+    assert values[5].far == pytest.approx(FALSE_LINKS / 12_500)
     assert values[6].value == values[7].value == 0.6  # no rate below the smallest measured one
     assert (np.diff([limit.value for limit in values]) >= 0).all()
     assert values[4].value - values[3].value < 0.001
