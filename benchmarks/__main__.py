@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from edgeface.data.att import att_folder
-from edgeface_runtime.shipped_models import DEFAULT, shipped
+from edgeface_runtime.model import DEFAULT, shipped
 
 PHOTO = str(att_folder() / "s1" / "1.pgm")
 RUNS = (

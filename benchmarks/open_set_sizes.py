@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import load_data
 from edgeface_export.intervals import mean_variance, wilson
 from edgeface_runtime import Model, load
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 from edgeface_runtime.thresholds import threshold_for
 from reproduce.thresholds import every_other, view1_people
 

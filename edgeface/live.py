@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from edgeface_runtime import (
     Frame,
     FrameResult,
     Gallery,
+    Identity,
     Person,
     Source,
     TrackingConfig,
@@ -274,8 +275,7 @@ class PhotoResult:
     """What one photo of a folder shows."""
 
     photo: str
-    faces: tuple[dict[str, object], ...] = ()
-    """Of each face what ``identify --json`` says."""
+    faces: tuple[Identity, ...] = ()
     error: str | None = None
     """Why it could not be read."""
 
@@ -326,7 +326,7 @@ def identify_folder(
         for frame in opened.frames:
             found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold)
             count += 1
-            tell(PhotoResult(frame.name, tuple(asdict(face) for face in found)))
+            tell(PhotoResult(frame.name, tuple(found)))
             people = [Person(index, face.name, face.score, face.box, 1) for index, face in enumerate(found, 1)]
             if not draw(frame, people) or stop.asked.is_set():
                 break

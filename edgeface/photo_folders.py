@@ -29,7 +29,7 @@ from edgeface_runtime.gallery.database import binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import WhichFace, checked_name, stored_name
 from edgeface_runtime.gallery.transfer import read_source
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
-from edgeface_runtime.shipped_models import find_model, shipped
+from edgeface_runtime.model import find_model, shipped
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 """What file managers leave beside photos."""

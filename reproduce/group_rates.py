@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import load_data
 from edgeface_export.intervals import share_interval
 from edgeface_runtime import load
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 ONE_PERSON = 0.7
 """Of 1.3 million pairs of 131 held-out people of CelebA and Families in the Wild 6 score so high."""

@@ -27,7 +27,7 @@ from edgeface.evaluation.pipeline import Plan, evaluate_model
 from edgeface_export.formats import FORMATS
 from edgeface_export.intervals import share_interval
 from edgeface_runtime.contract import read_contract, seal
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 FIGURES = {"lfw_view1": "LFW View 1", "pins_ten": "Pins, ten photos", "pins_one": "Pins, one photo"}
 

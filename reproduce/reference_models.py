@@ -30,7 +30,7 @@ from pathlib import Path
 from edgeface.cli import run
 from edgeface.training.checkpoints import load_checkpoint, save_tensors
 from edgeface.training.init.weights import init_backbone
-from edgeface_runtime.shipped_models import FOLDER, FORMATS
+from edgeface_runtime.model import FOLDER, FORMATS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 _PEOPLE = "learnt from photos of CelebA and Families in the Wild"

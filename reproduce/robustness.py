@@ -23,7 +23,7 @@ from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.data.table import read_faces
 from edgeface.evaluation.opening import open_embedder
 from edgeface.evaluation.verification import Pairs, best_threshold
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 Face = Image.Image
 

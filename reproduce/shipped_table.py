@@ -21,7 +21,7 @@ from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
 from edgeface_devices.results import Results, shown
-from edgeface_runtime.shipped_models import shipped
+from edgeface_runtime.model import shipped
 from reproduce.pins_table import DOCS, PAGE, table
 
 MARKS = ("<!-- shipped_table: begin -->\n", "<!-- shipped_table: end -->\n")

@@ -28,7 +28,7 @@ from edgeface.deploy import thresholds
 from edgeface_export.formats import FORMATS
 from edgeface_runtime import load
 from edgeface_runtime.contract import read_contract, seal
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 from reproduce.group_rates import ONE_PERSON
 
 SETS = ("CelebA and Families in the Wild, held out", "LFW outside View 1", "every other person of Pins")

@@ -12,7 +12,7 @@ import typer
 
 from edgeface.cli.console import ERR, OUT, Json, bar, note, print_json, print_table
 from edgeface_runtime import UsageError, read_contract
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData

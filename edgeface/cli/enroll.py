@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.shipped_models import DEFAULT, find_model
+from edgeface_runtime.model import DEFAULT, find_model
 
 Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; created if it does not exist.")]
 Model = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 Source = Annotated[
     Path,

@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface.cli.gallery_check import check
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from edgeface_runtime import Merge

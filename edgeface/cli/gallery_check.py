@@ -10,7 +10,7 @@ import typer
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface.cli.enroll import Detector, Model, Threads
 from edgeface.cli.identify import Fpir
-from edgeface_runtime.shipped_models import DEFAULT
+from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
     from edgeface_runtime import GalleryCheck, UnknownCheck

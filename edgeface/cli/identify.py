@@ -11,7 +11,7 @@ import typer
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime import UsageError
-from edgeface_runtime.shipped_models import DEFAULT
+from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, print_table
 from edgeface_runtime import read_contract
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 COMPARED = 16
 """Photos, at most, that two files are compared on; taken evenly from all."""

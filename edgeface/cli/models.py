@@ -20,7 +20,7 @@ def models(json: Json = False) -> None:
       edgeface models
       edgeface models --json
     """
-    from edgeface_runtime.shipped_models import shipped
+    from edgeface_runtime.model import shipped
 
     files = shipped()
     if json:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -17,7 +17,7 @@ from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
-from edgeface_runtime.shipped_models import DEFAULT
+from edgeface_runtime.model import DEFAULT
 
 Form: TypeAlias = Literal["text", "json", "lines", "csv"]
 
@@ -67,7 +67,7 @@ def run(
     threads: Threads = 1,
     json: Json = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print each event, or each photo's answer, as one line of JSON.")
+        bool, typer.Option("--json-lines", help="Print each event, or each face of a photo, as one line of JSON.")
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="With --folder: print a line of CSV for each face.")] = False,
 ) -> None:
@@ -245,39 +245,34 @@ def _summary(form: Form, sources: list[int | str | Path], output: Path | None, d
 
 
 class _Photos:
-    """Tells what each photo of a folder shows."""
-
-    columns = ("photo", "face", "name", "score", "threshold", "x0", "y0", "x1", "y1", "detection", "error")
+    """Tells what each photo of a folder shows; in lines and CSV as ``identify`` does."""
 
     def __init__(self, form: Form) -> None:
+        from edgeface.batch import csv_writer, json_writer
         from edgeface.live import KEPT
 
         self.form, self.told = form, 0
         self.kept: deque[PhotoResult] = deque(maxlen=KEPT)
-        if form == "csv":
-            self._row(self.columns)
+        writers = {"csv": csv_writer, "lines": json_writer}
+        self.write = writers[form](sys.stdout) if form in writers else None
 
     def tell(self, photo: PhotoResult) -> None:
         """One photo's answer."""
-        import json
-        from dataclasses import asdict
+        from edgeface.batch import NO_FACE, FaceRow
 
         self.told += 1
-        if photo.error and self.form != "lines":
+        if photo.error and self.form in ("json", "text"):
             note(photo.error)
         if self.form == "json":
             self.kept.append(photo)
-        elif self.form == "lines":
-            typer.echo(json.dumps(asdict(photo), ensure_ascii=False))
-        elif self.form == "csv":
+        elif self.write is not None:
             for number, face in enumerate(photo.faces, 1):
-                said = [face[key] for key in ("name", "score", "threshold")]
-                self._row([photo.photo, number, *said, *_box(face), face["detection"], None])
+                self.write(FaceRow(photo.photo, number, face))
             if not photo.faces:
-                self._row([photo.photo, *[None] * (len(self.columns) - 2), photo.error])
+                self.write(FaceRow(photo.photo, None, None, photo.error or NO_FACE))
         elif not photo.error:
-            names = [f"{face['name']} {face['score']:.2f}" if face["name"] else "unknown" for face in photo.faces]
-            typer.echo(f"{photo.photo}: {', '.join(names) or 'no face'}")
+            names = [f"{face.name} {face.score:.2f}" if face.name else "unknown" for face in photo.faces]
+            typer.echo(f"{photo.photo}: {', '.join(names) or NO_FACE}")
 
     def end(self, source: str, output: Path | None, looked: int, unread: int, took: float, stop: Stop) -> None:
         """The end of the folder."""
@@ -292,20 +287,6 @@ class _Photos:
         photos = "1 photo" if looked == 1 else f"{looked} photos"
         rate = f"{photos} in {took:.1f} s, {looked / took:.1f} a second; {unread} skipped"
         (note if self.form != "text" else typer.echo)(f"{rate}; {output}" if output else rate)
-
-    def _row(self, cells: Sequence[object]) -> None:
-        import csv
-
-        from edgeface_runtime.files import spreadsheet_safe
-
-        csv.writer(sys.stdout, lineterminator="\n").writerow(spreadsheet_safe(cells))
-        sys.stdout.flush()
-
-
-def _box(face: dict[str, object]) -> Sequence[float]:
-    box = face["box"]
-    assert isinstance(box, tuple)
-    return [round(side, 1) for side in box]
 
 
 def _line(row: Row, names_camera: bool) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import Json, TerminalReporter, note, print_json
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from torch import nn

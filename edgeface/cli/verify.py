@@ -10,7 +10,7 @@ import typer
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Limit, note_extrapolated
-from edgeface_runtime.shipped_models import DEFAULT
+from edgeface_runtime.model import DEFAULT
 
 
 def verify(

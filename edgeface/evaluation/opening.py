@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgeface.embedder import Embedder
 from edgeface_runtime import Contract, ContractError, UsageError, load
 from edgeface_runtime.metadata import read_text
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from edgeface.heads import ClassCentres

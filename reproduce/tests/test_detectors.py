@@ -11,7 +11,7 @@ import pytest
 from edgeface_runtime.detection.load import NETS
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 from reproduce.detectors.build import build_detector
 from reproduce.detectors.flatnet import FlatNet
 from reproduce.detectors.tflite_onnx import tflite_to_onnx

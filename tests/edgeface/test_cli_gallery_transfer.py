@@ -18,7 +18,7 @@ from PIL import Image
 
 from edgeface.cli import run
 from edgeface_runtime import FaceRecognizer, Gallery
-from edgeface_runtime.shipped_models import shipped
+from edgeface_runtime.model import shipped
 
 NEW = "mobilefacenet-tiny"
 Say = Callable[..., tuple[int, dict[str, Any], str]]

@@ -5,7 +5,7 @@ import pytest
 
 from edgeface.evaluation.opening import open_embedder
 from edgeface_runtime import ModelError
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import find_model
 
 FACES = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
 

@@ -13,8 +13,7 @@ import pytest
 from edgeface_devices.bench import litert_events
 from edgeface_devices.bench.operators import Operator, OperatorProfile, profile, profile_here
 from edgeface_runtime import ModelError, UsageError, load
-from edgeface_runtime.model import as_input, probe_images
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import as_input, find_model, probe_images
 
 
 def test_onnxruntime_names_each_operator_that_it_runs(tiny_onnx: Path):

@@ -194,3 +194,28 @@ def test_looks_are_spent_by_time_and_not_by_frames(fps: float):
     play(scene, fps, rarely, config=config)
     assert 28 <= rarely.looks <= 45
     assert all(person.name == "Ada" for result in itertools.islice(results, int(fps), None) for person in result.people)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("fps", [4, 12, 30])
+def test_every_visit_is_told_in_order_and_a_name_once(fps: float, seed: int):
+    """Of crowds with missed detections and wrong looks."""
+    scene = SCENES["crowd"](20.0, seed)
+    actors = Actors(scene)
+    open_visits: dict[int, list[str]] = {}
+    ended: set[int] = set()
+    for result in watch(frames(scene, fps), actors, actors):
+        for event in result.events:
+            told = open_visits.setdefault(event.person.track, [])
+            assert event.person.track not in ended
+            assert (event.kind == "appeared") == (told == [])
+            assert not (event.kind == "named" and event.person.name is None and told[-1] != "named")
+            told.append(event.kind)
+            if event.kind == "left":
+                ended.add(event.person.track)
+                del open_visits[event.person.track]
+        names = [person.name for person in result.people if person.name]
+        assert len(names) == len(set(names))
+        tracks = [person.track for person in result.people]
+        assert len(tracks) == len(set(tracks))
+    assert ended

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edgeface_runtime import FaceRecognizer, ModelError, load, shipped_models
+from edgeface_runtime import FaceRecognizer, ModelError, load
+from edgeface_runtime import model as models
 from edgeface_runtime.integrity import inspect_file
-from edgeface_runtime.shipped_models import find_model, shipped
+from edgeface_runtime.model import find_model, shipped
 
 if TYPE_CHECKING:
     from conftest import MakeModel
@@ -26,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx: MakeModel
     for name in ("mobilefacenet", "mobilefacenet-tiny"):
         make_onnx(place / f"{name}.int8.onnx")
         make_tflite(place / f"{name}.int8.tflite")
-    monkeypatch.setattr(shipped_models, "FOLDER", place)
+    monkeypatch.setattr(models, "FOLDER", place)
     monkeypatch.chdir(here)
     return place
 
@@ -46,7 +47,7 @@ def test_a_name_stands_for_a_file(folder: Path, asked: str | Path | None, file: 
 
 
 def test_without_litert_a_name_stands_for_the_onnx_file(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shipped_models, "is_installed", lambda file: file.suffix == ".onnx")
+    monkeypatch.setattr(models, "is_installed", lambda file: file.suffix == ".onnx")
     assert find_model("mobilefacenet") == folder / "mobilefacenet.int8.onnx"
 
 
@@ -85,7 +86,7 @@ def test_the_default_comes_first_and_is_what_opens(folder: Path):
 def test_the_package_has_its_models_whole():
     files = shipped()
     assert {model.file.name for model in files} >= {"mobilefacenet.int8.tflite", "mobilefacenet.int8.onnx"}
-    default = [model for model in files if model.name == shipped_models.DEFAULT]
+    default = [model for model in files if model.name == models.DEFAULT]
     assert sum(model.file.stat().st_size for model in default) < 5e6
     for model in files:
         assert inspect_file(model.file).ok
@@ -100,5 +101,5 @@ def test_both_formats_of_a_shipped_model_agree():
     faces = np.random.default_rng(0).integers(0, 256, (8, 112, 112, 3), dtype=np.uint8)
     smooth = faces.reshape(8, 7, 16, 7, 16, 3).mean((2, 4), keepdims=True).repeat(16, 2).repeat(16, 4)
     faces = smooth.reshape(8, 112, 112, 3).astype(np.uint8)
-    rows = [load(f"mobilefacenet.{kind}").embed(faces) for kind in shipped_models.FORMATS]
+    rows = [load(f"mobilefacenet.{kind}").embed(faces) for kind in models.FORMATS]
     assert (rows[0] * rows[1]).sum(1).min() > 0.97

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from edgeface_runtime import ImageError, MissingExtraError, UsageError, open_source
+from edgeface_runtime.streams import sources
 from edgeface_runtime.streams.sources import FPS, in_turn, opencv
 from edgeface_runtime.streams.sources import _newest as newest
 
@@ -176,6 +177,27 @@ def test_a_camera_is_let_go_of_when_the_reader_has_enough():
     frames.close()
     assert released.is_set()
     assert threading.active_count() == before
+
+
+def test_a_camera_that_hangs_is_not_let_go_of_under_its_reader(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, "_LET_GO", 0.1)
+    hangs, goes_on, released = threading.Event(), threading.Event(), threading.Event()
+    numbers = iter(range(2))
+
+    def read() -> np.ndarray | None:
+        if next(numbers, None) is None:
+            hangs.set()
+            goes_on.wait()
+            return None
+        return np.zeros((2, 2, 3), np.uint8)
+
+    frames, _ = newest(read, released.set, threading.Event())
+    next(frames)
+    hangs.wait()
+    frames.close()
+    assert not released.is_set()
+    goes_on.set()
+    assert released.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, UsageError, read_contract
-from edgeface_runtime.shipped_models import FOLDER, find_model
+from edgeface_runtime.model import FOLDER, find_model
 from edgeface_runtime.thresholds import rate_per_comparison, threshold_for
 
 MEASURED = {

@@ -23,8 +23,7 @@ from edgeface_runtime.align import align
 from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, read_contract
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.images import open_rgb
-from edgeface_runtime.model import PROBES, as_input, load, probe_images
-from edgeface_runtime.shipped_models import find_model
+from edgeface_runtime.model import PROBES, as_input, find_model, load, probe_images
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "browser"

@@ -183,6 +183,7 @@ def _newest(
                     changed.notify()
                 index += 1
         finally:
+            release()  # by the thread that reads: FFmpeg does not survive it from another one
             stop()
 
     def stop() -> None:
@@ -204,6 +205,5 @@ def _newest(
         finally:
             ended.set()
             thread.join(_LET_GO)
-            release()
 
     return frames(), stop
