@@ -1,6 +1,6 @@
 """From a photo to a name on one thread, against what people use today; photos and pipelines take turns.
 
-    python -m benchmarks.photo MODEL PHOTOS... [--peer MOBILEFACENET.onnx] [--rounds 3]
+    python -m benchmarks.photo MODEL PHOTOS... [--peer MOBILEFACENET.onnx] [--detector yunet] [--rounds 3]
 
 MODEL is an exported file, best int8 TFLite. PHOTOS are files or folders. Each pipeline gets the decoded photo, finds
 all faces, embeds each and compares it with 100 people. The others: facenet-pytorch's MTCNN, our alignment and the
@@ -35,9 +35,9 @@ IMAGENET = (np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224,
 Pipeline = Callable[[np.ndarray], int]
 
 
-def ours(model: str, folder: Path) -> Pipeline:
+def ours(model: str, folder: Path, detector: str) -> Pipeline:
     fill(folder / "people.gallery", model, PEOPLE)
-    recognizer = FaceRecognizer(model)
+    recognizer = FaceRecognizer(model, detector)
     gallery = Gallery.open(folder / "people.gallery", recognizer)
     return lambda photo: len(recognizer.identify(photo, gallery, threshold=0.3))
 
@@ -131,12 +131,13 @@ def main() -> None:
     parser.add_argument(
         "--peer", help="MobileFaceNet for facenet-pytorch's pipeline, ONNX; that is left out without one"
     )
+    parser.add_argument("--detector", default="blazeface", help="ours")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     files = [file for path in arguments.photos for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     photos = [file for file in files if file.suffix.lower() in SUFFIXES]
     with tempfile.TemporaryDirectory() as folder:
-        pipelines = {OURS: ours(arguments.model, Path(folder))}
+        pipelines = {OURS: ours(arguments.model, Path(folder), arguments.detector)}
         if arguments.peer:
             pipelines["facenet-pytorch MTCNN + MobileFaceNet"] = facenet(arguments.peer)
         if importlib.util.find_spec("dlib"):

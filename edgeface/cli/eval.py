@@ -37,7 +37,7 @@ def eval(
         ),
     ] = None,
     detector: Annotated[
-        str, typer.Option(help="Detector: blazeface (as on devices), mtcnn, or a YuNet file.")
+        str, typer.Option(help="Detector: blazeface (as on devices), yunet, mtcnn, or a YuNet file.")
     ] = "blazeface",
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")

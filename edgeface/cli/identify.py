@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
 
@@ -45,6 +45,7 @@ def identify(
     far: Fpir = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     csv: Annotated[bool, typer.Option("--csv", help="Print a row for each face, as CSV.")] = False,
     json_lines: Annotated[
@@ -75,10 +76,11 @@ def identify(
     if csv or json_lines or len(photos) > 1 or photos[0].is_dir():
         if json:
             raise UsageError("--json is for one photo; of several, --json-lines prints a document for each face")
-        _identify_many(photos, gallery, FaceRecognizer(model, detector, threads), far, threshold, csv, json_lines)
+        recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
+        _identify_many(photos, gallery, recognizer, far, threshold, csv, json_lines)
         return
     (photo,) = photos
-    recognizer = FaceRecognizer(model, detector, threads)
+    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     with Gallery.open(gallery, recognizer) as people:
         found = recognizer.identify(photo, people, far, threshold=threshold)
         note_extrapolated(recognizer, far, threshold, len(people))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from edgeface.cli.console import Json, note, print_json
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
@@ -63,6 +63,7 @@ def run(
     far: Fpir = 0.01,
     threshold: Limit = None,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
     json_lines: Annotated[
@@ -99,7 +100,7 @@ def run(
 
         if not gallery.exists():
             raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
-        recognizer = FaceRecognizer(model, detector, threads)
+        recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
         people = stack.enter_context(Gallery.open(gallery, recognizer))
         note_extrapolated(recognizer, far, threshold, len(people))
         if folder:

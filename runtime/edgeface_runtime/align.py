@@ -21,7 +21,8 @@ TEMPLATE = np.array(
 """(5, 2) where ArcFace's training crops of 112 pixels have the eyes, the nose tip and the mouth's corners."""
 TEMPLATE.setflags(write=False)
 
-_SUB = 1024  # steps of a pixel in which coordinates are counted; two weights and a pixel fit 32 bits
+_BITS = 10
+_SUB = 1 << _BITS  # steps of a pixel in which coordinates are counted; two weights and a pixel fit 32 bits
 _SMALLEST, _LARGEST = 8, 1024
 
 
@@ -96,8 +97,9 @@ def _shrunk(
     image: Pixels, x: NDArray[np.float64], y: NDArray[np.float64], block: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
     """The part of the photo under the coordinates, block × block pixels made one; coordinates to match."""
-    left, top = (max(0, math.floor(float(axis.min())) - block) // block * block for axis in (x, y))
-    right, bottom = (math.ceil(float(axis.max())) + 2 * block for axis in (x, y))
+    corners = [axis[:: len(axis) - 1, :: len(axis) - 1] for axis in (x, y)]  # where the extremes are
+    left, top = (max(0, math.floor(float(axis.min())) - block) // block * block for axis in corners)
+    right, bottom = (math.ceil(float(axis.max())) + 2 * block for axis in corners)
     # The mean of each block in whole numbers is the same everywhere too.
     part = reduced(image, (block, block), (left, top, max(right, left + 1), max(bottom, top + 1)))
     middle = (block - 1) / 2
@@ -108,20 +110,35 @@ def _bilinear(
     photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64], extend: bool
 ) -> NDArray[np.uint8]:
     height, width = photo.shape[:2]
-    framed = np.zeros((height + 2, width + 2, 3), np.int32)  # a black frame: no special case at the edges
-    framed[1:-1, 1:-1] = photo
+    # A black frame, one wider at the end: no special case at the edges. Channels apart, for one index serves all three.
+    framed = np.zeros((3, height + 3, width + 3), np.int32)
+    framed[:, 1:-2, 1:-2] = photo.transpose(2, 0, 1)
     if extend and photo.size:
-        framed[[0, -1]] = framed[[1, -2]]
-        framed[:, [0, -1]] = framed[:, [1, -2]]
-    steps_x, steps_y = (
-        np.clip(np.floor(axis * _SUB + 0.5), -_SUB, limit * _SUB).astype(np.int32) + _SUB
-        for axis, limit in ((x, width), (y, height))
-    )
-    column, row = (np.minimum(steps // _SUB, limit) for steps, limit in ((steps_x, width), (steps_y, height)))
-    right, under = (steps_x - column * _SUB)[..., None], (steps_y - row * _SUB)[..., None]
-    flat, start, stride = framed.reshape(-1, 3), row * (width + 2) + column, width + 2
-    corners = [np.take(flat, start + step, axis=0) for step in (0, 1, stride, stride + 1)]
-    upper = corners[0] * (_SUB - right) + corners[1] * right
-    lower = corners[2] * (_SUB - right) + corners[3] * right
-    blended = upper * (_SUB - under) + lower * under
-    return np.asarray((blended + _SUB * _SUB // 2) // (_SUB * _SUB), np.uint8)
+        framed[:, [0, -2]] = framed[:, [1, -3]]
+        framed[:, :, [0, -2]] = framed[:, :, [1, -3]]
+    right, under = _steps(x, width), _steps(y, height)
+    start = (under >> _BITS).astype(np.intp) * (width + 3) + (right >> _BITS)
+    right &= _SUB - 1
+    under &= _SUB - 1
+    far = right * under
+    weights = [_SUB * (_SUB - right - under) + far, _SUB * right - far, _SUB * under - far, far]
+    places = [start + step for step in (0, 1, width + 3, width + 4)]
+    crop = np.empty((*x.shape, 3), np.uint8)
+    for channel, pixels in enumerate(framed.reshape(3, -1)):
+        blended = np.full(x.shape, _SUB * _SUB // 2, np.int32)
+        for place, weight in zip(places, weights, strict=True):
+            corner = np.take(pixels, place, mode="clip")  # none is outside; the check would take longer
+            corner *= weight
+            blended += corner
+        crop[..., channel] = blended >> 2 * _BITS
+    return crop
+
+
+def _steps(axis: NDArray[np.float64], limit: int) -> NDArray[np.int32]:
+    """Coordinates in whole steps of 1/_SUB pixel from the frame's first, no further than the frame."""
+    steps = axis * _SUB
+    steps += 0.5
+    np.floor(steps, out=steps)
+    np.maximum(np.minimum(steps, limit * _SUB, out=steps), -_SUB, out=steps)  # np.clip takes longer to call
+    steps += _SUB
+    return steps.astype(np.int32)

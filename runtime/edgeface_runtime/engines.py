@@ -127,6 +127,7 @@ class TfliteEngine:
         self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
         self._outputs = [item["index"] for item in self._interpreter.get_output_details()]
         self._lock = threading.Lock()
+        self._shapes: list[tuple[int, ...]] = []
         signature = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in signature)
 
@@ -141,12 +142,14 @@ class TfliteEngine:
             return [self._interpreter.get_tensor(index) for index in self._outputs]
 
     def _resize(self, inputs: tuple[NDArray[np.generic], ...]) -> None:
-        details = self._interpreter.get_input_details()
-        if all(tuple(item["shape"]) == value.shape for item, value in zip(details, inputs, strict=True)):
+        shapes = [value.shape for value in inputs]
+        if shapes == self._shapes:
             return
-        for index, value in zip(self._inputs, inputs, strict=True):
-            self._interpreter.resize_tensor_input(index, value.shape)
+        for index, shape in zip(self._inputs, shapes, strict=True):
+            self._interpreter.resize_tensor_input(index, shape)
+        self._shapes = []
         self._interpreter.allocate_tensors()
+        self._shapes = shapes
 
 
 class NcnnEngine:

@@ -134,6 +134,20 @@ def test_an_extrapolated_threshold_is_said(say: Say, place: Path, words: tuple[s
     assert "extrapolated" not in say(*words, "-m", "net.onnx", "--threshold", 0.5)[2]
 
 
+@pytest.mark.parametrize("detector", ["blazeface", "yunet"])
+def test_smaller_faces_on_demand(say: Say, place: Path, detector: str):
+    enrolled(say, "--detector", detector, "--min-face", "20")
+    shapes = np.random.default_rng(7).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    photo = Image.fromarray(shapes).resize((1280, 960), Image.Resampling.BICUBIC)
+    photo.paste(Image.open("family/s1/1.pgm").convert("RGB").resize((36, 44), Image.Resampling.LANCZOS), (600, 500))
+    photo.save("far.png")
+    words = ("-m", "net.onnx", "--detector", detector, "--min-face")
+    assert [len(say("identify", "far.png", "-g", "g", *words, least)[1]["faces"]) for least in (16, 300)] == [1, 0]
+    assert say("verify", "far.png", "s2.png", "--threshold", -1, *words, 16)[0] == 0
+    code, _, err = say("identify", "far.png", "-g", "g", *words, 5)
+    assert (code, "--min-face" in err) == (2, True)
+
+
 def test_verify_answers_with_its_exit_code(say: Say, place: Path):
     code, found, _ = say("verify", "s2.png", "family/s2/1.pgm", "-m", "net.onnx")
     assert (code, found["same"], found["threshold"], found["far"]) == (0, True, 0.998, 0.001)

@@ -2,10 +2,12 @@
 
 import importlib.util
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeface_runtime.detection.load import NETS
 from edgeface_runtime.engines import Engine, open_engine
@@ -79,3 +81,26 @@ def original(net: Any, values: np.ndarray) -> list[np.ndarray]:
 
     with torch.no_grad():
         return [part.numpy() for part in net.eval()(torch.from_numpy(values))]
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+@pytest.mark.parametrize("shape", [(96, 128), (160, 64), (352, 480)])
+def test_yunet_equals_opencvs_file_at_every_size(shared: Path, suffix: str, shape: tuple[int, int]) -> None:
+    path = shared / "peers/face_detection_yunet_2026may.onnx"
+    if not path.is_file():
+        pytest.skip("needs a YuNet file in the shared folder's peers")
+    shapes = np.random.default_rng(1).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    pixels = np.asarray(Image.fromarray(shapes).resize(shape[::-1], Image.Resampling.BICUBIC))[None]
+    padded = np.pad(pixels, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    maps = open_engine(NETS / f"yunet.{suffix}").run((padded ^ np.uint8(128)).view(np.int8))
+    planar = np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)
+    theirs = open_engine(path).run(planar)
+    # In TFLite it is int8.
+    near, rate = (1e-5, 1e-6) if suffix == "onnx" else (0.25, 0.1)
+    for level, answer in enumerate(maps):
+        assert answer.shape[1:3] == (shape[0] // 8 >> level, shape[1] // 8 >> level)
+        flat = answer.reshape(-1, 16)
+        assert np.abs(1 / (1 + np.exp(-flat[:, 0])) - theirs[level][0, :, 0]).max() < rate
+        assert np.abs(1 / (1 + np.exp(-flat[:, 1])) - theirs[3 + level][0, :, 0]).max() < rate
+        assert np.abs(flat[:, 2:6] - theirs[6 + level][0]).mean() < near
+        assert np.abs(flat[:, 6:] - theirs[9 + level][0]).mean() < near

@@ -183,6 +183,20 @@ def test_what_cannot_be_opened(tmp_path: Path, tiny_onnx: Path):
         FaceRecognizer(tiny_onnx, threads=0)
 
 
+@pytest.mark.parametrize("name", ["blazeface", "yunet"])
+def test_min_face_decides_which_faces_count(tiny_onnx: Path, name: str) -> None:
+    shapes = np.random.default_rng(7).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    photo = Image.fromarray(shapes).resize((1280, 960), Image.Resampling.BICUBIC)
+    photo.paste(Image.open(att(1)).convert("RGB").resize((36, 44), Image.Resampling.LANCZOS), (600, 500))
+    found = {least: len(FaceRecognizer(tiny_onnx, name, min_face=least).faces(photo)) for least in (16, 300)}
+    assert found == {16: 1, 300: 0}
+
+
+def test_min_face_of_a_detector_that_is_given(tiny_onnx: Path) -> None:
+    with pytest.raises(UsageError, match="min_face is for a detector that is named"):
+        FaceRecognizer(tiny_onnx, load_detector("blazeface"), min_face=20)
+
+
 def test_another_models_gallery_is_not_searched(fake: FaceRecognizer, real: FaceRecognizer, tmp_path: Path):
     with Gallery.open(tmp_path / "g", fake) as gallery, pytest.raises(GalleryError, match="re-enrol"):
         real.identify(fake_photo(1), gallery, threshold=0.5)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.detection.boxes import read_onet, square, suppress
-from edgeface_runtime.detection.pixels import area_crops, reduced, require_rgb, resized, running_sums
+from edgeface_runtime.detection.pixels import area_crops, framed, require_rgb, resized, running_sums
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
@@ -32,7 +32,6 @@ _NEARBY = 0.55  # the same for a face that was there a frame ago
 _DETAIL = 64  # a face is looked at in this many to twice as many pixels a side: O-Net sees 48
 _NEAR = 0.5  # the short-range net gives every upright face more; what has less seldom is one, and costs time
 _HOPELESS = 0.1  # O-Net's first look below this: no face
-_GREY = 128
 # BlazeFace's boxes against those that O-Net learnt from: part of the side to grow, and to move up.
 _GROW, _RAISE = np.float32(1.05), np.float32(0.05)
 # Scale and shift, in parts of the side, of the crops whose landmarks are averaged: one look is off by twice as much.
@@ -59,7 +58,7 @@ class BlazeFace:
     """Where no face of a photo is as confident, ``find_faces`` also looks at its quarter turns; 0: never."""
 
     def __post_init__(self) -> None:
-        if self.min_face < 12:
+        if not 12 <= self.min_face < math.inf:
             raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
         for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
             if not 0 < value < 1:
@@ -158,7 +157,7 @@ class _View:
         # A whole number of blocks, so that each stays the same block wherever the photo's edge cuts the square.
         corner = np.floor(((box[:2] + box[2:]) / 2 - around * side) / self.shrink).astype(np.intp)
         self.reach = math.ceil(2 * around * side / self.shrink) + 1
-        self.sums = running_sums(_framed(photo, corner, self.reach, self.shrink))
+        self.sums = running_sums(framed(photo, corner, self.reach, self.shrink))
         self.origin = (corner * self.shrink).astype(np.float32)
 
     def inside(self, box: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,21 +177,6 @@ class _View:
         points = landmarks.mean(axis=0) * self.shrink + (self.shrink - 1) / 2 + self.origin
         corners = boxes.mean(axis=0).reshape(2, 2) * self.shrink + self.origin
         return Face(corners.reshape(4).astype(np.float32), float(scores.mean()), points.astype(np.float32))
-
-
-def _framed(photo: Pixels, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
-    """(reach, reach, 3): a square of the photo with shrink × shrink pixels made one; ``corner`` counts such blocks.
-
-    Grey beyond the photo's edge: O-Net's landmarks go astray on a face that is cut or stretched.
-    """
-    canvas = np.full((reach, reach, 3), _GREY, np.uint8)
-    start = np.clip(corner * shrink, 0, photo.shape[1::-1])
-    end = np.clip((corner + reach) * shrink, start, photo.shape[1::-1])
-    if (end > start).all():
-        part = reduced(photo, (shrink, shrink), (int(start[0]), int(start[1]), int(end[0]), int(end[1])))
-        x, y = np.maximum(0, -corner)
-        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return canvas
 
 
 def _varied(squares: NDArray[np.float32], looks: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from edgeface_runtime.detection.blazeface import BlazeFace
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.detection.yunet import Yunet
+from edgeface_runtime.detection.yunet_onet import YunetOnet
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import Pixels
 
@@ -56,7 +57,9 @@ def find_faces(image: Pixels, detector: Detector) -> tuple[list[Face], float]:
     require_rgb(image)
     height, width = image.shape[:2]
     faces, margin = _all(image, detector), 0.0
-    whole = isinstance(detector, BlazeFace) or (faces and _inside(most_central(faces, height, width), height, width))
+    whole = isinstance(detector, (BlazeFace, YunetOnet)) or (
+        faces and _inside(most_central(faces, height, width), height, width)
+    )
     if faces and whole and _is_sure(faces, detector):
         return _on_grid(faces), margin
     block = -(-max(height, width) // _COARSE)
@@ -100,14 +103,14 @@ def _is_sure(faces: list[Face], detector: Detector) -> bool:
 
 def _all(image: Pixels, detector: Detector) -> list[Face]:
     """All faces; a detector of the app's own gets an array."""
-    if isinstance(detector, (BlazeFace, Mtcnn, Yunet)):
+    if isinstance(detector, (BlazeFace, YunetOnet, Mtcnn, Yunet)):
         return detector.detect(image)
     return detector.detect(np.asarray(image))
 
 
 def _large(image: NDArray[np.uint8], margin: float, detector: Detector) -> list[Face]:
     """The faces that are large in the photo, seen with a border; all where the detector has no quicker way."""
-    if isinstance(detector, (BlazeFace, Mtcnn)):
+    if isinstance(detector, (BlazeFace, YunetOnet, Mtcnn)):
         return detector.detect_large(image, margin)
     return _framed(image, margin, detector)
 

@@ -7,6 +7,7 @@ Networks", 2016. Thresholds, rounding and weights are facenet-pytorch's, so that
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +44,7 @@ class Mtcnn:
     """Ratio of one pyramid level to the level before, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.min_face < _CELL:
+        if not _CELL <= self.min_face < math.inf:
             raise UsageError(f"min_face is {self.min_face}; MTCNN finds no face below {_CELL} pixels")
         if not 0 < self.factor < 1:
             raise UsageError(f"factor is {self.factor}; it must lie between 0 and 1")

@@ -18,6 +18,7 @@ Area: TypeAlias = tuple[int, int, int, int]
 
 _PIECE = 1 << 20  # pixels that Pillow gets at once: it keeps four bytes of each
 _TILE = 1 << 10  # side of the squares in which large photos are summed up
+_GREY = 128
 # What MTCNN's nets expect: (x - 127.5) / 128.
 _SCALE, _SHIFT = np.float32(1 / 128), np.float32(127.5 / 128)
 
@@ -87,6 +88,21 @@ def resized(image: Pixels, box: Area, size: tuple[int, int]) -> NDArray[np.uint8
     start_x, end_x = ((edge - left) / factors[0] for edge in box[::2])
     start_y, end_y = ((edge - top) / factors[1] for edge in box[1::2])
     return np.asarray(small.resize(size, Image.Resampling.BILINEAR, (start_x, start_y, end_x, end_y)))
+
+
+def framed(photo: Pixels, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
+    """(reach, reach, 3): a square of the photo with shrink × shrink pixels made one; ``corner`` counts such blocks.
+
+    Grey beyond the photo's edge: O-Net's landmarks go astray on a face that is cut or stretched.
+    """
+    canvas = np.full((reach, reach, 3), _GREY, np.uint8)
+    start = np.clip(corner * shrink, 0, photo.shape[1::-1])
+    end = np.clip((corner + reach) * shrink, start, photo.shape[1::-1])
+    if (end > start).all():
+        part = reduced(photo, (shrink, shrink), (int(start[0]), int(start[1]), int(end[0]), int(end[1])))
+        x, y = np.maximum(0, -corner)
+        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return canvas
 
 
 def running_sums(image: NDArray[np.uint8]) -> NDArray[np.int32]:

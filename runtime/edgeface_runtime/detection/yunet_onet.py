@@ -1,0 +1,212 @@
+"""The quickest detector: YuNet proposes at any size of photo, MTCNN's O-Net judges each face and says where it is.
+
+Wu, Peng, Yu: "YuNet: A Tiny Millisecond-level Face Detector", 2023. Its boxes are steady enough for O-Net to need one
+crop, seen as it is and mirrored; its own five points are not good enough to align by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeface_runtime.detection.boxes import suppress
+from edgeface_runtime.detection.pixels import Area, framed, require_rgb, resized
+from edgeface_runtime.engines import Engine
+from edgeface_runtime.errors import UsageError
+from edgeface_runtime.faces import Face
+from edgeface_runtime.images import Pixels
+
+_STRIDES = (8, 16, 32)
+_SEEN = 29  # pixels that the smallest face has where YuNet sees it
+_TILE = 1440  # pixels of a side that YuNet sees at once: memory does not grow with the photo
+_SHARED = 160  # of them that neighbouring tiles share; what is larger is found in the photo at a quarter of the scale
+_ENOUGH = 192  # pixels of the longer side in which a large face still has 20
+_NEAREST = 1.5  # photos that shrink less lose no face when pixels are dropped, in a tenth of the time of a filter
+_REACH, _RAISE = 0.95, 0.04  # O-Net's square: in longer sides of YuNet's box, and how far above its middle
+_CROP, _DETAIL = 48, 64
+_HOPELESS = -2.2  # the logit of 0.1: what O-Net's first look gives less is no face
+_OVERLAP = 0.3  # of two boxes that share more of their union, one stays; two heads that touch share less
+_CLEAR = 0.5  # what a face has that is large in the photo
+# So many proposals below that confidence are looked at, and what O-Net must say of them: texture can give hundreds, of
+# which a few look like tiny faces.
+_FAINT, _FAINT_MOST, _FAINT_SURE = 0.5, 8, 0.95
+_MIRRORED = [1, 0, 2, 4, 3]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class YunetOnet:
+    """YuNet takes (1, H + 1, W + 1, 3) int8, RGB less 128, with a first row and column of black."""
+
+    yunet: Engine
+    """Three maps, (1, H/8, W/8, 16) and so on: two logits, box in cells, five points in cells."""
+    onet: Engine
+    """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
+    min_face: float = 40.0
+    """Smallest face to look for, in pixels of the photo; the time goes with the square of its inverse."""
+    proposal: float = 0.15
+    """Confidence from which a proposal of YuNet is looked at, 0 to 1."""
+    threshold: float = 0.7
+    """Least confidence of O-Net that it is a face, 0 to 1."""
+    sure: float = 0.97
+    """Where no face of a photo is as confident, ``find_faces`` also looks at its quarter turns; 0: never."""
+
+    def __post_init__(self) -> None:
+        if not 12 <= self.min_face < math.inf:
+            raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
+        for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
+            if not 0 < value < 1:
+                raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
+
+    def detect(self, image: Pixels) -> list[Face]:
+        """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        tiles = self._tiles(image.shape[1::-1])
+        return self._confirmed(image, [self._look(image, part, scale, self.proposal) for part, scale in tiles])
+
+    def detect_large(self, image: Pixels, margin: float = 0.0) -> list[Face]:
+        """Faces of at least a tenth of the photo's longer side, at a fraction of the time of ``detect``.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            margin: black border that is put around the photo first, as a part of its longer side.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        longest = max(image.shape[:2])
+        border = round(margin * longest)
+        part = (-border, -border, longest + border, longest + border)
+        scale = min(1.0, _ENOUGH / (longest + 2 * border))
+        return self._confirmed(image, [self._look(image, part, scale, max(_CLEAR, self.proposal))])
+
+    def _tiles(self, size: tuple[int, ...]) -> Iterator[tuple[Area, float]]:
+        """Left, top, right and bottom of the parts that YuNet sees, and their scale: tiles, then all of it."""
+        scale = min(1.0, _SEEN / self.min_face)
+        while True:
+            spans = []
+            for length in size:
+                count = max(1, math.ceil((length * scale - _SHARED) / (_TILE - _SHARED)))
+                side = math.ceil(min(length, (length + (count - 1) * _SHARED / scale) / count))
+                spans.append(
+                    [(start, start + side) for start in np.linspace(0, length - side, count).astype(int).tolist()]
+                )
+            for top, bottom in spans[1]:
+                for left, right in spans[0]:
+                    yield (left, top, right, bottom), scale
+            if max(map(len, spans)) == 1:
+                return
+            scale /= 4
+
+    def _look(
+        self, photo: Pixels, part: Area, scale: float, least: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(N, 4) boxes in pixels of the photo and (N,) confidences, of what YuNet sees in a part of it."""
+        wide, high = (max(1, round((part[axis + 2] - part[axis]) * scale)) for axis in (0, 1))
+        left, top = max(0, part[0]), max(0, part[1])
+        right, bottom = min(part[2], photo.shape[1]), min(part[3], photo.shape[0])
+        x, y = round((left - part[0]) * scale), round((top - part[1]) * scale)
+        size = (
+            max(1, min(wide - x, round((right - left) * scale))),
+            max(1, min(high - y, round((bottom - top) * scale))),
+        )
+        # What the photo does not fill is black, 0 less 128.
+        canvas = np.full((1, -(-high // 32) * 32 + 1, -(-wide // 32) * 32 + 1, 3), -128, np.int8)
+        seen = canvas.view(np.uint8)[0, y + 1 : y + 1 + size[1], x + 1 : x + 1 + size[0]]
+        np.bitwise_xor(_shrunk(photo, (left, top, right, bottom), size), 128, out=seen)
+        boxes, scores = _decoded(self.yunet.run(canvas), least)
+        back = np.array([(right - left) / size[0], (bottom - top) / size[1]], np.float32)
+        corners = (boxes.reshape(-1, 2, 2) - np.array([x, y], np.float32)) * back + np.array([left, top], np.float32)
+        return corners.reshape(-1, 4), scores
+
+    def _confirmed(self, photo: Pixels, looks: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[Face]:
+        """The proposals that O-Net takes for faces, each once, the most confident first."""
+        boxes, scores = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+        kept = suppress(boxes, scores, _OVERLAP)
+        kept = kept[: int((scores[kept] >= _FAINT).sum()) + _FAINT_MOST]
+        boxes, is_faint = boxes[kept], scores[kept] < _FAINT
+        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) * np.float32(_REACH)
+        corners = (boxes[:, :2] + boxes[:, 2:]) / 2 - sides * np.array([0.5, 0.5 + _RAISE], np.float32)
+        found = [
+            Face(box * side + np.tile(corner, 2), score, points * side + corner)
+            for corner, side, faint in zip(corners, sides[:, 0], is_faint, strict=True)
+            for score, box, points in self._judged(_crop(photo, corner, float(side)))
+            if score > (max(self.threshold, _FAINT_SURE) if faint else self.threshold)
+        ]
+        if not found:
+            return []
+        placed, sure = np.stack([face.box for face in found]), np.array([face.score for face in found], np.float32)
+        return [found[i] for i in suppress(placed, sure, _OVERLAP)]
+
+    def _judged(self, crop: NDArray[np.uint8]) -> Iterator[tuple[float, NDArray[np.float32], NDArray[np.float32]]]:
+        """Confidence, (4,) box and (5, 2) points in parts of the crop's side, where the crop may be a face.
+
+        The mean of what O-Net says of the crop and of its mirror image, each in a call of its own: it takes no longer
+        than one for all, and LiteRT prepares its memory anew for each number of crops.
+        """
+        values = crop.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(128) - np.float32(127.5 / 128)
+        first = self.onet.run(values)[0][0]
+        if first[0] < _HOPELESS:
+            return
+        second = self.onet.run(np.ascontiguousarray(values[..., ::-1]))[0][0]
+        score = float((1 / (1 + np.exp(-np.array([first[0], second[0]])))).mean())
+        box, mirrored = (answer[1:5] + np.array([0, 0, 1, 1], np.float32) for answer in (first, second))
+        mirrored[[0, 2]] = 1 - mirrored[[2, 0]]
+        points, other = (answer[5:].reshape(2, 5).T for answer in (first, second))
+        other = other[_MIRRORED] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+        yield score, (box + mirrored) / 2, (points + other) / 2
+
+
+def _shrunk(photo: Pixels, part: Area, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A part of the photo at another size."""
+    left, top, right, bottom = part
+    if size == (right - left, bottom - top):
+        return photo[top:bottom, left:right]
+    if max((right - left) / size[0], (bottom - top) / size[1]) > _NEAREST:
+        return resized(photo, part, size)
+    return np.asarray(Image.fromarray(photo[top:bottom, left:right]).resize(size, Image.Resampling.NEAREST))
+
+
+def _crop(photo: Pixels, corner: NDArray[np.float32], side: float) -> NDArray[np.uint8]:
+    """(48, 48, 3): the square of the photo with that upper left corner."""
+    shrink = max(1, int(side) // _DETAIL)
+    start, end = corner / shrink, side / shrink
+    first = np.floor(start).astype(np.intp) - 1  # a pixel around, for the filter to see
+    x, y = (start - first).tolist()
+    frame = Image.fromarray(framed(photo, first, math.ceil(end) + 3, shrink))
+    return np.asarray(frame.resize((_CROP, _CROP), Image.Resampling.BILINEAR, (x, y, x + end, y + end)))
+
+
+def _decoded(maps: list[NDArray[np.float32]], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 4) boxes in pixels of the net's input and (N,) confidences of the cells that reach ``threshold``."""
+    flat = np.concatenate([answer.reshape(-1, answer.shape[3]) for answer in maps])
+    least = math.log(threshold**2 / (1 - threshold**2))  # neither logit is lower where the geometric mean passes
+    passed = np.flatnonzero(flat[:, :2].min(axis=1) > least)
+    cells, places = flat[passed], _cells(tuple(answer.shape[1:3] for answer in maps))[passed]
+    score = np.sqrt(1 / (1 + np.exp(-cells[:, :2])).prod(axis=1))
+    centre = (places[:, :2] + cells[:, 2:4]) * places[:, 2:]
+    half = np.exp(cells[:, 4:6]) * (places[:, 2:] / 2)
+    kept = score >= threshold
+    return np.concatenate([centre - half, centre + half], axis=1)[kept], score[kept]
+
+
+@lru_cache(maxsize=8)
+def _cells(sizes: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
+    """(N, 3) column, row and stride of each cell of the three maps."""
+    places = [
+        np.stack(
+            [np.tile(np.arange(wide), high), np.repeat(np.arange(high), wide), np.full(high * wide, stride)], axis=1
+        )
+        for stride, (high, wide) in zip(_STRIDES, sizes, strict=True)
+    ]
+    return np.concatenate(places).astype(np.float32)
