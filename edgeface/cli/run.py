@@ -295,9 +295,9 @@ class _Photos:
     def _row(self, cells: Sequence[object]) -> None:
         import csv
 
-        # A spreadsheet takes a cell that begins so for a formula.
-        safe = [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in cells]
-        csv.writer(sys.stdout, lineterminator="\n").writerow(safe)
+        from edgeface_runtime.files import spreadsheet_safe
+
+        csv.writer(sys.stdout, lineterminator="\n").writerow(spreadsheet_safe(cells))
         sys.stdout.flush()
 
 
