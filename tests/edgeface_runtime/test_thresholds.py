@@ -21,7 +21,7 @@ Z2, Z3, Z4 = (-NORMAL.inv_cdf(rate) for rate in (1e-2, 1e-3, 1e-4))
 """Where the rates 0.01, 0.001 and 0.0001 lie on a normal distribution."""
 FEW = {"0.01": {"value": 0.281426}, "0.001": {"value": 0.382511, "low": 0.37, "high": 0.45}}
 UNSURE = {"0.01": {"value": 0.28}, "0.0001": {"value": 0.47}, "1e-05": {"value": 0.56, "high": 0.696}}
-CONTRACTS = {"two rates": FEW, "a wide interval": UNSURE, "one rate": {"0.01": FEW["0.01"]}}
+CONTRACTS = {"two rates": FEW, "a wide interval": UNSURE, "one rate": {"0.001": FEW["0.001"]}}
 
 
 def contract(thresholds: object) -> Contract:
@@ -79,7 +79,7 @@ def test_one_more_photo_hardly_changes_the_threshold_of_a_gallery(net: Contract,
     last = min(100_000, int(far / smallest * (100 if said else 1)))
     sizes = sorted({*range(1, 60), *(min(last, int(60 * 1.01**power)) for power in range(750))})
     steps = np.diff([threshold_for(net, far, photos).value for photos in sizes if photos <= last])
-    assert len(steps) > 3
+    assert len(steps) >= last - 1 or len(steps) > 50
     assert (steps >= 0).all()
     assert (steps <= 0.005 + 1e-12).all()
 
