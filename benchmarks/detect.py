@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import Detector
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.load import DETECTORS, load_detector
+from edgeface_runtime.detection.find import DETECTORS, load_detector
 
 SIZE = (640, 480)
 PEER = "facenet-pytorch MTCNN"

@@ -28,8 +28,7 @@ from PIL import Image, ImageDraw
 
 from edgeface_runtime import Detector, FaceRecognizer, Gallery
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import SUFFIXES, open_rgb
 
 HERE = Path(__file__).parents[1]

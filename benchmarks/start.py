@@ -39,7 +39,7 @@ import edgeface_runtime
 model, photo, people, engine = sys.argv[1:]
 detector = "blazeface"
 if engine != "auto":
-    from edgeface_runtime.detection.load import load_detector
+    from edgeface_runtime.detection.find import load_detector
     detector = load_detector(detector, engine=engine)
 recognizer = edgeface_runtime.FaceRecognizer(model, detector)
 with edgeface_runtime.Gallery.open(people, recognizer) as gallery:

@@ -14,8 +14,7 @@ from PIL import Image
 from edgeface.data.duplicates import fingerprint
 from edgeface.data.readers import Skipped, SourcePhoto
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import detector_name, load_detector
+from edgeface_runtime.detection.find import detector_name, find_faces, load_detector, most_central
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import Pixels, open_photo, shown

@@ -27,7 +27,7 @@ from edgeface.data.duplicates import require
 from edgeface.data.finish import Drop, finish
 from edgeface.data.readers import Skipped, SourceListing, read
 from edgeface.data.table import Card, CardHead, read_card, write_beside
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.images import shown
 

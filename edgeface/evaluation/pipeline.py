@@ -15,7 +15,7 @@ from edgeface.evaluation.open_set import embed_people, measure_open_set
 from edgeface.evaluation.opening import EXPORTED, open_classifier, open_embedder, read_contract_file
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface_runtime import UsageError
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 
 
 @dataclass(frozen=True, kw_only=True)

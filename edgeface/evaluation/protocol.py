@@ -16,8 +16,7 @@ from edgeface.embedder import Embedder
 from edgeface.evaluation.verification import Pairs, Verification, best_threshold, verify, verify_folds
 from edgeface_runtime import Detector, ImageError, UsageError
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import SUFFIXES, open_photo
 
 _CHUNK = 256
@@ -52,7 +51,7 @@ def verify_photos(
         folder: photos named ``Ann_Lee_0001.jpg``, at any depth, or a folder made by ``data prepare``.
         pairs_file: pairs to score, in LFW's form.
         train_pairs: pairs of other people to choose the threshold on.
-        detector: as ``edgeface_runtime.detection.load.load_detector`` takes it; not used for a prepared folder.
+        detector: as ``edgeface_runtime.detection.find.load_detector`` takes it; not used for a prepared folder.
         threads: of the detector.
         progress: told the photos that are being aligned.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeface_runtime.detection.load import NETS
+from edgeface_runtime.detection.find import NETS
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.model import find_model

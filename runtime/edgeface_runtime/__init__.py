@@ -20,7 +20,7 @@ from edgeface_runtime.errors import renamed as _renamed
 if typing.TYPE_CHECKING:
     from edgeface_runtime.checks import Color
     from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, OperatorCost, read_contract
-    from edgeface_runtime.detection.load import load_detector
+    from edgeface_runtime.detection.find import load_detector
     from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
     from edgeface_runtime.gallery.check import (
@@ -128,7 +128,7 @@ _LATER = {
     "InputSpec": "contract",
     "OperatorCost": "contract",
     "read_contract": "contract",
-    "load_detector": "detection.load",
+    "load_detector": "detection.find",
     "Engine": "engines",
     "Detector": "faces",
     "Face": "faces",

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described, number
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import ENGINES, load_detector
+from edgeface_runtime.detection.find import ENGINES, find_faces, load_detector, most_central
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import ImageLike, Pixels, called, open_photo

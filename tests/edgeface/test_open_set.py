@@ -15,7 +15,7 @@ from edgeface.evaluation.open_set import EmbeddedFaces, OpenSetCell, embed_peopl
 from edgeface.evaluation.opening import open_embedder
 from edgeface_runtime import UsageError
 from edgeface_runtime.contract import Contract, EmbeddingSpec, InputSpec
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 
 OWN = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Score of each known person's two photos with each other, by hand; with anybody else's they have 0."""

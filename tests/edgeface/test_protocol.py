@@ -17,8 +17,7 @@ from edgeface.evaluation.protocol import verify_photos
 from edgeface.evaluation.verification import best_threshold
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import unit_rows
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgeface_runtime.align import TEMPLATE, similarity
 from edgeface_runtime.detection.blazeface import BlazeFace
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Face
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeface_runtime.detection.blazeface import BlazeFace
-from edgeface_runtime.detection.load import DETECTORS, NETS, load_detector
+from edgeface_runtime.detection.find import DETECTORS, NETS, load_detector
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.detection.yunet_onet import YunetOnet
 from edgeface_runtime.errors import ModelError, UsageError

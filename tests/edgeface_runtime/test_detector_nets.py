@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime.detection.load import NETS
+from edgeface_runtime.detection.find import NETS
 from edgeface_runtime.engines import Engine, open_engine
 
 

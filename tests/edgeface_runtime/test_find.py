@@ -9,8 +9,7 @@ from PIL import Image
 
 from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.detection.blazeface import BlazeFace
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import open_rgb

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Face

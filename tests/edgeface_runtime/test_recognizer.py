@@ -13,8 +13,7 @@ from PIL import Image
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, ImageError, ModelError, NoFaceError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.blazeface import BlazeFace
-from edgeface_runtime.detection.find import find_faces, most_central
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import load
 from edgeface_runtime.testing import PEOPLE, fake_photo, fake_recognizer

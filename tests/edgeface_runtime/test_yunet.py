@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.detection.yunet import Yunet
 from edgeface_runtime.errors import ImageError, ModelError, UsageError
 

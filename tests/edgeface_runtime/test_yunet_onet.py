@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from edgeface_runtime.detection.blazeface import BlazeFace
-from edgeface_runtime.detection.find import find_faces
-from edgeface_runtime.detection.load import load_detector
+from edgeface_runtime.detection.find import find_faces, load_detector
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.detection.yunet_onet import YunetOnet
 from edgeface_runtime.errors import ImageError, UsageError

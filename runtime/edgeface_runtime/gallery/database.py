@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import replacing
-from edgeface_runtime.gallery.encryption import PAGE, errors, is_encrypted, open_database
+from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
 
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""
+_PLAIN = b"SQLite format 3\0"
+_CIPHER = "sqlcipher3.dbapi2"
 _APPLICATION = 0x45444746  # "EDGF"
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -126,7 +129,7 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
     if not path.is_file():
         raise GalleryError(f"{shown(path)}: {'not a gallery' if path.exists() else 'no such gallery'}")
     with explained(path):
-        db = open_database(path)
+        db = _open(path)
         try:
             for pragma in ("secure_delete = ON", "synchronous = EXTRA", "temp_store = MEMORY"):
                 db.execute(f"PRAGMA {pragma}")
@@ -134,12 +137,17 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
                 db.execute(f"PRAGMA page_size = {PAGE}")
                 _create(db, binding, precision)
             _require_ours(db, path)
-            with contextlib.suppress(*errors()):  # others read or write, or this process may only read
+            with contextlib.suppress(*_errors()):  # others read or write, or this process may only read
                 overwrite(db, path)
         except BaseException:
             db.close()
             raise
     return db
+
+
+def is_encrypted(db: sqlite3.Connection) -> bool:
+    """True where SQLCipher has opened it."""
+    return not isinstance(db, sqlite3.Connection)
 
 
 def read_binding(db: sqlite3.Connection, path: Path) -> Binding:
@@ -217,7 +225,7 @@ def copy_database(db: sqlite3.Connection, path: Path) -> None:
     """
     with (
         explained(path),
-        contextlib.closing(open_database(path) if is_encrypted(db) else sqlite3.connect(path)) as copy,
+        contextlib.closing(_open(path) if is_encrypted(db) else sqlite3.connect(path)) as copy,
     ):
         db.backup(copy)
         if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
@@ -233,12 +241,32 @@ def overwrite(db: sqlite3.Connection, path: Path) -> None:
         db.execute("UPDATE meta SET value = '0' WHERE key = 'stale'")
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    """Opens a file that is there; a new one, which is empty, will be encrypted where there is a key."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_PLAIN))
+    except OSError as error:
+        raise GalleryError(f"{shown(path)}: {error.strerror}") from error
+    if head != _PLAIN:
+        if key := read_key():
+            return open_encrypted(path, key)
+        if head:
+            raise GalleryError(f"{shown(path)}: not a gallery; if it is an encrypted one, set {KEY_FILE} or {KEY}")
+    return sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a connection may raise."""
+    return sqlite3.Error, *([sys.modules[_CIPHER].Error] if _CIPHER in sys.modules else [])
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns what SQLite says into a line that says what to do."""
     try:
         yield
-    except errors() as error:
+    except _errors() as error:
         said = str(error)
         for words, meaning in (
             ("locked", "another process is writing to it; try again"),

@@ -1,4 +1,4 @@
-"""Opens a gallery's file, plain or encrypted at rest by SQLCipher (docs/privacy.md, "Encryption").
+"""Opens a gallery's file that is encrypted at rest by SQLCipher (docs/privacy.md, "Encryption").
 
 SQLCipher encrypts each page (AES-256-CBC, HMAC-SHA512) and the journal, so that all else works as on a plain file.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import sys
 from pathlib import Path
 from typing import cast
 
@@ -21,62 +20,16 @@ KEY_FILE = f"{KEY}_FILE"
 """Environment variable that names the file whose first line is the key."""
 PAGE = 8192
 """Bytes: three embeddings of 512 floats a page; in a page of SQLite's usual 4096 there is room for one."""
-_WAIT = 30.0
+WAIT = 30.0
 """Seconds to wait for another process to finish writing."""
-_MODULE = "sqlcipher3.dbapi2"
-_PLAIN = b"SQLite format 3\0"
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """Opens a file that is there; a new one, which is empty, will be encrypted where there is a key.
+def read_key() -> str | None:
+    """What the environment gives; None where it gives nothing.
 
     Raises:
-        GalleryError: it cannot be read, or it is neither plain nor encrypted with the key.
-        MissingExtraError: it is to be encrypted and SQLCipher is absent.
-        UsageError: the key cannot be read.
+        UsageError: the key's file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_PLAIN))
-    except OSError as error:
-        raise GalleryError(f"{shown(path)}: {error.strerror}") from error
-    key = None if head == _PLAIN else _key()
-    if key is None:
-        if head not in (_PLAIN, b""):
-            raise GalleryError(f"{shown(path)}: not a gallery; if it is an encrypted one, set {KEY_FILE} or {KEY}")
-        return sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-    try:
-        from sqlcipher3 import dbapi2
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("sqlcipher3", "encrypted") from error
-    db = cast(
-        sqlite3.Connection, dbapi2.connect(str(path), timeout=_WAIT, isolation_level=None, check_same_thread=False)
-    )
-    try:
-        db.execute("PRAGMA cipher_log_level = NONE")  # a wrong key is told on stderr else
-        # 64 hexadecimal digits are the key itself; of anything else SQLCipher derives one, slowly, at every opening.
-        db.execute("PRAGMA key = '{}'".format(f"x''{key}''" if _is_raw(key) else key.replace("'", "''")))
-        db.execute(f"PRAGMA cipher_page_size = {PAGE}")
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except errors() as error:
-        db.close()
-        raise GalleryError(
-            f"{shown(path)}: not a gallery, or encrypted with another key ({KEY_FILE}, {KEY})"
-        ) from error
-    return db
-
-
-def is_encrypted(db: sqlite3.Connection) -> bool:
-    """True where SQLCipher has opened it."""
-    return not isinstance(db, sqlite3.Connection)
-
-
-def errors() -> tuple[type[Exception], ...]:
-    """What a connection may raise."""
-    return sqlite3.Error, *([sys.modules[_MODULE].Error] if _MODULE in sys.modules else [])
-
-
-def _key() -> str | None:
     file, key = os.environ.get(KEY_FILE), os.environ.get(KEY)
     if file:
         try:
@@ -87,6 +40,34 @@ def _key() -> str | None:
         if not key:
             raise UsageError(f"{KEY_FILE}={file}: its first line is empty; a key stands there")
     return key or None
+
+
+def open_encrypted(path: Path, key: str) -> sqlite3.Connection:
+    """Opens an encrypted file, or a new one, which is empty.
+
+    Raises:
+        GalleryError: it is not encrypted with the key.
+        MissingExtraError: SQLCipher is absent.
+    """
+    try:
+        from sqlcipher3 import dbapi2
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("sqlcipher3", "encrypted") from error
+    db = cast(
+        sqlite3.Connection, dbapi2.connect(str(path), timeout=WAIT, isolation_level=None, check_same_thread=False)
+    )
+    try:
+        db.execute("PRAGMA cipher_log_level = NONE")  # a wrong key is told on stderr else
+        # 64 hexadecimal digits are the key itself; of anything else SQLCipher derives one, slowly, at every opening.
+        db.execute("PRAGMA key = '{}'".format(f"x''{key}''" if _is_raw(key) else key.replace("'", "''")))
+        db.execute(f"PRAGMA cipher_page_size = {PAGE}")
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except dbapi2.Error as error:
+        db.close()
+        raise GalleryError(
+            f"{shown(path)}: not a gallery, or encrypted with another key ({KEY_FILE}, {KEY})"
+        ) from error
+    return db
 
 
 def _is_raw(key: str) -> bool:

@@ -18,6 +18,7 @@ from edgeface_runtime.gallery.database import (
     connect,
     copy_database,
     explained,
+    is_encrypted,
     new_gallery,
     overwrite,
     read_binding,
@@ -25,7 +26,6 @@ from edgeface_runtime.gallery.database import (
     read_precision,
     write_index,
 )
-from edgeface_runtime.gallery.encryption import is_encrypted
 from edgeface_runtime.gallery.index import NearIndex
 from edgeface_runtime.gallery.search import (
     ITEMS,
