@@ -31,6 +31,8 @@ from edgeface_runtime.quality import brightness, face_crop
 from edgeface_runtime.rates import Rate, rate_over_people
 from edgeface_runtime.thresholds import Threshold
 
+_MEAN = 3  # so many times larger may the rate be for a mean of scores
+
 TURNED = 10.0
 """Degrees of yaw from which a head is turned."""
 
@@ -125,7 +127,8 @@ def check_gallery(
     least = recognizer.threshold(ENROLMENT_FAR).value
     enrolled = grouped(photos, rows_ND, least)
     scores = compared(enrolled)
-    likeness = _surely(recognizer, len(enrolled.names))
+    # A mean over a person's photos scatters less than the score of a pair, which thresholds are measured on.
+    likeness = _surely(recognizer, max(1, len(enrolled.names) // _MEAN))
     pairs = same_people(enrolled, scores, likeness, _surely(recognizer, _pairs(len(enrolled.names))))
     faults = [*misplaced(enrolled, scores, likeness, least, set(pairs)), *two_names(enrolled, pairs)]
     bad = {photo for fault in faults for photo in fault.photos}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.gallery.enrollment import Photo, alike
 
-UNLIKE = 0.6
+UNLIKE = 0.51
 """Of the threshold for an FMR of 0.01. Below it are the mean scores of 97 % of other people's photos with a person's
 photos, of 99 % of crops without a face, and of 0.1 % of the person's own (Pins, ten photos a person)."""
 OTHER = 0.5
