@@ -209,7 +209,7 @@ def search(alone: dict[str, float], needed: set[str], folder: Path, monkeypatch:
 
     monkeypatch.setattr(Calibrated, "write", write)
     monkeypatch.setattr("edgeface_export.quantize.sensitivity.load", lambda path, contract: path)
-    monkeypatch.setattr("edgeface_export.quantize.sensitivity.compare", lambda models: [2.0, 1.0])
+    monkeypatch.setattr("edgeface_export.quantize.sensitivity.compare_speed", lambda models: [2.0, 1.0])
     ready = Calibrated(None, folder, dict.fromkeys(alone, ()), {}, {})
 
     def fits(path: Path) -> bool:
