@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -45,7 +48,7 @@ def behind(deliver: Callable[[Row], None], note: Callable[[str], None]) -> Itera
         while (row := waiting.get()) is not None:
             try:
                 deliver(row)
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
                 note(f"an event was not delivered: {error}")
 
     def put(row: Row) -> None:
@@ -61,6 +64,8 @@ def behind(deliver: Callable[[Row], None], note: Callable[[str], None]) -> Itera
     finally:
         waiting.put(None)
         thread.join(_PATIENCE)
+        if thread.is_alive():
+            note(f"{waiting.qsize()} events were not delivered within {_PATIENCE:.0f} s after the end")
 
 
 def command(text: str) -> Callable[[Row], None]:
@@ -69,7 +74,10 @@ def command(text: str) -> Callable[[Row], None]:
     Raises:
         UsageError: there is no such command.
     """
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--exec {text}: {error}") from error
     if not words or shutil.which(words[0]) is None:
         raise UsageError(f"--exec {text}: no such command")
 
@@ -91,13 +99,24 @@ def webhook(address: str) -> Callable[[Row], None]:
     Raises:
         UsageError: it is no ``http://`` or ``https://`` address.
     """
-    if not address.startswith(("http://", "https://")):
+    try:
+        parts = urllib.parse.urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_address = None
+    if not is_address or not address.isascii() or not address.isprintable() or " " in address:
         raise UsageError("--webhook takes an http:// or https:// address")
+    login, at, place = parts.netloc.rpartition("@")
+    target = urllib.parse.urlunsplit(parts._replace(netloc=place))
+    headers = {"Content-Type": "application/json"}
+    if at:
+        secret = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        headers["Authorization"] = f"Basic {secret}"
 
     def deliver(row: Row) -> None:
         body = line(row).encode()
         for left in range(_TRIES - 1, -1, -1):
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            request = urllib.request.Request(target, body, headers)
             try:
                 with urllib.request.urlopen(request, timeout=_PATIENCE):
                     return

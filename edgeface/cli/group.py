@@ -49,6 +49,9 @@ def group(
         float | None, typer.Option(min=-1, max=1, help="Score (cosine) that links two faces, in place of --far.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order in which faces are looked at.")] = 0,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Drop what another model found, and names whose photos are all gone.")
+    ] = False,
     detector: Detector = "blazeface",
     threads: Threads = 1,
     json: Json = False,
@@ -59,7 +62,7 @@ def group(
     photos; faces.csv and groups.json, a row for each face; faces.db, the embeddings, so that a stopped command
     goes on and a later one looks at new photos only. No photo is moved or changed. Name groups by their
     numbers on the page; two of one name become one. The exit code is 1 where a photo could not be
-    read, or none of somebody's is good enough to enroll.
+    read, or none of somebody's can be enrolled.
 
     \b
     Examples:
@@ -88,6 +91,7 @@ def group(
         threshold=threshold,
         folders=folders,  # type: ignore[arg-type]
         seed=seed,
+        forget=forget,
         progress=lambda left: bar(ERR, left, "looking"),
     )
     for reason in found.refused.values():

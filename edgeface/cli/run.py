@@ -120,6 +120,8 @@ def run(
                 tell=photos.tell,
             )
             photos.end(str(folder), output, looked, unread, took, stop)
+            if unread:
+                raise typer.Exit(1)
         else:
             from edgeface.live import run as watch_sources
             from edgeface_runtime import TrackingConfig

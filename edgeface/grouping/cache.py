@@ -60,12 +60,19 @@ class SeenFace:
 class FaceCache:
     """Embeddings and small pictures of faces, in a file that its owner alone can read. Close it, or use ``with``."""
 
-    def __init__(self, folder: Path, recognizer: FaceRecognizer, detector: str) -> None:
-        """Opens the file in a folder, or makes it; what another model or detector found is dropped.
+    def __init__(self, folder: Path, recognizer: FaceRecognizer, detector: str, *, forget: bool = False) -> None:
+        """Opens the file in a folder, or makes it.
+
+        Args:
+            folder: where the file is.
+            recognizer: finds and embeds faces.
+            detector: what the recognizer's detector is called.
+            forget: drop what another model or detector found, and names whose photos are gone.
 
         Raises:
-            UsageError: not such a file, or it cannot be written.
+            UsageError: not such a file, it cannot be written, or another model or detector made it.
         """
+        self._forget = forget
         self.path = folder / NAME
         self._recognizer = recognizer
         made_by = json.dumps([asdict(binding_of(recognizer.model)), detector])
@@ -81,6 +88,12 @@ class FaceCache:
             for table in _TABLES:
                 self._db.execute(table)
             known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
+            if known not in (None, (made_by,)) and not forget:
+                was, with_detector = json.loads(known[0])
+                raise UsageError(
+                    f"{shown(folder)}: made with {was['name']} {was['precision']} and {with_detector}; name another "
+                    "--output, or --forget what is there"
+                )
             if known != (made_by,):
                 self._delete(self._paths())
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made_by', ?)", (made_by,))
@@ -118,13 +131,15 @@ class FaceCache:
             Why photos cannot be read.
 
         Raises:
-            UsageError: the file cannot be written.
+            UsageError: the file cannot be written, or all photos of somebody who has a name are gone or changed.
         """
         with self._explained():
             known = dict(self._db.execute("SELECT path, state FROM photo"))
             left = [photo for photo in photos if known.get(os.fsencode(photo)) != _state(photo)]
             changed = known.keys() & set(map(os.fsencode, left))
-            self._delete(changed | known.keys() - set(map(os.fsencode, photos)))
+            gone = changed | known.keys() - set(map(os.fsencode, photos))
+            self._keep_names(gone)
+            self._delete(gone)
             for photo in progress(left):
                 self._look(photo)
             refused = self._db.execute("SELECT path, reason FROM photo WHERE reason IS NOT NULL ORDER BY path")
@@ -182,6 +197,16 @@ class FaceCache:
         """Keeps which files runs have made, so that a later one removes these and no others."""
         with self._explained():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made', ?)", (json.dumps(files),))
+
+    def _keep_names(self, gone: set[bytes]) -> None:
+        """Raises UsageError where a name would go with these photos: they may lie on a disk that is not there."""
+        named = self._db.execute("SELECT name, path FROM face WHERE name IS NOT NULL").fetchall()
+        lost = {name for name, _ in named} - {name for name, path in named if path not in gone}
+        if lost and not self._forget:
+            raise UsageError(
+                f"{shown(self.path.parent)}: all photos of {', '.join(sorted(lost)[:5])} are changed, gone or not "
+                "among these; name all folders of photos, another --output, or --forget these names"
+            )
 
     def _paths(self) -> list[bytes]:
         return [row[0] for row in self._db.execute("SELECT path FROM photo")]

@@ -130,10 +130,12 @@ def enroll_group(gallery: Gallery, group: PersonGroup, name: str, count: int) ->
         try:
             done.photos.append(gallery.enroll(name, face.photo, face=face.face))
         except (EnrollmentError, ImageError) as error:
-            done.refused.append(Refusal(name, shown(face.photo), str(error)))
+            done.refused.append(Refusal(name, shown(face.photo), str(error).removesuffix("; force (--force) takes it")))
     if not done.photos:
         first = group.faces[0]
-        why = f"none of {len(group.faces)} photos is good enough to enroll; the first: {first.concerns or 'refused'}"
+        why = f"none of {len(group.faces)} photos can be enrolled"
+        if first.concerns:
+            why += f"; the first: {first.concerns}"
         done.refused.append(Refusal(name, shown(first.photo), f"{name}: {why}"))
     return done
 

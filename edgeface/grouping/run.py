@@ -28,6 +28,7 @@ def group_photos(
     threshold: float | None = None,
     folders: Folders = "link",
     seed: int = 0,
+    forget: bool = False,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> Collection:
     """Groups the faces of photos by person and writes what it found; photos themselves are never moved or changed.
@@ -38,24 +39,28 @@ def group_photos(
         photos: files; None for those of the last run.
         folder: where to write; made where it is absent.
         recognizer: finds and embeds faces.
-        detector: what the recognizer's detector is called; another one looks at all photos anew.
+        detector: what the recognizer's detector is called.
         names: whom groups show, by their numbers on the page that the last run wrote.
         far: as in ``people_of_photos``.
         threshold: as in ``people_of_photos``.
         folders: ``"link"``, ``"copy"`` or ``"none"``: what the folders of people hold.
         seed: of the order in which faces are looked at.
+        forget: drop what another model or detector found, and names whose photos are gone.
         progress: wraps the photos that are still to be looked at.
 
     Raises:
-        UsageError: no such group, no last run, an option does not fit, or the folder cannot be written to.
+        UsageError: no such group, no last run, another model or detector, names that would be lost, an option does not
+            fit, or the folder cannot be written to.
     """
+    if photos is None and forget:
+        raise UsageError("--forget goes with photos: those that are there from now on")
     if (photos is None or names) and not (folder / NAME).is_file():
         raise UsageError(f"{shown(folder)}: nothing was grouped there yet; run `edgeface group PHOTOS` first")
     is_new = not folder.exists()
     make_folder(folder)
     if is_new:
         folder.chmod(0o700)
-    with FaceCache(folder, recognizer, detector) as cache:
+    with FaceCache(folder, recognizer, detector, forget=forget) as cache:
         if names:
             cache.name(names)
         looked = cache.photos() if photos is None else photos

@@ -65,6 +65,7 @@ def write_page(
         )
     )
     write_text(path, page)
+    path.chmod(0o600)  # it shows faces
 
 
 def draw_scores(own: NDArray[np.float32], others: NDArray[np.float32], threshold: float) -> Figure:

@@ -203,7 +203,7 @@ def test_somebody_without_a_good_photo_is_not_enrolled_and_said(say: Say, here: 
     assert [group["photos"] for group in found["groups"]] == [3]
     code, found, err = say("--name", "1=Dan", "--gallery", "people.gallery")
     assert (code, found["enrolled"]) == (1, [])
-    assert err.startswith("Dan: none of 3 photos is good enough to enroll; the first: dark")
+    assert err.startswith("Dan: none of 3 photos can be enrolled; the first: dark")
     assert [row["name"] for row in found["not_enrolled"]] == ["Dan"]
 
 
@@ -264,10 +264,29 @@ def test_what_was_removed_is_not_in_the_file(say: Say, here: Path):
     assert b"stranger-23" not in data
 
 
-def test_another_model_looks_anew(say: Say, here: Path, make_onnx: Callable[..., Path]):
+def test_names_go_when_told_and_not_before(say: Say, here: Path):
+    say("photos")
+    say("--name", "1=Ada")
+    (here / "photos").rename(here / "away")
+    (here / "more").mkdir()
+    shutil.copy(next((here / "away").iterdir()), here / "more")
+    for words in ([], ["more"]):
+        code, _, err = say(*words)
+        assert code == 2
+        assert "all photos of Ada are changed, gone or not among these" in err
+    (here / "away").rename(here / "photos")
+    assert "Ada" in {group["name"] for group in say("photos")[1]["groups"]}
+    assert say("more", "--forget")[1]["photos"] == 1
+    assert say("--forget")[0] == 2
+
+
+def test_another_model_looks_anew_when_told(say: Say, here: Path, make_onnx: Callable[..., Path]):
     say("photos")
     make_onnx(here / "net.onnx", thresholds={"0.0001": {"value": 0.999, "high": 0.9995}})
-    code, found, _ = say("photos", "-m", "net.onnx")
+    code, _, err = say("photos", "-m", "net.onnx")
+    assert code == 2
+    assert "made with mobilefacenet int8 and blazeface" in err
+    code, found, _ = say("photos", "-m", "net.onnx", "--forget")
     assert code == 1
     assert found["threshold"] == 0.999
     with sqlite3.connect(here / "groups" / "faces.db") as db:

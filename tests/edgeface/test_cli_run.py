@@ -133,7 +133,7 @@ def test_each_photo_of_a_folder_is_answered_and_drawn(say: Say, place: Path):
     Path("photos/z.jpg").write_bytes(b"nothing")
     Image.open("photos/b.png").save("photos/00.jpg", quality=95)
     code, found, err = say("--folder", "photos", "-o", "drawn", "--threshold", "0.999")
-    assert (code, found["frames"], found["skipped"], found["interrupted"]) == (0, 4, 2, False)
+    assert (code, found["frames"], found["skipped"], found["interrupted"]) == (1, 4, 2, False)
     assert found["photos_left_out"] == 0
     recognizer = FaceRecognizer("net.onnx")
     with Gallery.open("g", recognizer) as gallery:
@@ -154,7 +154,7 @@ def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.Captur
     Path("photos/broken.jpg").write_bytes(b"nothing")
     Path("photos/=1+1.png").write_bytes(Path("photos/b.png").read_bytes())
     line = ["run", "--folder", "photos", "-g", "g", "-m", "net.onnx", "--threshold", "0.999"]
-    assert run([*line, "--json-lines"]) == 0
+    assert run([*line, "--json-lines"]) == 1
     out, err = capsys.readouterr()
     rows = [json.loads(text) for text in out.splitlines()]
     assert [(row["photo"], row["face"]) for row in rows] == [
@@ -170,7 +170,7 @@ def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.Captur
         "photos/broken.jpg: not an image that can be read",
     ]
     assert err.startswith("4 photos in ")
-    assert run([*line, "--csv"]) == 0
+    assert run([*line, "--csv"]) == 1
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["photo"], row["face"], row["name"]) for row in table] == [
         ("'=1+1.png", "1", "s2"),
@@ -181,7 +181,7 @@ def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.Captur
     ]
     assert [float(table[2][key]) for key in ("x0", "y0", "x1", "y1")] == pytest.approx(rows[2]["box"])
     assert float(table[2]["score"]) == rows[2]["score"]
-    assert run(line) == 0
+    assert run(line) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == ["a.png: no face found", f"b.png: s2 {rows[2]['score']:.2f}"]
 

@@ -202,7 +202,7 @@ def test_a_command_and_a_web_hook_get_every_event(place: Path, att: Path, capsys
     with camera() as server:
         line = f"run --video door.mp4 -g g -m net.onnx --threshold 0.99 --json-lines --exec {script}"
         hook = ["--webhook", f"http://ada:secret@127.0.0.1:{server.server_port}/hook?key=secret"]
-        assert run([*line.split(), *hook[:1], hook[1].replace("ada:secret@", "")]) == 0
+        assert run([*line.split(), *hook]) == 0
     out, err = capsys.readouterr()
     rows = [json.loads(text) for text in out.splitlines()]
     assert [row["kind"] for row in rows] == ["appeared", "named", "left"]
@@ -229,7 +229,11 @@ def video(path: Path, face: Path) -> None:
     ("line", "message"),
     [
         ("--camera 0 --exec nowhere-to-be-found", "--exec nowhere-to-be-found: no such command"),
-        ("--camera 0 --webhook ftp://ada:secret@h/", "--webhook takes an http:// or https:// address"),
+        ("--camera 0 --exec 'told", "--exec 'told: No closing quotation"),
+        *(
+            (f"--camera 0 --webhook {address}", "--webhook takes an http:// or https:// address")
+            for address in ("ftp://ada:secret@h/", "http://", "http://localhost:99999/", "http://h:secret/", "http://é/")
+        ),
         ("--camera nowhere", "--camera nowhere: name a number, /dev/video0, rtsp://…, http://… or picamera2"),
         ("--camera @nowhere", "--camera @nowhere: cannot be read (No such file or directory)"),
         ("--camera 0 --csv", "--csv is for --folder"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import described
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import GalleryError, ImageError, UsageError
 from edgeface_runtime.gallery.enrollment import ENROLMENT_FAR, MIN_BRIGHTNESS, MIN_SHARPNESS, Photo
@@ -117,6 +118,8 @@ def check_gallery(
         GalleryError: nobody is enrolled, a damaged embedding, or another model's gallery.
         UsageError: the model's contract has no threshold for ``far`` over so many photos.
     """
+    if not hasattr(gallery, "contents"):
+        raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
     gallery.require(recognizer.model)
     photos, rows_ND = gallery.contents()
     if not photos:
