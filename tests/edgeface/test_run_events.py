@@ -232,7 +232,13 @@ def video(path: Path, face: Path) -> None:
         ("--camera 0 --exec 'told", "--exec 'told: No closing quotation"),
         *(
             (f"--camera 0 --webhook {address}", "--webhook takes an http:// or https:// address")
-            for address in ("ftp://ada:secret@h/", "http://", "http://localhost:99999/", "http://h:secret/", "http://é/")
+            for address in (
+                "ftp://ada:secret@h/",
+                "http://",
+                "http://localhost:99999/",
+                "http://h:secret/",
+                "http://é/",
+            )
         ),
         ("--camera nowhere", "--camera nowhere: name a number, /dev/video0, rtsp://…, http://… or picamera2"),
         ("--camera @nowhere", "--camera @nowhere: cannot be read (No such file or directory)"),
