@@ -22,7 +22,7 @@ from edgeface_runtime.images import Pixels
 
 _STRIDE, _CELL = 2, 12
 _BATCH = 32
-_LEVEL = 192  # side in pixels of the squares of a pyramid level in which P-Net sees large photos
+_LEVEL = 128  # side in pixels of the squares of a pyramid level in which P-Net sees large photos
 _ENOUGH = 320  # pixels of the longer side in which a large face still has 32
 
 
