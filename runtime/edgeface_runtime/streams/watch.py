@@ -56,7 +56,7 @@ def watch(
         UsageError: the model's contract has no threshold for ``far`` over so many photos, or ``frames`` are none.
         ImageError: what is to become a frame is no photo.
     """
-    if not isinstance(gallery, Searchable):
+    if not hasattr(gallery, "__len__"):
         raise UsageError(f"the gallery is {described(gallery)}; open one with Gallery(path, recognizer)")
     if not isinstance(frames, Iterable):
         raise UsageError(f"frames is {described(frames)}; give the frames of open_source or in_turn")
