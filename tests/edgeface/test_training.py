@@ -133,7 +133,9 @@ def test_shrinking_keeps_a_flat_face_flat_and_does_not_alias():
 
 
 def train_command(data: Path, run: Path, *more: str) -> list[str]:
-    settings = [part for setting in (*SMALL, "backbone=mobilefacenet-tiny", "ema_decay=0.9") for part in ("--set", setting)]
+    settings = [
+        part for setting in (*SMALL, "backbone=mobilefacenet-tiny", "ema_decay=0.9") for part in ("--set", setting)
+    ]
     return [sys.executable, "-m", "edgeface", "train", str(data), "-o", str(run), "--epochs", "2", *settings, *more]
 
 
