@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeface_runtime import Frame, Person, UsageError
+from edgeface_runtime import Frame, Person, Source, UsageError
 from edgeface_runtime.files import check_target, make_folder, replacing
 from edgeface_runtime.streams.captures import opencv
 
@@ -44,6 +44,41 @@ def drawn(pixels: NDArray[np.uint8], people: Sequence[Person]) -> NDArray[np.uin
         draw.rectangle((x, y, x + wide, y + high), fill=colour)
         draw.text((x + size // 4 - left, y + size // 4 - top), text, fill="white", font=font)
     return np.asarray(image)
+
+
+@contextlib.contextmanager
+def pictures(
+    source: int | str | Path, opened: Source, output: Path | None, show: bool
+) -> Iterator[Callable[[Frame, Sequence[Person]], bool]]:
+    """Draws each frame to where it is wanted; what it gives is False once the window was closed.
+
+    Raises:
+        UsageError: the output does not fit the source, or this OpenCV has no windows.
+        MissingExtraError: OpenCV is absent.
+    """
+    if output and opened.kind == "folder" and output.suffix.lower() == ".mp4":
+        raise UsageError(f"{output}: photos differ in size; name a folder")
+    if (
+        output
+        and opened.kind != "camera"
+        and output.exists()
+        and Path(str(source)).exists()
+        and output.samefile(str(source))
+    ):
+        raise UsageError(f"{output}: is what is to be watched; name another file")
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(writer(output, opened.fps, live=opened.kind == "camera")) if output else None
+        display = stack.enter_context(window("edgeface")) if show else None
+
+        def draw(frame: Frame, people: Sequence[Person]) -> bool:
+            if not write and not display:
+                return True
+            picture = drawn(frame.pixels, people)
+            if write:
+                write(frame, picture)
+            return display is None or display(picture)
+
+        yield draw
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeface import mqtt
 from edgeface.live import Row
 from edgeface.mqtt import Household, discovery, publisher, slug
 
@@ -189,6 +190,30 @@ def test_ten_thousand_events_outlive_a_broker_that_ends(broker: Broker, listener
     assert len(missing) <= (100 if kill else 0)
     assert any("connection lost" in line for line in notes)
     assert not any("dropped" in line for line in notes)
+
+
+def test_what_no_broker_took_is_counted_at_the_end(broker: Broker, listener: Listener, monkeypatch: pytest.MonkeyPatch):
+    notes: list[str] = []
+    with publisher(f"mqtt://127.0.0.1:{broker.port}", "hall", [DOOR], None, notes.append) as publish:
+        listener.wait(lambda: listener.last("edgeface/hall/status") == "online")
+        publish(event("appeared"))
+        topic = f"edgeface/hall/{slug(DOOR)}/event"
+        listener.wait(lambda: listener.last(topic) is not None)
+        time.sleep(0.3)  # the acknowledgment to the publisher
+        broker.end()
+        for number in range(7):
+            publish(event("named", name=str(number)))
+    assert notes[-1] == "MQTT broker 127.0.0.1: 7 events were not delivered"
+    monkeypatch.setattr(mqtt, "WAITING", 11)  # two messages each: five events, and the state of a sixth
+    notes.clear()
+    with publisher(f"mqtt://127.0.0.1:{broker.port}", "hall", [DOOR], None, notes.append) as publish:
+        for number in range(9):
+            publish(event("named", name=str(number)))
+    assert [line for line in notes if "no connection" not in line] == [
+        "the MQTT broker is away for too long: events are dropped from here on",
+        "MQTT broker 127.0.0.1: 9 events were not delivered",
+    ]
+    broker.start()
 
 
 def test_the_password_comes_from_a_file_and_a_wrong_one_is_said(tmp_path: Path, broker: Broker):
