@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeface_runtime import Frame, Person, Source, UsageError
-from edgeface_runtime.files import check_target, make_folder, replacing
+from edgeface_runtime.files import check_target, make_folder, remove_leftovers, replacing
 from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
@@ -121,15 +122,20 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
 def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
-    written = 0
+    remove_leftovers(path.parent, path.stem, path.suffix)
+    written, mode = 0, 0
     output: VideoWriter | None = None
     part = path
     with contextlib.ExitStack() as stack:
 
         def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
-            nonlocal written, output, part
+            nonlocal written, output, part, mode
             if output is None:
                 part = stack.enter_context(replacing(path))
+                try:
+                    mode = _made_private(part)
+                except OSError as error:
+                    raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
                 height, width = pixels.shape[:2]
                 output = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
                 stack.callback(output.release)
@@ -144,6 +150,15 @@ def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
             # OpenCV does not say that a write has failed. Ctrl-C may come between a write and its count.
             if _frames(cv2, part) < written:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
+            part.chmod(mode)
+
+
+def _made_private(path: Path) -> int:
+    """Makes an empty file that its owner alone can read; the permissions that it would have had by the umask."""
+    path.touch(exist_ok=False)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(0o600)
+    return mode
 
 
 def _frames(cv2: ModuleType, path: Path) -> int:

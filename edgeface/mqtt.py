@@ -165,6 +165,9 @@ def publisher(
         if getattr(reason, "is_failure", False):
             note(f"MQTT broker {place.hostname}: connection lost ({reason}); connecting again")
 
+    def acknowledged(_: object, __: object, ___: object, ____: object, _____: object) -> None:
+        under_way.popleft()
+
     def publish(row: Row) -> None:
         with turn:
             if row.event in ("lost", "back"):
@@ -175,7 +178,7 @@ def publisher(
             send(f"{base}/{slug(row.camera)}/state", household.state(row.camera))
 
     client.on_connect, client.on_disconnect = connected, disconnected
-    client.on_publish = lambda *_: under_way.popleft()
+    client.on_publish = acknowledged
     client.on_connect_fail = lambda *_: note(f"MQTT broker {place.hostname}: no connection; trying again")
     # Home Assistant has started: it asks who is there.
     client.on_message = lambda *message: present() if message[-1].payload == b"online" else None

@@ -324,6 +324,29 @@ def test_what_does_not_fit_is_one_line(place: Path, capfd: pytest.CaptureFixture
     assert set(place.iterdir()) == before
 
 
+def test_what_a_kill_leaves_is_for_the_owner_alone_and_goes_with_the_next_run(place: Path, att: Path):
+    before = os.umask(0o022)
+    try:
+        with camera(scene(att / "s2" / "1.pgm")) as server:
+            process = started("--camera", address(server), "--json-lines", "-o", "out.mp4", "--snapshots", "faces")
+            until(process, "named")
+            (part,) = place.glob(".out.*.mp4")
+            assert part.stat().st_mode & 0o777 == 0o600
+            process.kill()
+            process.communicate()
+            (place / "faces" / f".x.{process.pid}.jpg").touch()
+            assert not (place / "out.mp4").exists()
+            process = started("--camera", address(server), "--json-lines", "-o", "out.mp4", "--snapshots", "faces")
+            until(process, "named")
+            assert not part.exists()
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=60)[1].endswith("out.mp4\n")
+        assert (place / "out.mp4").stat().st_mode & 0o777 == 0o644
+        assert not list(place.rglob(".*"))
+    finally:
+        os.umask(before)
+
+
 # Fifty runs in one process, each ended by a signal that comes at a random moment of it.
 FIFTY = """
 import io, itertools, json, os, random, signal, sys, threading, time
