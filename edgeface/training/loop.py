@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,10 @@ from edgeface.training.checkpoints import Checkpoint, contract_draft, environmen
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_to_teachers, imprint_head
+from edgeface.training.init.fit import fit_last_layers
 from edgeface.training.pool import Pool
 from edgeface.training.processes import PATIENCE, agreed, own_share, share_batch_norm, summed
+from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
@@ -59,6 +61,7 @@ def train(
     *,
     reporter: Reporter = SILENT,
     licence: str = "unknown",
+    sources: Sequence[Origin] = (),
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
@@ -74,6 +77,7 @@ def train(
         config: every setting.
         reporter: told how far it is, and a line after each epoch.
         licence: what the photos allow.
+        sources: what it learns from beside them; their licences go with that of the photos.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders whose outputs the student learns.
@@ -90,14 +94,10 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
-    group = InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=config.system.mixed_precision, kwargs_handlers=[group])
+    accelerator = _accelerator(config, reporter)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     is_main = accelerator.is_main_process
     reporter = reporter if is_main else SILENT
-    if config.system.mixed_precision == "fp16" and device.type == "cpu":
-        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
 
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.system.seed)
@@ -132,19 +132,16 @@ def train(
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not begun:
-        if config.init.fit_embedding:
-            fit_to_teachers(learner, pool, pool_rows, config, reporter)
-        if config.init.imprint_head:
-            imprint_head(learner, pool, train_rows, config, reporter)
+        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, licence=licence)
+    contract = contract_draft(config, data_sha256=digest, licence=whole_licence(licence, sources))
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra))
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
@@ -190,9 +187,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            with torch.no_grad():
-                for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-                    slope.clamp_(max=1.0)
+            clamp_slopes(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -260,6 +255,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
+@torch.no_grad()
+def clamp_slopes(slopes: Sequence[Tensor]) -> None:
+    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
+    for slope in slopes:
+        slope.clamp_(max=1.0)
+
+
 def shrink(x: Tensor, side: int) -> Tensor:
     """(N, 3, S, S) → (N, 3, side, side), smoothed first so that nothing aliases; the same tensor at full size."""
     return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", antialias=True)
@@ -299,6 +301,15 @@ def validate(
     return loss_mean, accuracy if config.distill.classification_weight else None, cosine if taught else None
 
 
+def _accelerator(config: TrainConfig, reporter: Reporter) -> Accelerator:
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    precision, group = config.system.mixed_precision, InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[group])
+    if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
+    return accelerator
+
+
 def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:
     return means[0] if config.distill.classification_weight else None, means[1] if taught else None
 
@@ -309,8 +320,9 @@ def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str
     return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
-def _write_card(path: Path, config: TrainConfig, data: dict[str, object]) -> None:
+def _write_card(path: Path, config: TrainConfig, data: dict[str, object], sources: Sequence[Origin]) -> None:
     document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    document["sources"] = [asdict(source) for source in sources]
     write_text(path, json.dumps(document, indent=2) + "\n")
 
 
