@@ -101,12 +101,11 @@ def open_faces(folder: str | Path, *, size: int = 112, reporter: Reporter = SILE
     if seen.is_whole(size):
         return load_data(_prepared(folder, size, seen, reporter), size=size)
     data = load_data(folder, size=size)
-    if seen.is_aligned:
+    if seen.is_aligned or seen.offset is None:
         return data
-    what = "show no face that the detector finds" if seen.offset is None else "are not aligned"
     reporter.say(
-        f"{shown(folder)}: crops of about {seen.side} pixels that {what}: taken as they are, though a device feeds "
-        "aligned faces, so figures may differ there; edgeface data prepare aligns them"
+        f"{shown(folder)}: crops of about {seen.side} pixels that are not aligned: taken as they are, though a device "
+        "feeds aligned faces, so figures may differ there; edgeface data prepare aligns them"
     )
     return replace(data, is_aligned=False)
 
