@@ -192,12 +192,12 @@ def test_another_in_the_same_place_is_another_visit(fake: FaceRecognizer, family
         (10, "named", 2, "Bea"),
     ]
     results = list(watch(in_turn(clips((1, 8), (300, 40))), fake, family, config=LOOK_ALWAYS))
-    # Unknown once a second has gone without a look that gives the name: the last one was in frame 7.
+    # Unknown once a second has gone with looks that do not give the name: the first one was in frame 8.
     assert said(results)[2:] == [
         (9, "named", 1, None),
-        (32, "left", 1, "Ada"),
-        (32, "appeared", 2, None),
-        (32, "unknown", 2, None),
+        (33, "left", 1, "Ada"),
+        (33, "appeared", 2, None),
+        (33, "unknown", 2, None),
     ]
 
 
@@ -341,7 +341,7 @@ def moving(fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
     return frames
 
 
-@pytest.mark.parametrize("fps", [10, 15])
+@pytest.mark.parametrize("fps", [10, 15, 30])
 def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     recognizer = FaceRecognizer(fake_recognizer().model)
     film = moving(fps)
@@ -355,8 +355,9 @@ def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     ]
     assert len(shown) > 0.95 * len(film)
     away = np.linalg.norm(shown - np.median(shown, axis=0), axis=1)
-    assert away.mean() < 4
-    assert np.percentile(away, 95) < 10
+    # Where it is: one look that began at its last place would take it only part of the way.
+    assert away.mean() < 1.8
+    assert np.percentile(away, 95) < 5
 
 
 def test_a_face_that_is_gone_is_looked_for_at_once(family: Gallery):
