@@ -86,7 +86,7 @@ def train(
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
-    from edgeface.data.dataset import load_data, load_unlabeled
+    from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint
@@ -96,7 +96,7 @@ def train(
 
     reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
     settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
-    faces = load_data(data, size=settings.model.input_size)
+    faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
@@ -115,7 +115,7 @@ def train(
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
         feature_teacher=load_checkpoint(guide) if guide else None,
-        unlabeled=load_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
+        unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
     draw_curves(curves, output / "curves.png")

@@ -48,6 +48,10 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+NO_VALIDATION = (
+    "no validation photos: nothing can choose the best epoch, so the last one is kept and early stopping is off; give "
+    "more photos a person"
+)
 SCALE_FACES = 256
 """Faces from which the channels of a feature teacher's maps get their scale."""
 
@@ -136,7 +140,7 @@ def train(
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, licence=licence)
+    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=licence)
     if (folder / LAST).exists():
         state.restore(folder, config, digest, reporter)
     elif is_main:
@@ -149,6 +153,8 @@ def train(
     steps, epochs = len(pool_rows) // batch, config.schedule.epochs
     share = slice(rank * batch // world, (rank + 1) * batch // world)
     rollbacks = 0
+    if not len(val_rows):
+        reporter.say(NO_VALIDATION)
 
     while len(state.curves) < epochs and not stalled(state.curves, config.schedule.early_stopping_patience):
         # ---- one pass over the training photos, in an order of its own

@@ -119,6 +119,8 @@ class Contract:
     """Of the checkpoint that the file was made from."""
     data_sha256: str | None = None
     """Of the card of the training data."""
+    photos_sha256: str | None = None
+    """Of the faces of the training data alone, however they are split."""
     calibration: dict[str, Any] | None = None
     """Size, seed and digest of the calibration faces of a quantized file."""
     accuracy: dict[str, Any] = field(default_factory=dict)
