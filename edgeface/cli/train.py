@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, TerminalReporter, note, print_json
+from edgeface.cli.console import Json, TerminalReporter, print_json
 from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
@@ -88,22 +88,25 @@ def train(
     """
     from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
+    from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint
     from edgeface.training.config import load_config
     from edgeface.training.init.start import start_from
     from edgeface.training.loop import train as run
+    from edgeface.training.processes import is_main_process
 
-    reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
+    reporter = TerminalReporter() if is_main_process() else SILENT
+    given = {"backbone": backbone, "loss": head, "epochs": epochs}
     settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
     faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
-        note(f"left out {file}: {reason}")
-    note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+        reporter.say(f"left out {file}: {reason}")
+    reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, names=init_names))
+        reporter.say(start_from(net, str(init), settings, faces=some, names=init_names))
 
     curves = run(
         faces,
@@ -118,6 +121,8 @@ def train(
         unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
+    if not is_main_process():
+        return
     draw_curves(curves, output / "curves.png")
     last = curves[-1]
     if json:
