@@ -94,9 +94,7 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
-    group = InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=config.system.mixed_precision, kwargs_handlers=[group])
+    accelerator = _accelerator(config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     is_main = accelerator.is_main_process
     reporter = reporter if is_main else SILENT
@@ -196,9 +194,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            with torch.no_grad():
-                for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-                    slope.clamp_(max=1.0)
+            _clamp(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -228,6 +224,18 @@ def train(
             _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
+
+
+@torch.no_grad()
+def _clamp(slopes: Sequence[nn.Parameter]) -> None:
+    for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
+        slope.clamp_(max=1.0)
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
 
 
 def losses(
