@@ -17,8 +17,8 @@ from PIL import Image
 
 from edgeface_runtime.detection.boxes import suppress
 from edgeface_runtime.detection.pixels import Area, framed, require_rgb, resized
+from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
-from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
 
@@ -40,28 +40,15 @@ _MIRRORED = [1, 0, 2, 4, 3]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class YunetOnet:
+class YunetOnet(ProposalSettings):
     """YuNet takes (1, H + 1, W + 1, 3) int8, RGB less 128, with a first row and column of black."""
 
     yunet: Engine
     """Three maps, (1, H/8, W/8, 16) and so on: two logits, box in cells, five points in cells."""
     onet: Engine
     """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
-    min_face: float = 40.0
-    """Smallest face to look for, in pixels of the photo; the time goes with the square of its inverse."""
     proposal: float = 0.15
     """Confidence from which a proposal of YuNet is looked at, 0 to 1."""
-    threshold: float = 0.7
-    """Least confidence of O-Net that it is a face, 0 to 1."""
-    sure: float = 0.97
-    """Where no face of a photo is as confident, ``find_faces`` also looks at its quarter turns; 0: never."""
-
-    def __post_init__(self) -> None:
-        if not 12 <= self.min_face < math.inf:
-            raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
-        for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
-            if not 0 < value < 1:
-                raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
 
     def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
