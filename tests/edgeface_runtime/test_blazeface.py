@@ -181,7 +181,7 @@ def test_settings_out_of_range(blazeface: BlazeFace, change: dict[str, Any]) -> 
         dataclasses.replace(blazeface, **change)
 
 
-def test_a_face_is_followed_from_frame_to_frame(blazeface: BlazeFace, att: list[np.ndarray]):
+def test_a_face_is_followed_from_frame_to_frame(blazeface: BlazeFace, att: list[np.ndarray], scene: Scene) -> None:
     """By one look at its last place: near where a detection finds it, and nowhere once it has gone."""
     for person in att[:6]:
         (face,) = blazeface.detect(scene(person, (640, 480), 200, 100, 140))
