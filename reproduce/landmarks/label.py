@@ -3,8 +3,8 @@
     python -m reproduce.landmarks.label YUNET.onnx PHOTOS... -o runs/landmarks/data.npz [--limit 12000]
 
 PHOTOS are folders. YuNet proposes; each proposal's surroundings are kept as SIDE pixels of WIDE times the box. A face
-is kept where the looks agree; what nearly all looks refuse is kept as a negative, and so are places beside the faces and what
-YuNet takes for faces in scenes of shuffled tiles, where there is none.
+is kept where the looks agree; what nearly all refuse is kept as a negative, and so are places beside the faces and
+what YuNet takes for faces in scenes of shuffled tiles, where there is none.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def consensus(
         [SIDE, 0, SIDE, 0], np.float32
     )
     more, _, other = look(mirrored.astype(np.float32), True)
-    other = np.stack([SIDE - 1 - other[..., 0], other[..., 1]], axis=-1)[:, MIRRORED]
+    other = np.stack([SIDE - other[..., 0], other[..., 1]], axis=-1)[:, MIRRORED]
     every = np.concatenate([points, other])
     middle = np.median(every, axis=0)
     apart = np.median(np.linalg.norm(every - middle, axis=2).mean(axis=1)) / side
@@ -146,8 +146,7 @@ def main() -> None:
     for _ in range(arguments.scenes if seen else 0):
         photo = tiles(seen, rng)
         found = [face for face in detector.detect(photo) if (face.box[2:] - face.box[:2]).max() >= 12]
-        for index in rng.permutation(len(found))[:16]:
-            kept.append((*surroundings(photo, found[index].box), nowhere, 0.0))
+        kept += [(*surroundings(photo, found[i].box), nowhere, 0.0) for i in rng.permutation(len(found))[:16]]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     crops, places, points, scores = (np.array(part) for part in zip(*kept, strict=True))
     np.savez(arguments.output, crops=crops, boxes=places, points=points, scores=scores.astype(np.float32))

@@ -28,12 +28,14 @@ class LandmarkNet(nn.Module):
         self.head = nn.Linear(256, 15)
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the class says, of a batch."""
         for level, (conv, slope) in enumerate(zip(self.convs, self.slopes, strict=False)):
             x = slope(conv(x))
             if level < 3:
                 x = functional.max_pool2d(x, 3 if level < 2 else 2, 2, ceil_mode=True)
         x = x.permute(0, 3, 2, 1).flatten(1)  # the published weights go by column
-        return self.head(self.slopes[-1](self.dense(self.narrow(x))))
+        answer: Tensor = self.head(self.slopes[-1](self.dense(self.narrow(x))))
+        return answer
 
     def start(self, weights: dict[str, Tensor]) -> None:
         """Takes over facenet-pytorch's ``onet.pt``; the wide matrix by its largest singular values."""
@@ -42,11 +44,10 @@ class LandmarkNet(nn.Module):
         weight, bias = ([weights[f"{head}.{part}"] for head in heads] for part in ("weight", "bias"))
         weight[0], bias[0] = weight[0][1:] - weight[0][:1], bias[0][1:] - bias[0][:1]
         with torch.no_grad():
-            for level, conv in enumerate(self.convs, 1):
-                conv.weight.copy_(weights[f"conv{level}.weight"])
-                conv.bias.copy_(weights[f"conv{level}.bias"])
-            for level, slope in enumerate(self.slopes, 1):
-                slope.weight.copy_(weights[f"prelu{level}.weight"])
+            for kind, layers in (("conv", self.convs), ("prelu", self.slopes)):
+                for level, layer in enumerate(layers, 1):
+                    for name, value in layer.named_parameters():
+                        value.copy_(weights[f"{kind}{level}.{name}"])
             self.narrow.weight.copy_(values[:RANK, None].sqrt() * right[:RANK])
             self.dense.weight.copy_(left[:, :RANK] * values[:RANK].sqrt())
             self.dense.bias.copy_(weights["dense5.bias"])

@@ -27,8 +27,8 @@ from reproduce.landmarks.net import RAISE, REACH, SIZE, LandmarkNet
 _BATCH = 128
 _TAUGHT = 32  # of them, so many have O-Net's box as their target: it changes least
 _EYES = 35.24  # pixels between the eyes of the 112-pixel template
-_QUARTERS = 0.06  # share of faces that are shown on their side or head, as negatives
-_AWAY = 0.04  # share that is shown far off the middle, as negatives
+_QUARTERS = 0.05  # share of faces that are shown on their side or head, as negatives
+_AWAY = 0.03  # share that is shown far off the middle, as negatives
 
 
 class Faces:
@@ -44,7 +44,7 @@ class Faces:
         self.is_face = torch.from_numpy(np.isfinite(points[chosen][:, 0, 0]))
 
     def seen(self, index: Tensor, rng: torch.Generator, wild: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, 3, SIZE, SIZE) views, the same undisturbed, (N,) whether each shows an upright face, (N, 5, 2) where its points are."""
+        """(N, 3, SIZE, SIZE) views, the same undisturbed, (N,) if each is an upright face, (N, 5, 2) its points."""
         count = len(index)
 
         def normal(*shape: int) -> Tensor:
@@ -84,7 +84,8 @@ class Faces:
         fill = 128.0 if not wild else float(torch.randint(0, 2, (1,), generator=rng)) * 128
         pixels = self.crops[index].permute(0, 3, 1, 2).float() - fill
         views = functional.grid_sample(pixels, grid, align_corners=False) + fill
-        offset = (points - centre[:, None]) / side[:, None, None]
+        # O-Net counts its points from the first pixel's edge, the grid from its middle.
+        offset = (points - centre[:, None] - 0.5) / side[:, None, None]
         x = (cosine[:, None] * offset[..., 0] - sine[:, None] * offset[..., 1]) * flip[:, None]
         y = sine[:, None] * offset[..., 0] + cosine[:, None] * offset[..., 1]
         target = torch.stack([x, y], -1)
@@ -132,7 +133,7 @@ def tested(net: LandmarkNet, faces: Faces) -> dict[str, float]:
     rng = torch.Generator().manual_seed(1)
     answers, labels, targets = [], [], []
     with torch.no_grad():
-        for index in torch.arange(len(faces.points)).split(_BATCH):
+        for index in torch.split(torch.arange(len(faces.points)), _BATCH):
             views, _, is_face, points = faces.seen(index, rng, wild=False)
             answers.append(net(views))
             labels.append(is_face)
@@ -165,7 +166,7 @@ def main() -> None:
     net, teacher = LandmarkNet(), LandmarkNet()
     for one in (net, teacher):
         one.start(torch.load(arguments.onet, weights_only=True))
-        one.to(memory_format=torch.channels_last)
+        one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no stub of it
     if arguments.start:
         net.load_state_dict(torch.load(arguments.start, weights_only=True)["net"])
     optimizer = torch.optim.AdamW(net.parameters(), lr=arguments.rate, weight_decay=1e-4)
@@ -183,7 +184,7 @@ def main() -> None:
         rng = torch.Generator().manual_seed(number)
         began, losses = time.process_time(), []
         order = torch.randperm(len(faces.points), generator=rng)
-        for step, index in enumerate(order.split(_BATCH)):
+        for step, index in enumerate(torch.split(order, _BATCH)):
             done = (number + step / steps) / arguments.epochs
             warm = min(1.0, (number * steps + step + 1) / 100)
             optimizer.param_groups[0]["lr"] = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * done))

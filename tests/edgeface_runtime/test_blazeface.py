@@ -179,21 +179,3 @@ def test_what_is_no_photo(blazeface: BlazeFace, image: Any) -> None:
 def test_settings_out_of_range(blazeface: BlazeFace, change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(change))):
         dataclasses.replace(blazeface, **change)
-
-
-def test_a_face_is_followed_from_frame_to_frame(blazeface: BlazeFace, att: list[np.ndarray], scene: Scene) -> None:
-    """By one look at its last place: near where a detection finds it, and nowhere once it has gone."""
-    for person in att[:6]:
-        (face,) = blazeface.detect(scene(person, (640, 480), 200, 100, 140))
-        for step in range(1, 8):
-            frame = scene(person, (640, 480), 200 + 9 * step, 100 + 4 * step, 140)
-            found = blazeface.follow(frame, face)
-            assert found is not None
-            (expected,) = blazeface.detect(frame)
-            assert eyes_apart(found, expected.landmarks) < 0.08
-            assert np.abs(found.box - expected.box).max() < 16
-            face = found
-        empty = scene(person, (640, 480), 0, 300, 60)
-        assert blazeface.follow(empty, face) is None
-    with pytest.raises(ImageError):
-        blazeface.follow(np.zeros((4, 4), np.uint8), face)
