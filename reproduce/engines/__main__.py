@@ -1,6 +1,6 @@
 """Opens the shipped files and small exports in each engine of engines.toml, and writes docs/engines.md.
 
-    python -m reproduce.engines work/engines runs/demo/models/*.{onnx,tflite}
+    python -m reproduce.engines work/engines demo.{fp32,int8}.{onnx,tflite}     # the files of edgeface demo, named so
 
 Each engine gets an environment of its own in the folder (8 GB in all), each trial a process of its own with a time limit.
 What is done already, of the same bytes, is not done again; what cannot be installed is said, and tried again next time.
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("files", type=Path, nargs="*", help="more files with contracts and golden vectors")
     parser.add_argument("--only", default="", help="engines whose name holds this text; the page is left alone")
     parser.add_argument("--page", type=Path, default=PAGE, help="page to write the tables into")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     work = options.work.resolve()
     files = model_files(work / "files", options.files)
     engines = [engine for engine in load_manifest() if options.only.lower() in engine.slug]

@@ -15,6 +15,7 @@ from edgeface.data.att import att_folder
 from edgeface.data.dataset import load_data
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface_export.options import ExportOptions
+from edgeface_runtime import UsageError
 from edgeface_runtime.contract import Contract, read_contract
 from edgeface_runtime.model import as_input, probe_images, shipped, unit_rows
 
@@ -58,7 +59,10 @@ def model_files(folder: Path, others: Sequence[Path] = ()) -> list[ModelFile]:
             shutil.copytree(work, folder)
     made = [path for path in sorted(folder.iterdir()) if path.suffix in (".onnx", ".tflite", ".ncnn")]
     ours = [item.file for item in shipped()]
-    return [ModelFile(path, read_contract(path)) for path in (*ours, *made, *others)]
+    paths = [*ours, *made, *others]
+    if len({path.name for path in paths}) != len(paths):
+        raise UsageError("two files have one name: the page could not tell them apart")
+    return [ModelFile(path, read_contract(path)) for path in paths]
 
 
 def _export(folder: Path) -> None:

@@ -43,10 +43,7 @@ def tables(engines: Sequence[Engine], files: Sequence[ModelFile], trials: Trials
         (reference,) = [engine for engine in readers if engine.is_reference]
 
         def cells(engine: Engine, columns: list[ModelFile] = columns, reference: Engine = reference) -> list[str]:
-            return [
-                cell(file, trials[engine, file.path], trials.get((reference, file.path)))
-                for file in columns
-            ]
+            return [cell(file, trials[engine, file.path], trials.get((reference, file.path))) for file in columns]
 
         rows = []
         for (name, found, mind), group in groupby(readers, key=lambda each: (each.name, cells(each), each.mind)):

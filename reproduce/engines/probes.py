@@ -112,7 +112,7 @@ def openvino(path: str, first: Any, option: str) -> Run:
     core = ov.Core()
     model = core.read_model(path)
     model.reshape(list(first.shape))
-    compiled = core.compile_model(model, "CPU")
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": option} if option else {})
     return lambda image: compiled(image)[0]
 
 
