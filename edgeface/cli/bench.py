@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgeface_devices.verdicts import Verdict
 
 HERE = "here"
+CARD = ".card.md"
+"""How the names of model cards end, which lie beside exported files and match models/* too."""
 
 
 def bench(
@@ -112,6 +114,9 @@ def bench(
         raise UsageError(
             "--data, --cpus and --memory are for files that run, which only this machine does: --device here,…"
         )
+    files = [file for file in files if not file.name.endswith(CARD)]
+    if not files:
+        raise UsageError("no model file given: only the model cards that export writes beside them")
     conditions = [parse_limit(text) for text in fail_if or ()]
     _check_targets(report, output)
     earlier = {str(path): read_results(path) for path in add or ()}

@@ -67,8 +67,8 @@ def export(
 
     Each file carries its contract, and is compared with the source model on the test photos. Layers too
     sensitive to int8 stay in float (mixed precision). When a file still loses more than --max-drop,
-    nothing is written and the exit code is 1. Thresholds for false match rates of 1e-2 to 1e-5 come from
-    --threshold-data, else from people without training photos.
+    nothing is written and the exit code is 1. Thresholds for false match rates of 1e-2 to 1e-7,
+    as far as the pairs suffice, come from --threshold-data, else from people without training photos.
 
     A third-party .onnx is quantized, checked and stamped as its --contract says, to ONNX only; a
     .tflite gets its contract, with which every command takes it.

@@ -123,6 +123,7 @@ def _make(job: _Job, recipe: Recipe) -> ExportedFile:
         else:
             quantized = _Quantization()
             FORMATS[recipe.format].WRITERS[recipe.precision](float_file, path)
+        FORMATS[recipe.format].make_portable(path)
         model = load(path, contract=job.contract)
         found = quantized.parity or job.parity(model)
         operators = FORMATS[recipe.format].operators(path, job.contract)

@@ -157,13 +157,18 @@ class _Table:
 def _tflite_text(data: bytes) -> str | None:
     model = _Table(data, struct.unpack_from("<I", data, 0)[0])
     buffers = model.tables(4)
+    spans = [_span(buffer) for buffer in buffers]
+    if any(at + length > len(data) for at, length in spans):
+        raise ValueError("a buffer runs past the end")
     found = None
-    for buffer in buffers:
-        at, length = buffer.vector(0)
-        if at + length > len(data):
-            raise ValueError("a buffer runs past the end")
     for entry in model.tables(6):
         if entry.text(0) == KEY:
-            at, length = buffers[entry.scalar(1, "<I")].vector(0)
+            at, length = spans[entry.scalar(1, "<I")]
             found = data[at : at + length].decode()
     return found
+
+
+def _span(buffer: _Table) -> tuple[int, int]:
+    """(position, length) of a TFLite buffer; large files have theirs behind the FlatBuffer, from byte 2 on."""
+    behind = buffer.scalar(1, "<Q")
+    return (behind, buffer.scalar(2, "<Q")) if behind > 1 else buffer.vector(0)

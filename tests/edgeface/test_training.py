@@ -107,7 +107,8 @@ def test_an_embedding_layer_of_rate_0_stays(four_people: Path, tmp_path: Path):
 
 
 def test_small_faces_come_first_and_the_best_net_is_one_of_full_size(four_people: Path, tmp_path: Path):
-    config = load_config(None, [*SMALL, "epochs=3", "progressive_size=64", "progressive_ratio=0.6"])
+    settings = ["epochs=3", "progressive_size=64", "progressive_ratio=0.6"]
+    config = load_config(None, [*SMALL, *settings], backbone="mobilefacenet-tiny")
     rows = train(load_data(four_people), tmp_path / "run", config)
     assert [row.side for row in rows] == [64, 64, 112]
     found = load_checkpoint(tmp_path / "run").contract.accuracy["validation"]
@@ -132,7 +133,9 @@ def test_shrinking_keeps_a_flat_face_flat_and_does_not_alias():
 
 
 def train_command(data: Path, run: Path, *more: str) -> list[str]:
-    settings = [part for setting in (*SMALL, "ema_decay=0.9") for part in ("--set", setting)]
+    settings = [
+        part for setting in (*SMALL, "backbone=mobilefacenet-tiny", "ema_decay=0.9") for part in ("--set", setting)
+    ]
     return [sys.executable, "-m", "edgeface", "train", str(data), "-o", str(run), "--epochs", "2", *settings, *more]
 
 

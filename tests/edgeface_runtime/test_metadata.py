@@ -47,6 +47,37 @@ def test_tflite_text_is_what_the_flatbuffers_object_api_reads(tiny_tflite: Path)
     assert entries == {KEY: read_text(tiny_tflite)}
 
 
+@pytest.fixture
+def behind(tiny_tflite: Path, tmp_path: Path) -> Path:
+    """The contract lies behind the flatbuffer, as large files have their buffers."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(tiny_tflite.read_bytes(), 0)
+    buffer = model.buffers[model.metadata[0].buffer]
+    text, buffer.data = bytes(buffer.data), None
+    buffer.offset, buffer.size = 2, len(text)
+    for _ in range(2):  # a place that is not known yet takes as many bytes as one that is
+        builder = flatbuffers.Builder(0)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        buffer.offset = len(builder.Output())
+    path = tmp_path / "behind.tflite"
+    path.write_bytes(builder.Output() + text)
+    return path
+
+
+def test_tflite_text_behind_the_flatbuffer_is_read_as_well(behind: Path, tiny_tflite: Path):
+    assert read_text(behind) == read_text(tiny_tflite)
+    behind.write_bytes(behind.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="not a whole"):
+        read_text(behind)
+
+
+def test_an_export_replaces_a_contract_behind_the_flatbuffer(behind: Path):
+    tflite_file = pytest.importorskip("edgeface_export.formats.tflite_file")
+    tflite_file.write_contract(behind, "another")
+    assert read_text(behind) == "another"
+
+
 def test_a_model_without_the_key_carries_no_contract(tiny_tflite: Path, tiny_onnx: Path, tmp_path: Path):
     for source in (tiny_onnx, tiny_tflite):
         path = tmp_path / source.name

@@ -263,6 +263,27 @@ def _groups(node: onnx.NodeProto) -> int:
     return _attribute(node, "group", 1) if node.op_type == "Conv" else 1
 
 
+def make_portable(path: Path) -> None:
+    """Rewrites a finished file so that more engines than this onnxruntime read it; the numbers stay the same.
+
+    Operator sets that no node is of shut out onnxruntime before 1.18; with the shapes between layers, which the
+    quantizer leaves for a batch of its own, tract cannot be told another.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    if any(item.HasField("g") or item.graphs for node in graph.node for item in node.attribute):
+        return  # inside a loop or a branch more may be named
+    domains = {"", "ai.onnx"} | {node.domain for part in (graph, *model.functions) for node in part.node}
+    names = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
+    imports = [item for item in model.opset_import if item.domain in domains]
+    weights = [item for item in graph.initializer if item.name in names]
+    for field, kept in ((model.opset_import, imports), (graph.initializer, weights), (graph.value_info, [])):
+        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(copies)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def write_contract(path: Path, text: str) -> None:
     """Stores the contract under ``metadata_props``, replacing one that is there."""
     model = onnx.load(path)
