@@ -62,6 +62,8 @@ class Model:
             faces = faces[..., ::-1]
         length = self.contract.embedding.length
         fixed = self.engine.input_shape[0]
+        if fixed is None and self.contract.recipe.startswith("dynamic"):
+            fixed = 1  # onnxruntime takes one range over the whole batch: a face would depend on its company
         rows = np.empty((len(faces), length), np.float32)
         for start in range(0, len(faces), fixed or _CHUNK):
             chunk = faces[start : start + (fixed or _CHUNK)]
