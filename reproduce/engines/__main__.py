@@ -2,7 +2,7 @@
 
     python -m reproduce.engines work/engines demo.{fp32,int8}.{onnx,tflite}     # the files of edgeface demo, named so
 
-Each engine gets an environment of its own in the folder (8 GB in all), each trial a process of its own with a time limit.
+Each engine gets an environment of its own in the folder, each trial a process of its own with a time limit.
 What is done already, of the same bytes, is not done again; what cannot be installed is said, and tried again next time.
 """
 

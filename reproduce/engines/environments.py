@@ -29,8 +29,9 @@ def prepare(engine: Engine, folder: Path) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     if engine.pip:
-        _call([sys.executable, "-m", "venv", str(place)])
-        _call([str(place / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *engine.pip])
+        _call([sys.executable, "-m", "venv", "--without-pip", str(place)])
+        pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install", "-q", "--no-compile"]
+        _call([*pip, "--disable-pip-version-check", *engine.pip])
     if engine.npm:
         npm = shutil.which("npm")
         if npm is None:

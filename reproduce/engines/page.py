@@ -18,7 +18,7 @@ Trials = Mapping[tuple[Engine, Path], Trial]
 
 
 def cell(file: ModelFile, trial: Trial, reference: Trial | None) -> str:
-    """``1.0000 =``: the least golden cosine, and the same bits as the reference; in bold what is below the file's bar."""
+    """``1.0000 =``: the least golden cosine, ``=`` for the reference's bits; bold: below the file's own bar."""
     if trial.outputs is None:
         return trial.outcome
     cosine = file.golden_cosine(trial.outputs)

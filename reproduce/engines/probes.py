@@ -1,4 +1,4 @@
-"""Opens one file in one engine: ``python probes.py PROBE MODEL IMAGES.npy ANSWER.json``, run by the engine's own Python.
+"""Opens one file in one engine: ``python probes.py PROBE MODEL IMAGES.npy ANSWER.json``, run by that engine's Python.
 
 IMAGES.npy holds a batch as the file's contract wants it; each image goes in alone. ANSWER.json becomes
 ``{"outputs": [[…], …]}``, or ``{"error": "…"}`` with what the engine said. Nothing of edgeface is imported here.
@@ -23,6 +23,7 @@ Run = Callable[[Any], Any]
 
 
 def onnxruntime(path: str, first: Any, option: str) -> Run:
+    """On one thread of the CPU."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -46,6 +47,7 @@ def _interpreter(module: Any, path: str, **more: Any) -> Run:
 
 
 def litert(path: str, first: Any, option: str) -> Run:
+    """``reference``: with the built-in kernels alone, without XNNPACK."""
     from ai_edge_litert import interpreter
 
     plain = {"experimental_op_resolver_type": interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
@@ -53,18 +55,21 @@ def litert(path: str, first: Any, option: str) -> Run:
 
 
 def tflite_runtime(path: str, first: Any, option: str) -> Run:
+    """The predecessor of LiteRT."""
     from tflite_runtime import interpreter
 
     return _interpreter(interpreter, path)
 
 
 def tensorflow(path: str, first: Any, option: str) -> Run:
+    """The interpreter inside TensorFlow."""
     import tensorflow as tf
 
     return _interpreter(tf.lite, path)
 
 
 def compiled_model(path: str, first: Any, option: str) -> Run:
+    """LiteRT's newer interface, on the CPU."""
     from ai_edge_litert.compiled_model import CompiledModel
 
     model = CompiledModel.from_file(path)
@@ -80,6 +85,7 @@ def compiled_model(path: str, first: Any, option: str) -> Run:
 
 
 def tflite_micro(path: str, first: Any, option: str) -> Run:
+    """With an arena large enough for any of the files."""
     from tflite_micro.python.tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_file(path, arena_size=8 << 20)
@@ -93,6 +99,7 @@ def tflite_micro(path: str, first: Any, option: str) -> Run:
 
 
 def mediapipe(path: str, first: Any, option: str) -> Run:
+    """The task that takes a picture and gives an embedding."""
     import mediapipe as mp
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -107,6 +114,7 @@ def mediapipe(path: str, first: Any, option: str) -> Run:
 
 
 def openvino(path: str, first: Any, option: str) -> Run:
+    """On the CPU; the option is the precision that it may compute in."""
     import openvino as ov
 
     core = ov.Core()
@@ -117,6 +125,7 @@ def openvino(path: str, first: Any, option: str) -> Run:
 
 
 def opencv(path: str, first: Any, option: str) -> Run:
+    """The option is an engine of OpenCV 5, ``classic`` or ``new``."""
     import cv2
 
     read = cv2.dnn.readNetFromTFLite if path.endswith(".tflite") else cv2.dnn.readNetFromONNX
@@ -131,6 +140,7 @@ def opencv(path: str, first: Any, option: str) -> Run:
 
 
 def mnn(path: str, first: Any, option: str) -> Run:
+    """Converted by MNN's own tool first."""
     import MNN
     from MNN.tools import mnnconvert
 
@@ -156,6 +166,7 @@ def mnn(path: str, first: Any, option: str) -> Run:
 
 
 def tract(path: str, first: Any, option: str) -> Run:
+    """With the batch fixed at 1, as it wants its shapes."""
     import tract
 
     model = tract.onnx().load(path)
@@ -166,6 +177,7 @@ def tract(path: str, first: Any, option: str) -> Run:
 
 
 def onnx2tf(path: str, first: Any, option: str) -> Run:
+    """Converted to a float TFLite file, which TensorFlow runs."""
     import onnx
     import onnx2tf
     import tensorflow as tf
@@ -184,6 +196,7 @@ def onnx2tf(path: str, first: Any, option: str) -> Run:
 
 
 def ncnn(path: str, first: Any, option: str) -> Run:
+    """In float32 where the file is, else as ncnn likes."""
     import ncnn
 
     with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
@@ -205,8 +218,8 @@ def ncnn(path: str, first: Any, option: str) -> Run:
 
 
 PROBES = (
-    onnxruntime, litert, tflite_runtime, tensorflow, compiled_model, tflite_micro, mediapipe, openvino, opencv, mnn, tract,
-    onnx2tf, ncnn,
+    onnxruntime, litert, tflite_runtime, tensorflow, compiled_model, tflite_micro, mediapipe, openvino, opencv, mnn,
+    tract, onnx2tf, ncnn,
 )  # fmt: skip
 
 
