@@ -28,8 +28,8 @@ def cell(file: ModelFile, trial: Trial, reference: Trial | None) -> str:
         return f"**{cosine:.4f}**"
     alike = reference is not None and reference.outputs is not None
     same = alike and np.array_equal(np.float32(trial.outputs), np.float32(reference.outputs))  # type: ignore[union-attr, arg-type]
-    # Rounded down: 1.0000 is for what deserves it.
-    return f"{np.floor(cosine * 1e4) / 1e4:.4f}{' =' if same else ''}"
+    # Rounded down, so that 1.0000 is for what deserves it; the file's own numbers have six digits.
+    return f"{np.floor((cosine + 5e-6) * 1e4) / 1e4:.4f}{' =' if same else ''}"
 
 
 def tables(engines: Sequence[Engine], files: Sequence[ModelFile], trials: Trials) -> str:

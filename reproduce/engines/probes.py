@@ -125,15 +125,15 @@ def openvino(path: str, first: Any, option: str) -> Run:
 
 
 def opencv(path: str, first: Any, option: str) -> Run:
-    """The option is an engine of OpenCV 5, ``classic`` or ``new``."""
+    """The option is an engine of OpenCV 5, ``classic`` or ``new``. It takes TFLite files' images as float32 NCHW."""
     import cv2
 
-    read = cv2.dnn.readNetFromTFLite if path.endswith(".tflite") else cv2.dnn.readNetFromONNX
-    engines = (getattr(cv2.dnn, f"ENGINE_{option.upper()}"),) if option not in ("", "auto") else ()
-    net = read(path, *engines)
+    is_tflite = path.endswith(".tflite")
+    read = cv2.dnn.readNetFromTFLite if is_tflite else cv2.dnn.readNetFromONNX
+    net = read(path, *([getattr(cv2.dnn, f"ENGINE_{option.upper()}")] if option else []))
 
     def run(image: Any) -> Any:
-        net.setInput(image)
+        net.setInput(np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32) if is_tflite else image)
         return net.forward().copy()
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeface_runtime.files import write_text
+from reproduce.engines import probes
 from reproduce.engines.files import ModelFile
 from reproduce.engines.manifest import Engine
 
@@ -42,7 +44,7 @@ def known_trial(engine: Engine, file: ModelFile, folder: Path) -> Trial | None:
         found = Trial(**json.loads(_record(engine, file, folder).read_text("utf-8")))
     except FileNotFoundError:
         return None
-    return found if found.fingerprint == _fingerprint(engine, file) and found.outcome != "not installed" else None
+    return found if found.fingerprint == fingerprint(engine, file) and found.outcome != "not installed" else None
 
 
 def keep(engine: Engine, file: ModelFile, folder: Path, trial: Trial) -> None:
@@ -54,7 +56,7 @@ def keep(engine: Engine, file: ModelFile, folder: Path, trial: Trial) -> None:
 
 def attempt(engine: Engine, file: ModelFile, environment: Path, limit_s: float = LIMIT_S) -> Trial:
     """Opens the file and runs the golden probes."""
-    print_of = _fingerprint(engine, file)
+    print_of = fingerprint(engine, file)
     with tempfile.TemporaryDirectory() as work:
         images, answer = Path(work) / "images.npy", Path(work) / "answer.json"
         np.save(images, file.images())
@@ -97,8 +99,10 @@ def _record(engine: Engine, file: ModelFile, folder: Path) -> Path:
     return folder / engine.slug / f"{file.path.name}.json"
 
 
-def _fingerprint(engine: Engine, file: ModelFile) -> str:
-    """Of all that decides what comes out, so that a changed probe or file is tried again."""
-    probes = [(HERE / name).read_bytes() for name in ("probes.py", "probe.mjs", "browser.py")]
-    parts = [file.path.read_bytes(), engine.environment.encode(), engine.probe.encode(), *probes]
+def fingerprint(engine: Engine, file: ModelFile) -> str:
+    """Of all that decides what comes out, so that a changed file, package or probe is tried again."""
+    scripts = {"node": "probe.mjs", "browser": "browser.py"}
+    name, _, option = engine.probe.partition(":")
+    probe = (HERE / scripts[name]).read_text("utf-8") if name in scripts else inspect.getsource(getattr(probes, name))
+    parts = [file.path.read_bytes(), *(text.encode() for text in (engine.environment, probe, option))]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
