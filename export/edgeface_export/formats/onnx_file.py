@@ -243,6 +243,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }

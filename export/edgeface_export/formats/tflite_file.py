@@ -29,6 +29,7 @@ from edgeface_export.formats.tflite_graph import (
     replace_constant,
     schema,
 )
+from edgeface_export.formats.tflite_graph import keep_output as keep_output
 from edgeface_export.formats.tflite_graph import make_portable as make_portable
 from edgeface_export.formats.tflite_graph import write_contract as write_contract
 from edgeface_export.quantize.ranges import BIAS_LIMIT, Range, refuse_clipped, rounded
@@ -238,6 +239,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }

@@ -95,6 +95,18 @@ def write_contract(path: Path, text: str) -> None:
     path.write_bytes(packed(model))
 
 
+def keep_output(source: Path, place: int, path: Path) -> None:
+    """Writes a file whose one output is the source's output ``place``."""
+    model = read_graph(source)
+    graph = model.subgraphs[0]
+    kept = graph.outputs[place]
+    graph.outputs = np.array([kept], np.int32)
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            signature.outputs = [entry for entry in signature.outputs if entry.tensorIndex == kept]
+    path.write_bytes(packed(model))
+
+
 def make_portable(path: Path) -> None:
     """Rewrites a finished file so that more engines than LiteRT read it; LiteRT computes the same bits.
 
