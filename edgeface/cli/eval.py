@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json, print_table
 from edgeface_runtime.model import find_model
 
 Source = Annotated[
@@ -82,7 +82,9 @@ def eval(
         make_folder(output)
     if report is not None:
         check_target(report)
-    measured = evaluate_model(model, plan, note=note, progress=lambda photos: bar(ERR, photos, "aligning"))
+    measured = evaluate_model(
+        model, plan, reporter=TerminalReporter(), progress=lambda photos: bar(ERR, photos, "aligning")
+    )
     result, shown = measured.evaluation, None if example is None else example_at(measured.examples, example)
     if output is not None:
         for file in write_folder(output, result, measured.data, shown):
@@ -96,4 +98,6 @@ def eval(
     if data or lfw:
         print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
     if result.open_set is not None:
-        print_table(f"{model} on {' and '.join(map(str, open_set or ()))}, open set", *result.open_set.table())
+        title = f"{model} on {' and '.join(map(str, open_set or ()))}, open set"
+        for photos_each, heads, rows in result.open_set.narrow_tables():
+            print_table(f"{title}, {photos_each}", heads, rows)

@@ -89,7 +89,7 @@ def train(
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
-    from edgeface.data.dataset import load_data, load_unlabeled
+    from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
     from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
@@ -105,7 +105,7 @@ def train(
     settings = load_config(
         config, setting or (), base=settings_of(init), reporter=reporter, embedding_dim=embedding_dim, **given
     )
-    faces = load_data(data, size=settings.model.input_size)
+    faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
     reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
@@ -127,7 +127,7 @@ def train(
         init=start if init else None,
         teachers=opened,
         feature_teacher=feature_teacher,
-        unlabeled=load_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
+        unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
     if not is_main_process():

@@ -19,9 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,9 +34,9 @@ from edgeface.training.checkpoints import Checkpoint, contract_draft, environmen
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_last_layers
+from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.pool import Pool
-from edgeface.training.processes import PATIENCE, agreed, own_share, share_batch_norm, summed
+from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
 from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
@@ -50,6 +47,10 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+NO_VALIDATION = (
+    "no validation photos: nothing can choose the best epoch, so the last one is kept and early stopping is off; give "
+    "more photos a person"
+)
 SCALE_FACES = 256
 """Faces from which the channels of a feature teacher's maps get their scale."""
 
@@ -94,10 +95,9 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    accelerator = _accelerator(config, reporter)
+    accelerator = join_processes(config.system.mixed_precision, reporter)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    is_main = accelerator.is_main_process
-    reporter = reporter if is_main else SILENT
+    reporter = reporter if (is_main := accelerator.is_main_process) else SILENT
 
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.system.seed)
@@ -131,13 +131,16 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not begun:
-        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
+    if config.init.fit_embedding and not begun:
+        fit_to_teachers(learner, pool, pool_rows, config, reporter)
+    if config.init.imprint_head and not begun:
+        imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, licence=whole_licence(licence, sources))
+    terms = whole_licence(licence, sources)
+    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=terms)
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
@@ -150,6 +153,8 @@ def train(
     steps, epochs = len(pool_rows) // batch, config.schedule.epochs
     share = slice(rank * batch // world, (rank + 1) * batch // world)
     rollbacks = 0
+    if not len(val_rows):
+        reporter.say(NO_VALIDATION)
 
     while len(state.curves) < epochs and not stalled(state.curves, config.schedule.early_stopping_patience):
         # ---- one pass over the training photos, in an order of its own
@@ -159,8 +164,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        title = f"epoch {epoch + 1}/{epochs}"
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:
@@ -173,8 +177,7 @@ def train(
             if hints is None:
                 x = augment(shrink(x, side), drawn, config.augment)
             else:  # at full size, which the teacher takes
-                x = augment(x, drawn, config.augment)
-                target = hints.embed(x)
+                target = hints.embed(x := augment(x, drawn, config.augment))
                 x = shrink(x, side)
             with _memory_explained(batch):
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -187,7 +190,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            clamp_slopes(slopes)
+            _clamp(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -217,6 +220,12 @@ def train(
             _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
+
+
+@torch.no_grad()
+def _clamp(slopes: Sequence[nn.Parameter]) -> None:
+    for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
+        slope.clamp_(max=1.0)
 
 
 def losses(
@@ -253,13 +262,6 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)
-
-
-@torch.no_grad()
-def clamp_slopes(slopes: Sequence[Tensor]) -> None:
-    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
-    for slope in slopes:
-        slope.clamp_(max=1.0)
 
 
 def shrink(x: Tensor, side: int) -> Tensor:
@@ -299,15 +301,6 @@ def validate(
     loss_mean, accuracy, cosine = (summed(total) / len(rows)).tolist()
     taught = pool.targets is not None or state.learner.feature_teacher is not None
     return loss_mean, accuracy if config.distill.classification_weight else None, cosine if taught else None
-
-
-def _accelerator(config: TrainConfig, reporter: Reporter) -> Accelerator:
-    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
-    precision, group = config.system.mixed_precision, InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[group])
-    if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
-        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
-    return accelerator
 
 
 def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:

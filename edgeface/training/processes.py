@@ -9,13 +9,28 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+
+from edgeface.progress import Reporter
 
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(days=1)
 """How long a process waits for the others. The defaults, 10 minutes on GPUs and 30 on CPUs, end runs in which one
 process reads photos or embeds with a teacher meanwhile; a process that died is noticed at once in any case."""
+
+
+def join_processes(mixed_precision: str, reporter: Reporter) -> Accelerator:
+    """Meets the other processes of the run, where there are any; says it where the precision is another one."""
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
+    return accelerator
 
 
 def is_main_process() -> bool:
