@@ -37,7 +37,7 @@ def adapt(
     Examples:
       edgeface adapt people/
       edgeface adapt prepared/ --model runs/mine -o runs/adapted
-      edgeface export runs/adapt --data people/ --int8
+      edgeface adapt people/ --epochs 5 --set lr=1e-4 --licence "photos of employees, with consent"
     """
     from edgeface.adapting import adapt as run
     from edgeface.adapting import adapt_config
