@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeface_runtime import Frame, Person, UsageError
-from edgeface_runtime.files import check_target, make_folder, replacing
+from edgeface_runtime import Frame, Person, Source, UsageError
+from edgeface_runtime.files import check_target, make_folder, remove_leftovers, replacing
 from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
@@ -44,6 +45,41 @@ def drawn(pixels: NDArray[np.uint8], people: Sequence[Person]) -> NDArray[np.uin
         draw.rectangle((x, y, x + wide, y + high), fill=colour)
         draw.text((x + size // 4 - left, y + size // 4 - top), text, fill="white", font=font)
     return np.asarray(image)
+
+
+@contextlib.contextmanager
+def pictures(
+    source: int | str | Path, opened: Source, output: Path | None, show: bool
+) -> Iterator[Callable[[Frame, Sequence[Person]], bool]]:
+    """Draws each frame to where it is wanted; what it gives is False once the window was closed.
+
+    Raises:
+        UsageError: the output does not fit the source, or this OpenCV has no windows.
+        MissingExtraError: OpenCV is absent.
+    """
+    if output and opened.kind == "folder" and output.suffix.lower() == ".mp4":
+        raise UsageError(f"{output}: photos differ in size; name a folder")
+    if (
+        output
+        and opened.kind != "camera"
+        and output.exists()
+        and Path(str(source)).exists()
+        and output.samefile(str(source))
+    ):
+        raise UsageError(f"{output}: is what is to be watched; name another file")
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(writer(output, opened.fps, live=opened.kind == "camera")) if output else None
+        display = stack.enter_context(window("edgeface")) if show else None
+
+        def draw(frame: Frame, people: Sequence[Person]) -> bool:
+            if not write and not display:
+                return True
+            picture = drawn(frame.pixels, people)
+            if write:
+                write(frame, picture)
+            return display is None or display(picture)
+
+        yield draw
 
 
 @contextlib.contextmanager
@@ -86,15 +122,20 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
 def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
-    written = 0
+    remove_leftovers(path.parent, path.stem, path.suffix)
+    written, mode = 0, 0
     output: VideoWriter | None = None
     part = path
     with contextlib.ExitStack() as stack:
 
         def write(frame: Frame, pixels: NDArray[np.uint8]) -> None:
-            nonlocal written, output, part
+            nonlocal written, output, part, mode
             if output is None:
                 part = stack.enter_context(replacing(path))
+                try:
+                    mode = _made_private(part)
+                except OSError as error:
+                    raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
                 height, width = pixels.shape[:2]
                 output = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
                 stack.callback(output.release)
@@ -109,6 +150,15 @@ def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
             # OpenCV does not say that a write has failed. Ctrl-C may come between a write and its count.
             if _frames(cv2, part) < written:
                 raise UsageError(f"{path}: cannot be written; is the disk full?")
+            part.chmod(mode)
+
+
+def _made_private(path: Path) -> int:
+    """Makes an empty file that its owner alone can read; the permissions that it would have had by the umask."""
+    path.touch(exist_ok=False)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(0o600)
+    return mode
 
 
 def _frames(cv2: ModuleType, path: Path) -> int:

@@ -17,10 +17,12 @@ from types import FrameType
 
 import numpy as np
 
-from edgeface.drawing import drawn, window, writer
+from edgeface.drawing import pictures
 from edgeface.notify import notify
+from edgeface.presence import Presence
 from edgeface.snapshots import Snapshots
 from edgeface_runtime import (
+    Event,
     Face,
     FaceRecognizer,
     Frame,
@@ -34,6 +36,7 @@ from edgeface_runtime import (
     open_source,
     watch,
 )
+from edgeface_runtime.images import shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 from edgeface_runtime.streams.captures import without_secrets
 from edgeface_runtime.streams.sources import State
@@ -130,6 +133,8 @@ class _Run:
     tell: Callable[[Row], None]
     stop: Stop
     snapshots: Snapshots | None
+    grace: float
+    """Seconds that a camera may be lost until nobody is taken to be before it any more."""
     rows: deque[Row] = field(default_factory=lambda: deque(maxlen=KEPT))
     told: int = 0
     frames: int = 0
@@ -138,6 +143,9 @@ class _Run:
     failed: BaseException | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _alive: float = 0.0
+    _presence: Presence = field(default_factory=Presence)
+    _lost: dict[str, float] = field(default_factory=dict)
+    """Cameras that are lost, and since when."""
 
     def follow(
         self, opened: Source, results: Iterator[FrameResult], draw: Callable[[Frame, Sequence[Person]], bool]
@@ -154,6 +162,8 @@ class _Run:
                         self.stop.now()
                 if self.stop.asked.is_set():
                     break
+            with self._turn:
+                self._end(opened.name)
         except BaseException as error:
             self.failed = self.failed or error
             self.stop.now()
@@ -170,21 +180,40 @@ class _Run:
             self._alive = now
 
     def camera(self, name: str, state: State) -> None:
-        """A camera is lost or back."""
-        with self._turn:
-            self.alive()
-            if state != "waiting":
-                self._say(Row(state, _now(), name))
+        """A camera is lost, about to be tried again, or back."""
+        try:
+            with self._turn:
+                self.alive()
+                if state != "waiting":
+                    self._say(Row(state, _now(), name))
+                if state == "back":
+                    self._lost.pop(name, None)
+                elif time.monotonic() - self._lost.setdefault(name, time.monotonic()) >= self.grace:
+                    self._end(name)
+        except BaseException as error:  # in the camera's thread, where nobody hears of it
+            self.failed = self.failed or error
+            self.stop.now()
 
     def _take(self, camera: str, result: FrameResult) -> None:
         if self.snapshots:
             self.snapshots.see(camera, result)
-        for event in result.events:
-            who, frame = event.person, result.frame
-            picture = self.snapshots.written(camera, event) if self.snapshots else None
-            quality = None if event.kind == "left" else _quality(frame, who)
-            place = (who.track, who.name, who.score, who.threshold, frame.index, frame.seconds, who.box, who.landmarks)
-            self._say(Row(event.kind, _now(), camera, *place, quality, picture))
+        frame = result.frame
+        for event in self._presence.take(camera, result):
+            quality = None if event.kind == "left" else _quality(frame, event.person)
+            self._happened(camera, event, frame.index, frame.seconds, quality)
+
+    def _end(self, camera: str) -> None:
+        """Nobody is before the camera any more, as far as can be said."""
+        for event, index, seconds in self._presence.end(camera):
+            self._happened(camera, event, index, seconds, None)
+
+    def _happened(
+        self, camera: str, event: Event, index: int, seconds: float, quality: dict[str, float] | None
+    ) -> None:
+        who = event.person
+        picture = self.snapshots.written(camera, event) if self.snapshots else None
+        place = (who.track, who.name, who.score, who.threshold, index, seconds, who.box, who.landmarks)
+        self._say(Row(event.kind, _now(), camera, *place, quality, picture))
 
     def _say(self, row: Row) -> None:
         self.rows.append(row)
@@ -234,14 +263,14 @@ def run(
         raise UsageError("--output and --show draw one camera; watch the others with another `edgeface run`")
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
-        work = _Run(tell, stop, Snapshots(snapshots) if snapshots else None)
+        work = _Run(tell, stop, Snapshots(snapshots) if snapshots else None, config.patience)
         opened: list[Source] = []
         for source in sources:
             state = functools.partial(work.camera, without_secrets(source))
             opened.append(open_source(source, turn=turn, state=state))
             stack.callback(opened[-1].frames.close)
             stop.also(opened[-1].stop)
-        draw = stack.enter_context(_pictures(sources[0], opened[0], output, show))
+        draw = stack.enter_context(pictures(sources[0], opened[0], output, show))
 
         def results(one: Source) -> Iterator[FrameResult]:
             frames = one.frames if seconds is None else itertools.takewhile(_before(seconds), one.frames)
@@ -316,13 +345,16 @@ def identify_folder(
     """
     failed: list[str] = []
 
+    names = sorted((shown(path.name) for path in folder.iterdir()), key=len, reverse=True) if folder.is_dir() else []
+
     def report(line: str) -> None:
         failed.append(line)
-        tell(PhotoResult(line.split(": ")[0].rpartition("/")[2], error=line))
+        photo = next((name for name in names if line.startswith(f"{shown(folder / name)}: ")), line)
+        tell(PhotoResult(photo, error=line))
 
     opened = open_source(folder, report, turn=turn)
     began, count = time.perf_counter(), 0
-    with contextlib.closing(opened.frames), _pictures(folder, opened, output, show) as draw:
+    with contextlib.closing(opened.frames), pictures(folder, opened, output, show) as draw:
         for frame in opened.frames:
             found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold)
             count += 1
@@ -331,36 +363,6 @@ def identify_folder(
             if not draw(frame, people) or stop.asked.is_set():
                 break
     return count, len(failed), time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _pictures(
-    source: int | str | Path, opened: Source, output: Path | None, show: bool
-) -> Iterator[Callable[[Frame, Sequence[Person]], bool]]:
-    """Draws each frame to where it is wanted; False once the window was closed."""
-    if output and opened.kind == "folder" and output.suffix.lower() == ".mp4":
-        raise UsageError(f"{output}: photos differ in size; name a folder")
-    if (
-        output
-        and opened.kind != "camera"
-        and output.exists()
-        and Path(str(source)).exists()
-        and output.samefile(str(source))
-    ):
-        raise UsageError(f"{output}: is what is to be watched; name another file")
-    with contextlib.ExitStack() as stack:
-        write = stack.enter_context(writer(output, opened.fps, live=opened.kind == "camera")) if output else None
-        display = stack.enter_context(window("edgeface")) if show else None
-
-        def draw(frame: Frame, people: Sequence[Person]) -> bool:
-            if not write and not display:
-                return True
-            picture = drawn(frame.pixels, people)
-            if write:
-                write(frame, picture)
-            return display is None or display(picture)
-
-        yield draw
 
 
 def _before(seconds: float) -> Callable[[Frame], bool]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WAITING = 20_000
 """Messages that wait while the broker is away; further ones are dropped."""
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
+_FULL = 15  # paho-mqtt's MQTT_ERR_QUEUE_SIZE
 _LAST = 5.0  # seconds that the last messages get at the end
 # Component, what it is, and the rest of its document: https://www.home-assistant.io/integrations/mqtt/
 _ENTITIES: tuple[tuple[str, str, dict[str, object]], ...] = (
@@ -129,11 +131,19 @@ def publisher(
         client.tls_set()
     base = f"edgeface/{slug(identity)}"
     household, lost, turn = Household(cameras), set[str](), threading.Lock()
+    # Of each message that the broker has not acknowledged, the oldest first, whether it is an event.
+    under_way: deque[bool] = deque()
+    dropped = 0
 
     def send(topic: str, document: object, retain: bool = True) -> None:
+        nonlocal dropped
         payload = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
-        if client.publish(topic, payload, qos=1, retain=retain).rc == 15:  # MQTT_ERR_QUEUE_SIZE
-            note("an event was dropped: the MQTT broker is away for too long")
+        under_way.append(not retain)
+        if client.publish(topic, payload, qos=1, retain=retain).rc == _FULL:
+            under_way.pop()
+            dropped += not retain
+            if not retain and dropped == 1:
+                note("the MQTT broker is away for too long: events are dropped from here on")
 
     def present() -> None:
         with turn:
@@ -155,6 +165,9 @@ def publisher(
         if getattr(reason, "is_failure", False):
             note(f"MQTT broker {place.hostname}: connection lost ({reason}); connecting again")
 
+    def acknowledged(_: object, __: object, ___: object, ____: object, _____: object) -> None:
+        under_way.popleft()
+
     def publish(row: Row) -> None:
         with turn:
             if row.event in ("lost", "back"):
@@ -165,6 +178,7 @@ def publisher(
             send(f"{base}/{slug(row.camera)}/state", household.state(row.camera))
 
     client.on_connect, client.on_disconnect = connected, disconnected
+    client.on_publish = acknowledged
     client.on_connect_fail = lambda *_: note(f"MQTT broker {place.hostname}: no connection; trying again")
     # Home Assistant has started: it asks who is there.
     client.on_message = lambda *message: present() if message[-1].payload == b"online" else None
@@ -174,10 +188,16 @@ def publisher(
     try:
         yield publish
     finally:
+        with turn:
+            under_way.append(False)
+            last = client.publish(f"{base}/status", "offline", qos=1, retain=True)
         with contextlib.suppress(RuntimeError, ValueError):  # not connected, or the queue is full
-            client.publish(f"{base}/status", "offline", qos=1, retain=True).wait_for_publish(_LAST)
+            last.wait_for_publish(_LAST)
         client.disconnect()
         client.loop_stop()
+        if missing := sum(under_way) + dropped:
+            events = "1 event was" if missing == 1 else f"{missing} events were"
+            note(f"MQTT broker {place.hostname}: {events} not delivered")
 
 
 def _client(identity: str) -> Client:

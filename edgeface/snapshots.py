@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface_runtime import Event, Face, FrameResult, ImageError, Person, UsageError
-from edgeface_runtime.files import make_folder, replacing
+from edgeface_runtime.files import make_folder, remove_leftovers, replacing
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
 _AROUND = 0.4  # of the box's sides that is kept on each side of it
@@ -44,6 +44,7 @@ class Snapshots:
         make_folder(folder)
         if is_new:
             folder.chmod(0o700)
+        remove_leftovers(folder, "*", ".jpg")
         self.folder = folder
         self._best: dict[tuple[str, int], _Best] = {}
 
@@ -94,8 +95,8 @@ class Snapshots:
             return
         try:
             with replacing(best.path) as part:
+                part.touch(mode=0o600)
                 Image.fromarray(best.picture).save(part, quality=90)
-                part.chmod(0o600)
         except OSError as error:
             raise UsageError(f"{best.path}: cannot be written ({error.strerror or error})") from error
         best.is_written = True

@@ -114,6 +114,7 @@ Photos: {photos}. Machine: {machine.name}, {machine.system}.
 Times are the processor time of one call in one thread, the files of a format taking turns: compare them, do not
 quote them. *Closed set*: each test photo is named after the nearest mean of up to {GALLERY} gallery photos a person.
 *Verification*: the gate's pairs. A positive drop is a loss against the net that was trained.
+A file that the gate refuses is told; its siblings were exported for this table without it.
 """
     sections = {table.title: section(table) for table in tables}
     if before.startswith(head):

@@ -27,6 +27,7 @@ _DIGITS = 4
 _WITH_INTERVAL, _INTERVAL = "p50_ms", "interval_ms"
 """In JSON the interval of this figure is a key of its own."""
 _ESTIMATE_KEYS = ("threads", _WITH_INTERVAL, _INTERVAL, "source", "note")
+_ROUNDS = ("rounds_ms", "cpu_rounds_ms")
 _NOT_IN_JSON = ("contract", "embeddings", "embeddings_here")
 
 
@@ -113,6 +114,8 @@ class Measurement:
     """Median processor time of a call, all threads: what remains when other programs interrupt."""
     rounds_ms: tuple[float, float] | None = None
     """10th and 90th percentile of the medians of the rounds: how far the machine itself wanders."""
+    cpu_rounds_ms: tuple[float, float] | None = None
+    """The same of the processor time."""
     calls: int | None = None
     peak_mb: float | None = None
     size_bytes: int
@@ -162,6 +165,11 @@ class Measurement:
         if self.p50_ms is None:
             raise ValueError(f"{self.path}: no time was obtained")
         return self.p50_ms.value
+
+    @property
+    def runs(self) -> bool:
+        """Whether this very file ran, or its engine opens its format."""
+        return self.source != "estimated" or self.engine == ENGINES[self.format]
 
     @property
     def fps(self) -> Figure | None:
@@ -255,7 +263,7 @@ class Measurement:
             found["agreement"] = Agreement(**{key: found["agreement"][key] for key in Agreement.__dataclass_fields__})
         if "verification" in found:
             float(found["verification"]["value"])
-        return cls(**found | {"path": Path(found["path"]), "rounds_ms": _pair(found.get("rounds_ms"))})
+        return cls(**found | {"path": Path(found["path"])} | {name: _pair(found.get(name)) for name in _ROUNDS})
 
 
 _TYPES = {entry.name: str(entry.type).removesuffix(" | None") for entry in fields(Measurement)}

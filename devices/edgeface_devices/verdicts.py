@@ -95,7 +95,8 @@ def choose(
     """For each board the file to take, in the order of the boards.
 
     The time that counts is ``careful_ms``. With a budget alone the most accurate within it is taken,
-    else the fastest (of those that keep the least accuracy).
+    else the fastest (of those that keep the least accuracy). A row of an engine that does not open the file's format,
+    which an estimate can have, is never taken.
 
     Args:
         rows: of any number of boards.
@@ -113,7 +114,7 @@ def choose(
 
 
 def _choose(rows: Sequence[Measurement], budget_ms: float | None, min_accuracy: float | None) -> Choice:
-    asked = [row for row in rows if row.careful_ms is not None]
+    asked = [row for row in rows if row.careful_ms is not None and row.runs]
     if min_accuracy is not None:
         asked = [row for row in asked if row.accuracy]
     device = rows[0].device or ""
@@ -176,11 +177,14 @@ FIGURES: dict[str, tuple[str, Callable[[Measurement], Figure | None]]] = {
     ),
 }
 """Names that --fail-if knows → what each is, and how a row gives it."""
-RATIOS: dict[str, tuple[str, Callable[[Change], float | None]]] = {
-    "ratio": ("median over that of --baseline", lambda change: change.ratio),
-    "cpu_ratio": ("median processor time over that of --baseline", lambda change: change.cpu_ratio),
+RATIOS: dict[str, tuple[str, Callable[[Change], Figure | None]]] = {
+    "ratio": ("median over that of --baseline", lambda change: Figure(change.ratio, "measured", change.interval)),
+    "cpu_ratio": (
+        "median processor time over that of --baseline",
+        lambda change: None if change.cpu_ratio is None else Figure(change.cpu_ratio, "measured", change.cpu_interval),
+    ),
 }
-"""The same of a row that was compared with an earlier one."""
+"""The same of a row that was compared with an earlier one; the interval is what the rounds of both runs allow."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,9 @@ def parse_limit(text: str) -> Limit:
 
 
 def breaches(rows: Sequence[Measurement], limits: Sequence[Limit], changes: Sequence[Change] = ()) -> tuple[str, ...]:
-    """One line for each row and limit that it breaks; of an interval, the worse end counts.
+    """One line for each row and limit that it breaks.
+
+    Of an interval the worse end counts. A ratio that lies within the noise of the two runs breaks no limit.
 
     Raises:
         UsageError: no row has the figure, so that nothing was tested.
@@ -221,6 +227,8 @@ def breaches(rows: Sequence[Measurement], limits: Sequence[Limit], changes: Sequ
             raise UsageError(f"--fail-if {limit.text!r}: no row has {limit.figure}, so nothing was tested")
         for row, figure in tested:
             value = _worse_end(figure, limit.sign)
+            if limit.figure in RATIOS and _is_noise(figure.interval):
+                continue
             if _COMPARE[limit.sign](value, limit.bound):
                 where = f"{row.file} on {row.device}, {row.engine}"
                 lines.append(f"{where}: {limit.figure} is {value:.4g} ({limit.text})")
@@ -231,7 +239,7 @@ def _tested(name: str, rows: Sequence[Measurement], changes: Sequence[Change]) -
     if name in FIGURES:
         figures = [(row, FIGURES[name][1](row)) for row in rows]
     else:
-        figures = [(change.row, _share_of(RATIOS[name][1](change))) for change in changes]
+        figures = [(change.row, RATIOS[name][1](change)) for change in changes]
     yield from ((row, figure) for row, figure in figures if figure is not None)
 
 
@@ -255,15 +263,22 @@ class Change:
     interval: tuple[float, float] | None
     """Between which ratios the rounds of both runs allow it; None: a run's rounds are not known."""
     cpu_ratio: float | None
+    cpu_interval: tuple[float, float] | None
+    """The same of the processor time."""
     notes: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
-        """What may be said; a difference counts only where the rounds of the two runs do not overlap."""
+        """What may be said; a difference counts only where the rounds of the two runs do not overlap.
+
+        Where the medians are within the noise, the processor times decide, which other programs disturb less.
+        """
         if self.interval is None:
             return "noise not known"
-        low, high = self.interval
-        return "slower" if low > 1 else "faster" if high < 1 else "within noise"
+        for low, high in filter(None, (self.interval, self.cpu_interval)):
+            if not _is_noise((low, high)):
+                return "slower" if low > 1 else "faster"
+        return "within noise"
 
     def to_json(self) -> Json:
         """An element of ``changes`` in ``bench --json``."""
@@ -289,6 +304,10 @@ def compare(rows: Sequence[Measurement], earlier: Sequence[Measurement]) -> tupl
     return found
 
 
+def _is_noise(interval: tuple[float, float] | None) -> bool:
+    return interval is not None and interval[0] <= 1 <= interval[1]
+
+
 def change_table(changes: Sequence[Change]) -> Table:
     """Changes for a terminal."""
     columns = ["file", "engine", "p50 then", "p50 now", "ratio", "noise", "cpu ratio", "verdict"]
@@ -311,9 +330,6 @@ def _change(now: Measurement, then: Measurement) -> Change | None:
     new, old = now.p50_ms, then.p50_ms
     if new is None or old is None or new.source == "estimated":
         return None
-    interval = None
-    if now.rounds_ms and then.rounds_ms:
-        interval = now.rounds_ms[0] / then.rounds_ms[1], now.rounds_ms[1] / then.rounds_ms[0]
     cpu_new, cpu_old = now.cpu_p50_ms, then.cpu_p50_ms
     notes = []
     if now.engine_version != then.engine_version:
@@ -323,7 +339,12 @@ def _change(now: Measurement, then: Measurement) -> Change | None:
     return Change(
         row=now,
         ratio=new.over(old),
-        interval=interval,
+        interval=_allowed(now.rounds_ms, then.rounds_ms),
         cpu_ratio=cpu_new.over(cpu_old) if cpu_new and cpu_old else None,
+        cpu_interval=_allowed(now.cpu_rounds_ms, then.cpu_rounds_ms),
         notes=tuple(notes),
     )
+
+
+def _allowed(now: tuple[float, float] | None, then: tuple[float, float] | None) -> tuple[float, float] | None:
+    return (now[0] / then[1], now[1] / then[0]) if now and then else None

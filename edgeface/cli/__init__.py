@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeface.cli.run  # noqa: F401  # imported later, the module would take the place of the function ``run``
-from edgeface.cli.console import ERR
+from edgeface.cli.console import ERR, note
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
@@ -161,7 +161,7 @@ def _code(result: object) -> int:
 
 
 def _fail(message: str) -> int:
-    ERR.print(f"edgeface: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    note(f"edgeface: {' '.join(message.split())}")
     return 2
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, OUT, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, OUT, Json, TerminalReporter, bar, note, print_json, print_table
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.model import find_model
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgeface_devices.verdicts import Verdict
 
 HERE = "here"
+CARD = ".card.md"
+"""How the names of model cards end, which lie beside exported files and match models/* too."""
 
 
 def bench(
@@ -112,6 +114,9 @@ def bench(
         raise UsageError(
             "--data, --cpus and --memory are for files that run, which only this machine does: --device here,…"
         )
+    files = [file for file in files if not file.name.endswith(CARD)]
+    if not files:
+        raise UsageError("no model file given: only the model cards that export writes beside them")
     conditions = [parse_limit(text) for text in fail_if or ()]
     _check_targets(report, output)
     earlier = {str(path): read_results(path) for path in add or ()}
@@ -168,9 +173,12 @@ def _check_targets(report: Path | None, output: Path | None) -> None:
 
 
 def _faces(files: list[Path], data: Path) -> FaceData:
-    from edgeface.data.dataset import load_data
+    from edgeface.data.whole import open_faces
 
-    faces = load_data(data, size=read_contract(files[0]).input.size)
+    contract = read_contract(files[0])
+    faces = open_faces(data, size=contract.input.size, reporter=TerminalReporter())
+    if leak := faces.split_since(contract):
+        note(f"{data}: {leak}")
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     return faces

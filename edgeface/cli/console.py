@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, TypeVar
 
@@ -19,6 +20,7 @@ ERR = Console(stderr=True, emoji=False)
 
 FILES = ("file", "against")
 """Heads of columns that hold names of files."""
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _LEAST = 12
 """Characters of a word that another column gives room to; it may break longer ones."""
 
@@ -41,9 +43,22 @@ def bar(console: Console, items: Sequence[T], title: str) -> Iterator[T]:
         yield from progress.track(items, description=title)
 
 
+def one_line(text: object) -> str:
+    r"""Text in which names of files cannot break the line or drive the terminal: a line feed in one shows as ``\n``."""
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii") if unicodedata.category(letter) in _CONTROL else letter
+        for letter in str(text)
+    )
+
+
+def say(message: str) -> None:
+    """One line of a result for people, to stdout."""
+    typer.echo(one_line(message))
+
+
 def note(message: str) -> None:
     """One line of progress or warning, to stderr."""
-    ERR.print(message, markup=False, highlight=False, soft_wrap=True)
+    ERR.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, object]) -> None:
@@ -57,7 +72,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     Names of files are never broken, so that they can be copied: a table for which the terminal is too narrow is wider
     than the terminal.
     """
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[one_line(value) for value in row] for row in rows]
     widths, least = [], []
     for index, column in enumerate(columns):
         texts = [column, *(row[index] for row in cells)]
@@ -74,7 +89,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in cells:
         table.add_row(*row)
     if title:
-        OUT.print(title, style="italic", soft_wrap=True)
+        OUT.print(one_line(title), style="italic", soft_wrap=True)
     OUT.print(table, crop=False)
 
 

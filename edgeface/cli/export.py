@@ -67,8 +67,8 @@ def export(
 
     Each file carries its contract, and is compared with the source model on the test photos. Layers too
     sensitive to int8 stay in float (mixed precision). When a file still loses more than --max-drop,
-    nothing is written and the exit code is 1. Thresholds for false match rates of 1e-2 to 1e-5 come from
-    --threshold-data, else from people without training photos.
+    nothing is written and the exit code is 1. Thresholds for false match rates of 1e-2 to 1e-7,
+    as far as the pairs suffice, come from --threshold-data, else from people without training photos.
 
     A third-party .onnx is quantized, checked and stamped as its --contract says, to ONNX only; a
     .tflite gets its contract, with which every command takes it.
@@ -138,7 +138,7 @@ def _show(result: ExportResult, source: Path) -> None:
                 f"{file.path.name}: {excluded.layer} is excluded from quantization: it alone in int8 gives a cosine of "
                 f"{excluded.cosine_alone:.5f}; {excluded.size_bytes:+,} bytes, {excluded.latency_ratio:.2f} of the time"
             )
-    for line in result.advice:
+    for line in (*result.advice, *(result.choice if result.passed else ())):
         note(line)
     if result.passed:
         note(f"model card: {result.card}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, bar, note, one_line, print_json, print_table, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Fpir
 from edgeface_runtime.model import DEFAULT
@@ -135,10 +135,10 @@ def _print(gallery: Path, found: GalleryCheck, seen: UnknownCheck | None) -> Non
             typer.echo(f"{title}: {rate} of {rate.photos} photos, 95 % interval over {rate.people} people")
     if seen and seen.highest:
         top = seen.highest[0]
-        typer.echo(f"unknown people score {top.score:.3f} at most: {top.photo}, with {top.name}")
+        say(f"unknown people score {top.score:.3f} at most: {top.photo}, with {top.name}")
     if len(found.people) == 1:
         typer.echo("one person is enrolled, so nothing says whether two are told apart")
     for title, kind in (("mistakes", found.faults), ("advice", [row for row in found.findings if not row.is_fault])):
         typer.echo(f"\n{title}: {len(kind) or 'none'}")
         for row in kind:
-            typer.echo(f"  {row.text}\n    → {row.remedy}")
+            typer.echo(f"  {one_line(row.text)}\n    → {one_line(row.remedy)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
@@ -132,7 +132,7 @@ def _identify_many(
 def _print_row(row: FaceRow) -> None:
     who = row.identity
     if who is None:
-        typer.echo(f"{row.photo}: {row.reason}")
+        say(f"{row.photo}: {row.reason}")
     else:
         score = "" if who.score is None else f" {who.score:.3f}"
-        typer.echo(f"{row.photo}: {'unknown' if who.name is None else who.name}{score}")
+        say(f"{row.photo}: {'unknown' if who.name is None else who.name}{score}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json
+from edgeface.cli.console import Json, note, print_json, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
 from edgeface_runtime import UsageError
@@ -21,11 +21,23 @@ from edgeface_runtime.model import DEFAULT
 
 Form: TypeAlias = Literal["text", "json", "lines", "csv"]
 
+_IDLE: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "folder",
+        "is for --camera and --video; --folder answers photo by photo and gives no events",
+        ("snapshots", "exec", "webhook", "mqtt", "mqtt_password_file", "mqtt_id", "every", "patience", "seconds"),
+    ),
+    ("camera", "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
+    ("video", "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
+)
+"""Source, why it has no use for them, and the parameters that it would leave without effect."""
+
 if TYPE_CHECKING:
     from edgeface.live import PhotoResult, Report, Row, Stop
 
 
 def run(
+    context: typer.Context,
     gallery: Enrolled,
     camera: Annotated[
         list[str] | None,
@@ -91,8 +103,7 @@ def run(
     sources = _sources(camera, video, folder)
     if json + json_lines + csv > 1:
         raise UsageError("--json, --json-lines and --csv exclude each other")
-    if csv and not folder:
-        raise UsageError("--csv is for --folder; --json-lines tells the events of a camera or a video")
+    _refuse_idle(context)
     form: Form = "json" if json else "lines" if json_lines else "csv" if csv else "text"
     # Heeded from here on: a service may be stopped before its model is open.
     with _stdout(), Stop() as stop, contextlib.ExitStack() as stack:
@@ -167,6 +178,26 @@ def _stdout() -> Iterator[None]:
         raise UsageError(f"stdout: {error.strerror or error}") from error
 
 
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuses the first option that would have no effect."""
+    given = [str(one.name) for one in context.command.params if _is_given(context, str(one.name))]
+    if "mqtt" not in given and (alone := {"mqtt_password_file", "mqtt_id"} & {*given}) and "folder" not in given:
+        raise UsageError(f"{_flag(min(alone))} needs --mqtt, the broker's address")
+    for source, why, without_effect in _IDLE:
+        for name in given:
+            if source in given and name in without_effect:
+                raise UsageError(f"{_flag(name)} {why}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _sources(camera: list[str] | None, video: str | None, folder: Path | None) -> list[int | str | Path]:
     from edgeface_runtime.streams.captures import is_address
 
@@ -227,7 +258,7 @@ def _teller(form: Form, is_one_of_many: bool) -> Callable[[Row], None]:
         if form == "lines":
             typer.echo(line(row))
         else:
-            (note if form == "json" else typer.echo)(_line(row, is_one_of_many))
+            (note if form == "json" else say)(_line(row, is_one_of_many))
 
     return tell
 
@@ -243,7 +274,7 @@ def _summary(form: Form, sources: list[int | str | Path], output: Path | None, d
         return
     frames = "1 frame" if done.frames == 1 else f"{done.frames} frames"
     rate = f"{frames} in {done.seconds:.1f} s, {done.fps:.1f} a second; {done.skipped} skipped"
-    (note if form == "lines" else typer.echo)(f"{rate}; {output}" if output else rate)
+    (note if form == "lines" else say)(f"{rate}; {output}" if output else rate)
 
 
 class _Photos:
@@ -274,7 +305,7 @@ class _Photos:
                 self.write(FaceRow(photo.photo, None, None, photo.error or NO_FACE))
         elif not photo.error:
             names = [f"{face.name} {face.score:.2f}" if face.name else "unknown" for face in photo.faces]
-            typer.echo(f"{photo.photo}: {', '.join(names) or NO_FACE}")
+            say(f"{photo.photo}: {', '.join(names) or NO_FACE}")
 
     def end(self, source: str, output: Path | None, looked: int, unread: int, took: float, stop: Stop) -> None:
         """The end of the folder."""
@@ -288,7 +319,7 @@ class _Photos:
             return
         photos = "1 photo" if looked == 1 else f"{looked} photos"
         rate = f"{photos} in {took:.1f} s, {looked / took:.1f} a second; {unread} skipped"
-        (note if self.form != "text" else typer.echo)(f"{rate}; {output}" if output else rate)
+        (note if self.form != "text" else say)(f"{rate}; {output}" if output else rate)
 
 
 def _line(row: Row, names_camera: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,31 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, stem: str, suffix: str) -> None:
+    """Removes what killed processes have left of files that they were ``replacing``.
+
+    Args:
+        folder: where they were writing; nothing happens where there is none.
+        stem: of the files' names; ``*`` for any.
+        suffix: of the files' names, with its dot.
+    """
+    partial = re.compile(rf"\.{'.+' if stem == '*' else re.escape(stem)}\.(\d+){re.escape(suffix)}(-journal)?")
+    for left in folder.iterdir() if folder.is_dir() else ():
+        # In a container the next process may well have the number of the one before.
+        if (found := partial.fullmatch(left.name)) and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -46,6 +46,23 @@ def test_a_budget_names_the_file_or_exits_with_1(model: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["choices"][0]["fits"] is False
 
 
+def test_an_int8_file_is_not_offered_on_an_engine_that_cannot_run_it(make_onnx, tmp_path: Path, capsys):
+    file = make_onnx(tmp_path / "face.int8.onnx", cost=COST, precision="int8", recipe="static_wi8_au8")
+    run(["bench", str(file), "--device", "rpi-4b,rpi-5,rpi-zero-2w", "--budget-ms", "1000", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert {row["engine"] for row in document["rows"]} == {"onnxruntime"}
+    assert {choice["engine"] for choice in document["choices"]} <= {"onnxruntime", None}
+
+
+def test_the_cards_beside_exported_files_are_passed_over(model: Path, capsys: pytest.CaptureFixture[str]):
+    card = model.with_name("face.card.md")
+    card.write_text("# face")
+    assert run(["bench", str(model), str(card), "--device", "rpi-4b", "--json"]) == 0
+    assert {row["path"] for row in json.loads(capsys.readouterr().out)["rows"]} == {str(model)}
+    assert run(["bench", str(card), "--device", "rpi-4b"]) == 2
+    assert "no model file given" in capsys.readouterr().err
+
+
 def test_a_limit_that_is_met_exits_with_1_and_the_line(model: Path, capsys: pytest.CaptureFixture[str]):
     timed = ["bench", str(model), "--calls", "12", "--fail-if", "p90>100000"]
     assert run(timed) == 0

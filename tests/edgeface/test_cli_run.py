@@ -186,6 +186,29 @@ def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.Captur
     assert lines[1:3] == ["a.png: no face found", f"b.png: s2 {rows[2]['score']:.2f}"]
 
 
+def test_a_name_of_a_file_breaks_no_line_and_drives_no_terminal(place: Path, capsys: pytest.CaptureFixture[str]):
+    photo = Path("photos/b.png").read_bytes()
+    shutil.rmtree("photos")
+    Path("photos").mkdir()
+    Path("photos/a\nb.png").write_bytes(photo)
+    Path("photos/b: \x1b[2J.png").write_bytes(b"nothing")
+    line = ["run", "--folder", "photos", "-g", "g", "-m", "net.onnx", "--threshold", "0.999"]
+    assert run(line) == 1
+    out, err = capsys.readouterr()
+    assert [text.split(": ")[0] for text in out.splitlines()[:1]] == ["a\\nb.png"]
+    assert len(out.splitlines()) == 2
+    assert err == "photos/b: \\x1b[2J.png: not an image that can be read\n"
+    assert run([*line, "--json-lines"]) == 1
+    rows = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [row["photo"] for row in rows] == ["a\nb.png", "b: \x1b[2J.png"]
+    assert run(["identify", *map(str, sorted(Path("photos").iterdir())), *line[3:]]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert "\x1b" not in out + err
+    assert run(["run", "--video", "no\x1b[2Jwhere.mp4", *line[3:]]) == 2
+    assert capsys.readouterr().err == "edgeface: no\\x1b[2Jwhere.mp4: no such file or folder\n"
+
+
 def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
     options = "--threshold 0.9 -o frames --seconds 1.2 --every 2"
     assert run([*WATCH, *options.split()]) == 0
@@ -283,8 +306,8 @@ def test_only_the_latest_events_are_kept(place: Path, monkeypatch: pytest.Monkey
         done = live.run(
             ["x"], fake, gallery, far=0.01, threshold=None, config=TrackingConfig.photos(), tell=told.append
         )
-    assert len(told) == 29  # each of ten appears and is unknown, and all but the last leave
-    assert (list(done.events), done.events_left_out) == (told[-5:], 24)
+    assert len(told) == 30  # each of ten appears, is unknown and leaves, the last one at the end
+    assert (list(done.events), done.events_left_out) == (told[-5:], 25)
 
 
 def test_ctrl_c_leaves_what_was_written(place: Path):
@@ -363,10 +386,10 @@ sys.exit(run("run --video door.mp4 -g g -m net.onnx -o out.mp4".split()))
 def test_labels_stay_inside_the_frame():
     pixels = np.full((120, 160, 3), 128, np.uint8)
     for box in ((-20.0, -20.0, 40.0, 40.0), (130.0, 90.0, 220.0, 190.0), (50.0, 60.0, 40.0, 50.0)):
-        picture = live.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
+        picture = drawing.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
         assert (picture.shape, picture.dtype) == (pixels.shape, np.uint8)
         assert (picture > 180).all(axis=2).sum() > 20  # the letters
-    assert (live.drawn(pixels, []) == pixels).all()
+    assert (drawing.drawn(pixels, []) == pixels).all()
     assert (pixels == 128).all()
 
 

@@ -129,11 +129,11 @@ def test_a_student_that_is_the_teacher_has_no_hint_loss(tmp_path: Path):
 def test_a_student_learns_to_predict_the_teachers_feature_maps(trained: Trained):
     config = load_config(backbone="mobilefacenet-tiny")
     student = build_backbone(config.model.backbone, embedding=128, size=112)
-    faces = normalize(torch.from_numpy(trained.data.faces[:16]), *NORMALIZATIONS["arcface"])
+    faces = normalize(torch.from_numpy(trained.data.faces[:8]), *NORMALIZATIONS["arcface"])
     teacher = FeatureTeacher(student, load_checkpoint(trained.run), faces, config)
     optimizer = torch.optim.AdamW([*student.parameters(), *teacher.parameters()], lr=1e-2)
     shares = []
-    for _ in range(25):
+    for _ in range(15):
         teacher.embed(faces)
         student(faces)
         share = teacher()
@@ -157,12 +157,12 @@ class Interrupted:
 
 @pytest.fixture
 def two_people(att_people: Path) -> tuple[FaceData, np.ndarray]:
-    """Two people with names, and the others' faces."""
+    """Two people with names, and twenty faces of others."""
     data = load_data(att_people)
     named = np.isin(data.labels, (0, 1))
     paths = tuple(np.array(data.paths)[named].tolist())
     few = FaceData(data.faces[named], data.labels[named], data.identities[:2], paths, data.split[named])
-    return few, data.faces[~named]
+    return few, data.faces[~named][:20]
 
 
 def test_a_student_learns_its_teachers_embedding_and_a_resumed_run_too(

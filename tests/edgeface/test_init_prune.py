@@ -37,11 +37,11 @@ def build(width: float, seed: int, size: int = SIZE, **options: str) -> MobileFa
         elif isinstance(layer, torch.nn.PReLU):
             torch.nn.init.uniform_(layer.weight, 0, 0.5)
     with torch.no_grad():
-        net.train()(some_faces(9, size, 600 if size == SIZE else 8))
+        net.train()(some_faces(9, size, 300 if size == SIZE else 8))
     return net.eval()
 
 
-def some_faces(seed: int, size: int = SIZE, count: int = 600) -> torch.Tensor:
+def some_faces(seed: int, size: int = SIZE, count: int = 300) -> torch.Tensor:
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.normal(size=(count, 3, 8, 8)).astype(np.float32))
     return F.interpolate(coarse, (size, size), mode="bilinear")

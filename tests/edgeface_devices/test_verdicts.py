@@ -207,3 +207,31 @@ def test_judge_answers_everything_at_once():
     assert judge(merged).passed
     assert judge(merged).to_json() == {}
     assert not judge(merge([results(line("a.onnx", None, source="estimated"))])).passed
+
+
+def test_a_file_is_not_chosen_for_an_engine_that_does_not_open_it():
+    other_engine = guess("a.onnx", 1.0, 2.0, 0.99) | {"engine": "ncnn"}
+    (choice,) = choose(made(other_engine, guess("a.onnx", 10.0, 20.0, 0.99)), budget_ms=30)
+    assert (choice.row.engine, choice.fits) == ("onnxruntime", True)
+    (choice,) = choose(made(other_engine), budget_ms=30)
+    assert (choice.row, choice.fits) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "cpu_rounds", "verdict", "broken"),
+    [
+        ([9.5, 16], [9.5, 16], "within noise", []),
+        ([14, 16], [14, 16], "slower", ["ratio", "cpu_ratio"]),
+        ([9.5, 16], [14, 16], "slower", ["cpu_ratio"]),
+        ([9.5, 16], None, "within noise", ["cpu_ratio"]),
+        (None, None, "noise not known", ["ratio", "cpu_ratio"]),
+    ],
+)
+def test_a_ratio_within_the_noise_breaks_no_limit(rounds, cpu_rounds, verdict: str, broken: list[str]):
+    then = made(line("a.onnx", 10.0, rounds_ms=[9, 10.5], cpu_rounds_ms=[9, 10.5]))
+    now = made(line("a.onnx", 15.0, rounds_ms=rounds, cpu_rounds_ms=cpu_rounds))
+    changes = compare(now, then)
+    assert changes[0].verdict == verdict
+    limits = [parse_limit("ratio>1.2"), parse_limit("cpu_ratio>1.2")]
+    lines = breaches(now, limits, changes)
+    assert [text.partition(": ")[2].partition(" is ")[0] for text in lines] == broken

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.formats.tflite_graph import named_operators, read_graph
 from edgeface_export.quantize.ranges import rounded
 from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import Preprocess, embedder
@@ -84,9 +85,9 @@ def int8_weights(kind: str, path: Path) -> list[NDArray[np.float32]]:
         names = {node.output[0]: node.input for node in graph.node if node.op_type == "DequantizeLinear"}
         found = [names[node.input[1]] for node in graph.node if node.op_type == "Conv"]
         return [constants[given[0]] * constants[given[1]].reshape(-1, 1, 1, 1) for given in found]
-    _, model = tflite_file._read(path)
+    model = read_graph(path)
     graph, weights = model.subgraphs[0], []
-    for operator, (name, _) in zip(graph.operators, tflite_file._operators(path), strict=True):
+    for operator, name, _ in named_operators(model):
         if name in tflite_file._CHANNELS:
             tensor = graph.tensors[operator.inputs[1]]
             values = np.array(model.buffers[tensor.buffer].data, np.uint8).view(np.int8).reshape(tensor.shape)

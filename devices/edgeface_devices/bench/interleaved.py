@@ -111,6 +111,7 @@ def _filled(
         p99_ms=latency.p99_ms,
         cpu_p50_ms=summarise(cpu_ms).p50_ms,
         rounds_ms=spread(wall_ms, rounds),
+        cpu_rounds_ms=spread(cpu_ms, rounds),
         calls=latency.calls,
         peak_mb=round(worker.peak_mb(), 1),
         note=limits.words or None,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface_export.formats.protocols import Inputs, Writer
-from edgeface_export.quantize.ranges import Range, channel_scales, rounded
+from edgeface_export.quantize.ranges import Range, channel_scales, refuse_clipped, rounded
 from edgeface_runtime import Contract
 from edgeface_runtime.engines import onnx_options, onnxruntime
 from edgeface_runtime.metadata import KEY
@@ -184,6 +184,9 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[*outside, *excluded], calibration_cache_path=cache,
         )  # fmt: skip
+    for item in onnx.load(path).graph.initializer:
+        if item.data_type == onnx.TensorProto.INT32:
+            refuse_clipped(item.name, onnx.numpy_helper.to_array(item))
 
 
 def _after_preprocessing(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -240,6 +243,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }
@@ -261,6 +265,27 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 def _groups(node: onnx.NodeProto) -> int:
     return _attribute(node, "group", 1) if node.op_type == "Conv" else 1
+
+
+def make_portable(path: Path) -> None:
+    """Rewrites a finished file so that more engines than this onnxruntime read it; the numbers stay the same.
+
+    Operator sets that no node is of shut out onnxruntime before 1.18; with the shapes between layers, which the
+    quantizer leaves for a batch of its own, tract cannot be told another.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    if any(item.HasField("g") or item.graphs for node in graph.node for item in node.attribute):
+        return  # inside a loop or a branch more may be named
+    domains = {"", "ai.onnx"} | {node.domain for part in (graph, *model.functions) for node in part.node}
+    names = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
+    imports = [item for item in model.opset_import if item.domain in domains]
+    weights = [item for item in graph.initializer if item.name in names]
+    for field, kept in ((model.opset_import, imports), (graph.initializer, weights), (graph.value_info, [])):
+        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(copies)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def write_contract(path: Path, text: str) -> None:

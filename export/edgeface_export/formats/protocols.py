@@ -29,6 +29,9 @@ class Format(Protocol):
     def operators(self, path: Path, source: Contract) -> dict[str, Counter[str]]:
         """``int8``, ``float``, ``other`` → operators by name; ``source`` is the source model's contract."""
 
+    def make_portable(self, path: Path) -> None:
+        """Rewrites a finished file so that more engines read it; what it computes stays the same."""
+
     def write_contract(self, path: Path, text: str) -> None:
         """Stores the contract's JSON inside the file, replacing one that is there."""
 

@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,18 +20,29 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface_export.formats.protocols import Inputs, Writer
-from edgeface_export.quantize.ranges import Range, rounded
+from edgeface_export.formats.tflite_graph import (
+    add_constant,
+    constant,
+    named_operators,
+    packed,
+    read_graph,
+    replace_constant,
+    schema,
+)
+from edgeface_export.formats.tflite_graph import keep_output as keep_output
+from edgeface_export.formats.tflite_graph import make_portable as make_portable
+from edgeface_export.formats.tflite_graph import write_contract as write_contract
+from edgeface_export.quantize.ranges import BIAS_LIMIT, Range, refuse_clipped, rounded
 from edgeface_runtime import Contract
 from edgeface_runtime.engines import muted_stderr
-from edgeface_runtime.metadata import KEY
 
 if TYPE_CHECKING:
-    from ai_edge_litert.schema_py_generated import ModelT, TensorT
     from ai_edge_quantizer.quantizer import Quantizer
 
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _CHANNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 """Convolution → the axis of its weights that its channels lie on."""
+_AXES = _CHANNELS | {"FULLY_CONNECTED": 0}
 _FLOAT = "Preprocess|GlobalDepthwise"
 """Scopes that stay float: defining the input's scale, and slower in int8 (rewrite.py)."""
 _MOVERS = {"QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}
@@ -73,7 +83,7 @@ def prepare(source: Path, _: Path) -> Path:
 def layers(prepared: Path) -> dict[str, tuple[str, ...]]:
     """Name → scopes of operators: a convolution or matrix product and what follows it up to the next one."""
     found: dict[str, tuple[str, ...]] = {}
-    for name, outputs in _operators(prepared):
+    for _, name, outputs in named_operators(read_graph(prepared)):
         scope = "".join(f"{output};" for output in outputs)
         if name in _WEIGHTED and not re.search(_FLOAT, scope):
             found[outputs[0]] = ()
@@ -93,7 +103,7 @@ def observe(prepared: Path, inputs: Inputs) -> Iterator[dict[str, NDArray[np.flo
             interpreter = Interpreter(model_path=str(prepared), num_threads=1, experimental_preserve_all_tensors=True)
             interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]["index"]
-    given = {output for _, outputs in _operators(prepared) for output in outputs}
+    given = {output for _, _, outputs in named_operators(read_graph(prepared)) for output in outputs}
     places = {
         item["name"]: item
         for item in interpreter.get_tensor_details()
@@ -120,17 +130,17 @@ def rounding_shifts(prepared: Path, inputs: Inputs) -> dict[str, NDArray[np.floa
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    schema, model = _read(prepared)
+    model = read_graph(prepared)
     graph, twins = model.subgraphs[0], dict[str, str]()
-    for operator, (name, outputs) in zip(list(graph.operators), _operators(prepared), strict=True):
+    for operator, name, outputs in named_operators(model):
         if name not in _CHANNELS or re.search(_FLOAT, "".join(f"{output};" for output in outputs)):
             continue
-        weights, bias = (_values(model, graph.tensors[index]) for index in operator.inputs[1:3])
+        weights, bias = (constant(model, graph.tensors[index]) for index in operator.inputs[1:3])
         twin, output = copy.deepcopy(operator), copy.deepcopy(graph.tensors[operator.outputs[0]])
-        twin.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.NONE
+        twin.builtinOptions.fusedActivationFunction = schema().ActivationFunctionType.NONE
         constants = (rounded(weights, _CHANNELS[name]) - weights, np.zeros_like(bias))
         likes = (graph.tensors[index] for index in operator.inputs[1:3])
-        places = [_add(schema, model, like, values) for like, values in zip(likes, constants, strict=True)]
+        places = [add_constant(model, like, values) for like, values in zip(likes, constants, strict=True)]
         twin.inputs = np.array([operator.inputs[0], *places], np.int32)
         output.name, output.buffer = f"{outputs[0]}_rounding", 0
         graph.tensors.append(output)
@@ -139,7 +149,7 @@ def rounding_shifts(prepared: Path, inputs: Inputs) -> dict[str, NDArray[np.floa
         graph.outputs = np.append(graph.outputs, twin.outputs[0])
         twins[output.name] = outputs[0]
     with muted_stderr():
-        interpreter = Interpreter(model_content=_packed(prepared.read_bytes(), model), num_threads=1)
+        interpreter = Interpreter(model_content=packed(model), num_threads=1)
         interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]["index"]
     means = {twins[item["name"]]: item["index"] for item in interpreter.get_output_details() if item["name"] in twins}
@@ -154,29 +164,13 @@ def rounding_shifts(prepared: Path, inputs: Inputs) -> dict[str, NDArray[np.floa
 
 def shift_biases(prepared: Path, shifts: Mapping[str, NDArray[np.float32]], path: Path) -> None:
     """Writes the float file with ``shifts`` taken from the biases of its layers; each gets a bias of its own."""
-    schema, model = _read(prepared)
-    graph = model.subgraphs[0]
-    for operator, (_, outputs) in zip(graph.operators, _operators(prepared), strict=True):
+    model = read_graph(prepared)
+    for operator, _, outputs in named_operators(model):
         if (shift := shifts.get(outputs[0])) is not None:
-            bias = graph.tensors[operator.inputs[2]]
-            place = _add(schema, model, bias, _values(model, bias) - shift)
+            bias = model.subgraphs[0].tensors[operator.inputs[2]]
+            place = add_constant(model, bias, constant(model, bias) - shift)
             operator.inputs = np.array([*operator.inputs[:2], place], np.int32)
-    path.write_bytes(_packed(prepared.read_bytes(), model))
-
-
-def _values(model: ModelT, tensor: TensorT) -> NDArray[np.float32]:
-    return np.array(model.buffers[tensor.buffer].data, np.uint8).view(np.float32).reshape(tensor.shape)
-
-
-def _add(schema: ModuleType, model: ModelT, like: TensorT, values: NDArray[np.float32]) -> int:
-    """Appends a constant like another tensor, and gives its place."""
-    added, buffer = copy.deepcopy(like), schema.BufferT()
-    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensors = model.subgraphs[0].tensors
-    added.buffer, added.name = len(model.buffers) - 1, like.name + f"_{len(tensors)}".encode()
-    tensors.append(added)
-    return len(tensors) - 1
+    path.write_bytes(packed(model))
 
 
 def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded: Collection[str] = ()) -> None:
@@ -201,6 +195,35 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded
         for scope, operator in scopes:
             job.update_quantization_recipe(scope, operator, algorithm_key="no_quantize")
         _write(job, path, known)
+    _lift_scales(prepared, path)
+
+
+def _lift_scales(prepared: Path, path: Path) -> None:
+    """Gives channels of nearly no weight a scale that their bias fits 32 bits with; the quantizer clips it silently.
+
+    A bias has the scale of its channel's weights times that of the input.
+    """
+    source, model, int32 = read_graph(prepared), read_graph(path), schema().TensorType.INT32
+    given = {outputs[0]: operator for operator, _, outputs in named_operators(source)}
+    floats, tensors = source.subgraphs[0].tensors, model.subgraphs[0].tensors
+    for operator, name, outputs in named_operators(model):
+        if name not in _AXES or len(operator.inputs) < 3 or tensors[operator.inputs[2]].type != int32:
+            continue
+        weights, bias = (tensors[index] for index in operator.inputs[1:3])
+        real, wanted = (constant(source, floats[index]) for index in given[outputs[0]].inputs[1:3])
+        entry = np.float32(tensors[operator.inputs[0]].quantization.scale[0])
+        scales = np.asarray(weights.quantization.scale, np.float32)
+        lifted = np.maximum(scales, np.abs(wanted) / (entry * np.float32(BIAS_LIMIT)))
+        if (lifted == scales).all():
+            # Were it clipped all the same, the face would be another and nothing would say so.
+            refuse_clipped(outputs[0], np.array(model.buffers[bias.buffer].data, np.uint8).view(np.int32))
+            continue
+        sides = [-1 if axis == _AXES[name] else 1 for axis in range(real.ndim)]
+        numbers = np.clip(np.round(real / lifted.reshape(sides)), -127, 127).astype(np.int8)
+        replace_constant(model, weights, numbers)
+        replace_constant(model, bias, np.round(wanted / (entry * lifted)).astype(np.int32))
+        weights.quantization.scale, bias.quantization.scale = lifted, lifted * entry
+    path.write_bytes(packed(model))
 
 
 def write_dynamic(source: Path, path: Path) -> None:
@@ -216,6 +239,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }
@@ -237,80 +261,26 @@ def _free_batch(path: Path) -> None:
 
     The converter itself traces no free batch: it stops at the first operator that broadcasts.
     """
-    schema, model = _read(path)
-    graph = model.subgraphs[0]
-    for operator, (name, _) in zip(graph.operators, _operators(path), strict=True):
+    model = read_graph(path)
+    for operator, name, _ in named_operators(model):
         if name == "RESHAPE":
-            target = model.buffers[graph.tensors[operator.inputs[1]].buffer]
+            target = model.buffers[model.subgraphs[0].tensors[operator.inputs[1]].buffer]
             sides = np.array(target.data, np.uint8).view(np.int32).copy()
             sides[0] = -1
             target.data = sides.view(np.uint8)
-            operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.NONE, None
-    _pack(path, model)
-
-
-def write_contract(path: Path, text: str) -> None:
-    """Stores the contract as the metadata buffer ``edgeface``, replacing one that is there."""
-    schema, model = _read(path)
-    model.metadata = model.metadata or []
-    entry = next((item for item in model.metadata if item.name == KEY.encode()), None)
-    if entry is None:
-        entry = schema.MetadataT()
-        entry.name, entry.buffer = KEY, len(model.buffers)
-        model.metadata.append(entry)
-        model.buffers.append(schema.BufferT())
-    # The buffer before it is replaced, not left behind: the digest belongs to the one contract in the file.
-    model.buffers[entry.buffer].data = np.frombuffer(text.encode(), np.uint8)
-    _pack(path, model)
-
-
-def _pack(path: Path, model: ModelT) -> None:
-    """Writes a model over the file that it was read from."""
-    path.write_bytes(_packed(path.read_bytes(), model))
-
-
-def _packed(data: bytes, model: ModelT) -> bytes:
-    """A model as the bytes of a file; ``data`` is what it was read from."""
-    import flatbuffers
-
-    for buffer in model.buffers:
-        # Large buffers lie behind the flatbuffer; packed again, they would point into nothing.
-        if buffer.offset > 1:
-            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+            operator.builtinOptionsType, operator.builtinOptions = schema().BuiltinOptions.NONE, None
+    path.write_bytes(packed(model))
 
 
 def operators(path: Path, source: Contract | None = None) -> dict[str, Counter[str]]:
     """``int8``, ``float``, ``other`` → operators by name; one that takes int8 weights as they are computes in int8."""
-    schema, model = _read(path)
-    graph = model.subgraphs[0]
+    model = read_graph(path)
+    tensors, int8 = model.subgraphs[0].tensors, schema().TensorType.INT8
     found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "other": Counter()}
-    for operator, (name, _) in zip(graph.operators, _operators(path), strict=True):
-        tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
-        is_int8 = any(tensor.type == schema.TensorType.INT8 for tensor in tensors)
+    for operator, name, _ in named_operators(model):
+        is_int8 = any(tensors[index].type == int8 for index in (*operator.inputs, *operator.outputs) if index >= 0)
         found["other" if name in _MOVERS else "int8" if is_int8 else "float"][name] += 1
     return found
-
-
-def _operators(path: Path) -> list[tuple[str, list[str]]]:
-    """Each operator's name and the tensors that it gives, in order."""
-    schema, model = _read(path)
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    graph, codes = model.subgraphs[0], model.operatorCodes
-    numbers = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in codes]
-    return [
-        (names[numbers[operator.opcodeIndex]], [graph.tensors[index].name.decode() for index in operator.outputs])
-        for operator in graph.operators
-    ]
-
-
-def _read(path: Path) -> tuple[ModuleType, ModelT]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema, schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.errors import GalleryError, UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import remove_leftovers, replacing
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
@@ -200,11 +200,8 @@ def new_gallery(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise GalleryError(f"{shown(path)}: is there already; name another file, or move it away")
-    partial = re.compile(re.escape(f".{path.stem}.") + r"(\d+)" + re.escape(path.suffix) + "(-journal)?")
     try:
-        for left in path.parent.iterdir():
-            if (found := partial.fullmatch(left.name)) and not _runs(int(found[1])):
-                left.unlink(missing_ok=True)
+        remove_leftovers(path.parent, path.stem, path.suffix)
         with replacing(path) as part:
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
             yield part
@@ -303,16 +300,6 @@ def write_export(
             part.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _create(db: sqlite3.Connection, binding: Binding, precision: Precision) -> None:
