@@ -59,7 +59,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
         )
         return
     rows = [
-        (photo.name, photo.id, photo.source, photo.added, f"{photo.size:.0f}", f"{photo.sharpness:.0f}")
+        (photo.name, photo.id, photo.source, photo.added[:10], f"{photo.size:.0f}", f"{photo.sharpness:.0f}")
         for photo in photos
     ]
     print_table(

@@ -73,6 +73,11 @@ def check(
         note(f"{photos}: {len(enrolled) - len(looks)} of {len(enrolled)} enrolled photos were not found in it again")
     for failure in seen.failed if seen else ():
         note(failure)
+    if seen and seen.enrolled:
+        first, count = seen.enrolled[0], len(seen.enrolled)
+        shows = f"{count} {'photo shows' if count == 1 else 'photos show'}"
+        who = f"{first.photo} (score {first.score:.2f} with {first.name})"
+        note(f"{unknown}: {shows} somebody who is probably enrolled, such as {who}; the FPIR is too high by them")
     if report is not None:
         write_page(report, gallery.name, found, seen, enrolled, looks)
         note(f"wrote {report}")

@@ -18,9 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -38,7 +35,7 @@ from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
 from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.pool import Pool
-from edgeface.training.processes import PATIENCE, agreed, own_share, share_batch_norm, summed
+from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
@@ -48,6 +45,7 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+NO_FP16 = "mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too"
 NO_VALIDATION = (
     "no validation photos: nothing can choose the best epoch, so the last one is kept and early stopping is off; give "
     "more photos a person"
@@ -94,14 +92,11 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
-    group = InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=config.system.mixed_precision, kwargs_handlers=[group])
+    accelerator = join_processes(config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    is_main = accelerator.is_main_process
-    reporter = reporter if is_main else SILENT
+    reporter = reporter if (is_main := accelerator.is_main_process) else SILENT
     if config.system.mixed_precision == "fp16" and device.type == "cpu":
-        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
+        reporter.say(NO_FP16)
 
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.system.seed)
@@ -135,11 +130,10 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not begun:
-        if config.init.fit_embedding:
-            fit_to_teachers(learner, pool, pool_rows, config, reporter)
-        if config.init.imprint_head:
-            imprint_head(learner, pool, train_rows, config, reporter)
+    if config.init.fit_embedding and not begun:
+        fit_to_teachers(learner, pool, pool_rows, config, reporter)
+    if config.init.imprint_head and not begun:
+        imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
@@ -182,8 +176,7 @@ def train(
             if hints is None:
                 x = augment(shrink(x, side), drawn, config.augment)
             else:  # at full size, which the teacher takes
-                x = augment(x, drawn, config.augment)
-                target = hints.embed(x)
+                target = hints.embed(x := augment(x, drawn, config.augment))
                 x = shrink(x, side)
             with _memory_explained(batch):
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -196,9 +189,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            with torch.no_grad():
-                for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-                    slope.clamp_(max=1.0)
+            _clamp(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -228,6 +219,12 @@ def train(
             _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
+
+
+@torch.no_grad()
+def _clamp(slopes: Sequence[nn.Parameter]) -> None:
+    for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
+        slope.clamp_(max=1.0)
 
 
 def losses(

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -16,6 +19,13 @@ T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=1)
 """How long a process waits for the others. The defaults, 10 minutes on GPUs and 30 on CPUs, end runs in which one
 process reads photos or embeds with a teacher meanwhile; a process that died is noticed at once in any case."""
+
+
+def join_processes(mixed_precision: str) -> Accelerator:
+    """Meets the other processes of the run, where there are any."""
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
 
 
 def is_main_process() -> bool:
