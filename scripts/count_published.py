@@ -54,11 +54,16 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
 
 
-def fixed_pools(net: nn.Module) -> nn.Module:
-    """The net with pooling that rounds down: TFLite has none that rounds up."""
-    for module in net.modules():
-        if isinstance(module, nn.MaxPool2d):
-            module.ceil_mode = False
+def plain_pools(net: nn.Module) -> nn.Module:
+    """The net with max pooling that rounds down and pads with zeros, what it pools being positive.
+
+    TFLite has no pooling that rounds up, and the converter pads with the least float, which int8 cannot hold.
+    """
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                pool = nn.MaxPool2d(child.kernel_size, child.stride)
+                module.add_module(name, nn.Sequential(nn.ZeroPad2d(child.padding), pool) if child.padding else pool)
     return net
 
 
@@ -88,15 +93,15 @@ def nets() -> dict[str, Counted]:
         "mobilenet_v2": Counted(models.mobilenet_v2, both | on_pi5),
         "mobilenet_v3": Counted(models.mobilenet_v3_large, float_only),
         "mobilenet_v3_small": Counted(models.mobilenet_v3_small, float_only),
-        "squeezenet1_1": Counted(lambda: fixed_pools(models.squeezenet1_1()), on_pi5),
-        "squeezenet1_0": Counted(lambda: fixed_pools(models.squeezenet1_0()), on_pi5),
-        "resnet18": Counted(models.resnet18, on_pi5),
-        "shufflenet_v2": Counted(models.shufflenet_v2_x1_0, on_pi5),
+        "squeezenet1_1": Counted(lambda: plain_pools(models.squeezenet1_1()), on_pi5),
+        "squeezenet1_0": Counted(lambda: plain_pools(models.squeezenet1_0()), on_pi5),
+        "resnet18": Counted(lambda: plain_pools(models.resnet18()), on_pi5),
+        "shufflenet_v2": Counted(lambda: plain_pools(models.shufflenet_v2_x1_0()), on_pi5),
         "googlenet": Counted(
-            lambda: fixed_pools(models.googlenet(aux_logits=False, init_weights=False, transform_input=False)), on_pi5
+            lambda: plain_pools(models.googlenet(aux_logits=False, init_weights=False, transform_input=False)), on_pi5
         ),
-        "resnet50": Counted(models.resnet50, on_pi5),
-        "wide_resnet50_2": Counted(models.wide_resnet50_2, on_pi5),
+        "resnet50": Counted(lambda: plain_pools(models.resnet50()), on_pi5),
+        "wide_resnet50_2": Counted(lambda: plain_pools(models.wide_resnet50_2()), on_pi5),
         "inception_v3": Counted(
             lambda: models.inception_v3(aux_logits=False, init_weights=False, transform_input=False),
             {"rpi-5": (ONNX_INT8,)},

@@ -45,6 +45,7 @@ INSTRUCTIONS = {
     ("Cortex-A53", "int8"): 101_000_000,
     ("Cortex-A72", "float"): 91_600_000,
     ("Cortex-A72", "int8"): 85_200_000,
+    ("Cortex-A76", "int8"): 40_200_000,
 }
 
 
@@ -120,13 +121,50 @@ def other_engines() -> str:
         for engine in ("litert", "onnxruntime"):
             for kind in ("float", "int8"):
                 found = engine_ratios(board, engine, kind, 4)
-                if not found:
+                if not found or (engine, kind) in latency_fit.POOLED:
                     continue
                 text = ", ".join(f"{name.split()[0]} {ratio:.2f}" for name, ratio in found.items())
                 logs = np.log(list(found.values()))
                 width = math.exp(np.abs(logs - logs.mean()).max())
                 lines.append([board.name, engine, kind, text, f"{math.exp(logs.mean()):.2f}", f"{width:.2f}"])
     return table(["board", "engine", "precision", "time ÷ ncnn float's, 4 threads", "used", "spread ×/÷"], lines)
+
+
+def int8_left_out() -> str:
+    lines, hits = [], {"litert": [], "onnxruntime": []}
+    published = {
+        (row.board, row.engine, row.net): row.ms for row in rows() if (row.precision, row.threads) == ("int8", 4)
+    }
+    for engine, found in hits.items():
+        logs = latency_fit.pooled(engine, "int8", 4)
+        floor = latency_fit.POOLED[engine, "int8"]
+        by_net = latency_fit.pooled_errors(logs, lambda name: name)
+        for (name, net), (log, width) in latency_fit.pooled_errors(logs, by_family).items():
+            board = profiles()[name]
+            ms = published[board.board, latency_fit.FAMILIES[engine], net]
+            middle, width = ms * math.exp(log), max(width, floor)
+            found.append(abs(log) <= math.log(width))
+            cells = [f"{ms:.4g}", f"{ms * math.exp(by_net[name, net][0]):.3g}", f"{middle:.3g}"]
+            ends = f"{middle / width:.3g} to {middle * width:.3g}"
+            lines.append([engine, name, net, *cells, ends, "" if found[-1] else "outside"])
+    columns = ["engine", "board", "net", "published, ms", "net left out, ms", "family left out, ms"]
+    text = table([*columns, "its interval, ms", ""], lines)
+    ratios = {engine: latency_fit.pooled_ratio(engine, "int8", 4) for engine in hits}
+    said = [
+        f"{engine}: ratio {one['ratio']:.2f}, half width ×{one['half_width']:.2f}, "
+        f"{sum(hits[engine])} of {len(hits[engine])} rows inside"
+        for engine, one in ratios.items()
+        if one
+    ]
+    return f"{text}\n\n{'; '.join(said)}."
+
+
+def int8_not_carried() -> str:
+    logs = latency_fit.pooled("litert", "int8", 4, joined=True)
+    plain = latency_fit.pooled("litert", "int8", 4)
+    middle = math.exp(float(np.mean(list(plain.values()))))
+    lines = [[name, net, f"{math.exp(log):.2f}", f"{math.exp(log) / middle:.1f}"] for (name, net), log in logs.items()]
+    return table(["board", "net", "published ÷ ncnn's float fit", "times what the ratio says"], lines)
 
 
 def ratio_left_out(board: BoardProfile, kind: str) -> dict[str, tuple[float, float]]:
@@ -155,7 +193,7 @@ def instruction_counts() -> str:
         rates, by_ratio = latency_fit.rates(board, kind, 4), ratio_left_out(board, kind)
         published = {row.net: row.ms for row in latency_fit.counted_rows(board, kind, 4)}
         for net, log in latency_fit.counts_left_out(rates).items():
-            cells = [f"{rates[net] * published[net] / 1e6:.1f}", f"{published[net]:.0f}"]
+            cells = [f"{rates[net] * published[net] / 1e6:.1f}", f"{published[net]:.3g}"]
             cells.append(f"{rates[net] / 1e3 / board.clock_mhz:.2f}")
             errors_ = [math.expm1(error) for error in (log, *by_ratio.get(net, ()))]
             shown = [f"{100 * error:+.0f}" for error in errors_] + ["–", "–"]
@@ -170,7 +208,7 @@ def counts_against_ratio() -> str:
         logs, by_ratio = latency_fit.counts_left_out(latency_fit.rates(board, kind, 4)), ratio_left_out(board, kind)
         errors_ = [logs.values(), *zip(*by_ratio.values(), strict=True)]
         worst = [math.exp(max(map(abs, each))) for each in errors_]
-        used = "counts" if worst[0] < min(worst[1:]) else "ratio"
+        used = "counts" if kind == "float" and worst[0] < min(worst[1:]) else "ratio"
         face = {"engine": "litert", "precision": {"float": "fp32", "int8": "int8"}[kind], "threads": 4}
         told = [
             f"{estimate(MOBILEFACENET, board, instructions=number, **face).ms:.3g}"
@@ -237,8 +275,8 @@ def mobilefacenet() -> str:
 def page(text: str) -> str:
     """The page with every table between ``<!-- table: NAME -->`` and ``<!-- end -->`` made anew."""
     # fmt: off
-    makers = (left_out, boards_left_out, other_engines, instruction_counts, counts_against_ratio, versions,
-              against_published, refused, mobilefacenet)
+    makers = (left_out, boards_left_out, other_engines, int8_left_out, int8_not_carried, instruction_counts,
+              counts_against_ratio, versions, against_published, refused, mobilefacenet)
     # fmt: on
     made = {made.__name__: made for made in makers}
 

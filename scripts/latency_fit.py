@@ -35,10 +35,14 @@ from edgeface_devices.estimate.evidence import (
 COVERAGE = 0.9
 INT8_FACTOR = 1.6
 """Least half width for int8: six nets a board do not carry a 90 % quantile of their own."""
-USED = frozenset({("Raspberry Pi 3B+", "int8"), ("Raspberry Pi 4B", "float"), ("Raspberry Pi 4B", "int8")})
-"""Board and precision where counts erred less than the ratio to ncnn; elsewhere that serves."""
+USED = frozenset({("Raspberry Pi 4B", "float")})
+"""Board and precision where counts carry a narrower interval than the ratio to ncnn; elsewhere that serves."""
 SYSTEM_FACTOR = 1.21
 """Between a 32-bit and a 64-bit system a net's time on one 4B differs by up to this much (XNNPACK's table has both)."""
+JOINED = frozenset({"googlenet", "shufflenet", "inception"})
+"""Families that shuffle channels or join three and more branches: XNNPACK takes 2 to 3 times as long for them."""
+POOLED = {("litert", "int8"): 1.6, ("onnxruntime", "int8"): 2.0}
+"""Engine and precision whose rows of all boards make one ratio to ncnn's fit → least half width."""
 # Engine as the bench calls it → as the public tables do.
 FAMILIES = {"litert": "xnnpack", "onnxruntime": "onnxruntime"}
 KINDS = ("float", "int8")
@@ -139,6 +143,17 @@ def transfer(source: Mapping[str, float], target: Mapping[str, float]) -> tuple[
     return math.exp(float(np.median(list(logs.values())))), half_width(map(float, left_out))
 
 
+def _is_of(row: Published, board: BoardProfile, threads: int) -> bool:
+    of_board = (row.board, row.threads) == (board.board, threads)
+    return of_board and row.clock_mhz in (None, board.clock_mhz)
+
+
+def engine_rows(board: BoardProfile, engine: str, kind: str, threads: int) -> list[Published]:
+    """An engine's published rows on a board."""
+    asked = FAMILIES[engine], kind
+    return [row for row in rows() if (row.engine, row.precision) == asked and _is_of(row, board, threads)]
+
+
 def engine_ratios(board: BoardProfile, engine: str, kind: str, threads: int) -> dict[str, float]:
     """Net and version → time ÷ ncnn's in float, of an engine's published rows on a board.
 
@@ -146,12 +161,67 @@ def engine_ratios(board: BoardProfile, engine: str, kind: str, threads: int) -> 
     one for int8 too: more nets have both, and the float fit errs less.
     """
     _, table = ncnn_times(board.board, board.clock_mhz, "float", threads)
-    here = [row for row in rows() if (row.board, row.threads) == (board.board, threads)]
-    here = [row for row in here if row.clock_mhz in (None, board.clock_mhz)]
-    same = {(row.version, row.net): row.ms for row in here if (row.engine, row.precision) == ("ncnn", "float")}
-    mine = [row for row in here if (row.engine, row.precision) == (FAMILIES[engine], kind)]
+    ncnn = [row for row in rows() if (row.engine, row.precision) == ("ncnn", "float") and _is_of(row, board, threads)]
+    same = {(row.version, row.net): row.ms for row in ncnn}
+    mine = engine_rows(board, engine, kind, threads)
     pairs = [(row, same.get((row.version, row.net), table.get(row.net))) for row in mine]
     return {f"{row.net} {row.version}": row.ms / ms for row, ms in pairs if ms}
+
+
+def pooled(engine: str, kind: str, threads: int, *, joined: bool = False) -> dict[tuple[str, str], float]:
+    """(board, net) → log(published ÷ what ncnn's float fit without the net's family predicts), on all boards.
+
+    Of two clocks of one board the profile that serves where a row states none is the higher one.
+
+    Args:
+        engine: as the bench calls it.
+        kind: ``float`` or ``int8``.
+        threads: of the published rows.
+        joined: LiteRT's families in ``JOINED`` instead of all others.
+    """
+    found = {}
+    highest = {board.board: board for board in sorted(profiles().values(), key=lambda board: board.clock_mhz)}
+    for row in rows():
+        if (row.engine, row.precision, row.threads) != (FAMILIES[engine], kind, threads) or row.net not in nets():
+            continue
+        if engine == "litert" and (by_family(row.net) in JOINED) != joined:
+            continue
+        board = highest[row.board]
+        _, times = ncnn_times(board.board, board.clock_mhz, "float", threads)
+        others = {net: ms for net, ms in times.items() if is_fitted_on(net) and by_family(net) != by_family(row.net)}
+        found[board.name, row.net] = math.log(row.ms / predicted(nets()[row.net], others, "float"))
+    return found
+
+
+def pooled_errors(
+    logs: Mapping[tuple[str, str], float], group: Callable[[str], str]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """(board, net) → (log(predicted ÷ published), half width), both without the nets of its group on any board."""
+    found = {}
+    for key, log in logs.items():
+        others = {other: value for other, value in logs.items() if group(other[1]) != group(key[1])}
+        within = {
+            other: value - float(np.mean([v for k, v in others.items() if group(k[1]) != group(other[1])] or [value]))
+            for other, value in others.items()
+        }
+        found[key] = float(np.mean(list(others.values()))) - log, half_width(within.values())
+    return found
+
+
+def pooled_ratio(engine: str, kind: str, threads: int) -> dict[str, object] | None:
+    """One ratio for all boards; None without rows with that many threads."""
+    logs = pooled(engine, kind, threads)
+    if not logs:
+        return None
+    mean = float(np.mean(list(logs.values())))
+    width = half_width(error for error, _ in pooled_errors(logs, by_family).values())
+    return {
+        "engine": engine,
+        "nets": len(logs),
+        "ratio": math.exp(mean),
+        "spread": math.exp(max(abs(log - mean) for log in logs.values())),
+        "half_width": max(width, POOLED[engine, kind]),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +328,12 @@ def fit() -> dict[str, list[dict[str, object]]]:
             ratio, width = transfer(there, times)
             tables["transfers"].append(key | {"source": source.name, "ratio": ratio, "half_width": width})
         for engine in FAMILIES:
-            if logs := np.log(list(engine_ratios(board, engine, kind, threads).values())).tolist():
+            if (engine, kind) in POOLED:
+                one = pooled_ratio(engine, kind, threads)
+                # onnxruntime's stand to ncnn's differently on each board; XNNPACK's do not.
+                if one and (engine == "litert" or engine_rows(board, engine, kind, threads)):
+                    tables["engines"].append(key | one)
+            elif logs := np.log(list(engine_ratios(board, engine, kind, threads).values())).tolist():
                 ratio, spread = math.exp(np.mean(logs)), math.exp(np.abs(logs - np.mean(logs)).max())
                 found = {"engine": engine, "nets": len(logs), "ratio": ratio, "spread": spread}
                 tables["engines"].append(key | found)

@@ -276,6 +276,8 @@ def _recipes(source: SourceModel, options: ExportOptions) -> tuple[ExportOptions
         if others:
             raise UsageError(f"{source.name}: {what} {', '.join(others)}: it goes to {', '.join(possible)} alone{why}")
     recipes = [recipe for recipe in RECIPES if recipe.format in formats and recipe.precision in precisions]
+    if source.given:
+        recipes = [replace(recipe, name=source.given, prelu="", min_int8=0) for recipe in recipes]
     return replace(options, formats=formats, precisions=precisions), recipes
 
 

@@ -50,6 +50,7 @@ def test_an_int8_file_is_not_offered_on_an_engine_that_cannot_run_it(make_onnx, 
     file = make_onnx(tmp_path / "face.int8.onnx", cost=COST, precision="int8", recipe="static_wi8_au8")
     run(["bench", str(file), "--device", "rpi-4b,rpi-5,rpi-zero-2w", "--budget-ms", "1000", "--json"])
     document = json.loads(capsys.readouterr().out)
+    assert {row["engine"] for row in document["rows"]} == {"onnxruntime"}
     assert {choice["engine"] for choice in document["choices"]} <= {"onnxruntime", None}
 
 

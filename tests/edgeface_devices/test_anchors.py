@@ -15,6 +15,7 @@ from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, esti
 from edgeface_devices.measurement import Figure, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import UsageError
+from scripts import latency_fit
 from scripts.latency_fit import by_family, cost_half_width, families, is_fitted_on, is_scored, predicted
 
 NETS = nets()
@@ -128,10 +129,18 @@ def own_engines(board: str, mhz: int, threads: int, version: str) -> list[dict[s
     tables: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows():
         table = (row.engine, row.precision, row.version)
+        known = row.engine in ("ncnn", "xnnpack", "onnxruntime") and row.net in NETS
+        if not known or (row.engine == "xnnpack" and joins(row.net)):
+            continue
         at_home = (row.board, row.threads) == (board, threads) and row.clock_mhz in (None, mhz)
-        if at_home and row.net in NETS and is_scored(row.net) and table != ("ncnn", "float", version):
+        if at_home and is_scored(row.net) and table != ("ncnn", "float", version):
             tables.setdefault(table, {})[row.net] = row.ms
     return [table for table in tables.values() if len({families()[net] for net in table}) > 1]
+
+
+def joins(net: str) -> bool:
+    """A net of which docs/estimates.md says that XNNPACK takes two to three times as long."""
+    return by_family(net) in latency_fit.JOINED
 
 
 def left_out(net: str, fitted: dict[str, float]) -> float:

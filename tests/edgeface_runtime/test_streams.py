@@ -14,6 +14,7 @@ from PIL import Image
 from edgeface_runtime import (
     Face,
     FaceRecognizer,
+    Frame,
     FrameResult,
     Gallery,
     GalleryError,
@@ -134,6 +135,24 @@ def test_two_who_cross_keep_their_tracks(family: Gallery):
         for person in result.people:
             heights.setdefault(person.track, set()).add(round(person.box[1]))
     assert sorted(heights.values(), key=min) == [{0}, {30}]
+
+
+def test_faces_are_looked_for_in_the_smaller_picture_and_known_by_the_larger(fake: FaceRecognizer, family: Gallery):
+    """Of a camera that gives each frame in two sizes: where the small one shows a face, the large one says whose."""
+    looked: list[tuple[int, ...]] = []
+
+    class Watched(Scripted):
+        def detect(self, image: np.ndarray) -> list[Face]:
+            looked.append(image.shape)
+            return super().detect(image)
+
+    large = np.hstack([np.zeros((64, 64, 3), np.uint8), fake_photo(1)])
+    small = np.zeros((32, 32, 3), np.uint8)
+    detector = Watched([[(16.0, 0.0)]] * 9, 32)  # 4 times as wide in the large one, twice as high
+    frames = (Frame(index, index / 10, large, small=small) for index in range(9))
+    *_, last = watch(frames, scripted(detector), family, config=TrackingConfig(every=1))
+    assert set(looked) == {small.shape}
+    assert last.people[0].box == pytest.approx((64, 0, 192, 64))
 
 
 def test_one_detection_alone_is_nobody(family: Gallery):

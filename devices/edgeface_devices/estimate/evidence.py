@@ -153,6 +153,8 @@ class EngineRatio:
     ratio: float
     spread: float
     """Largest factor between the ratio of one net and ``ratio``."""
+    half_width: float | None = None
+    """Of the 90 % interval, where the ratio stands to what ncnn's fit predicts and both were scored together."""
 
 
 @dataclass(frozen=True, kw_only=True)

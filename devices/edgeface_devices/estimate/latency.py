@@ -135,7 +135,8 @@ def estimate(
         else:
             guess = _anchored(net, board, engine, kind, threads, version)
             if engine == "litert" and instructions is not None:
-                guess = _from_counts(board, kind, threads, version, instructions) or guess
+                counted = _from_counts(board, kind, threads, version, instructions)
+                guess = min(filter(None, (counted, guess)), key=lambda each: each.half_width)
     except _NoBasisError as reason:
         return Estimate(ms=None, note=str(reason))
     low, high = guess.ms / guess.half_width, guess.ms * guess.half_width
@@ -213,6 +214,11 @@ def _anchored(net: Costs, board: BoardProfile, engine: str, kind: str, threads: 
     if found is None:
         number = f"{threads} threads" if threads > 1 else "1 thread"
         raise _NoBasisError(f"no published {kind} row of {engine} with {number} on a {board.board}")
+    if found.half_width is not None:
+        # No factor for the version: the rows are of versions four years apart.
+        guess = _from_costs(net, _cost_fit(board, "float", threads))
+        note = f"{guess.note} by ncnn; times {found.ratio:.2f}, {engine} in {kind} on {found.nets} published rows"
+        return _Guess(guess.ms * found.ratio, found.half_width, f"{note} of plain nets (no shuffles, no wide branches)")
     guess = _ncnn(net, board, "float", threads, version)
     width = max(ANCHOR_FACTOR, guess.half_width * found.spread)
     against = f"{engine} in {kind} against ncnn in float on {found.nets} published nets"
@@ -234,14 +240,21 @@ def _from_counts(board: BoardProfile, kind: str, threads: int, version: str | No
 
 
 def outlook(paths: Sequence[Path], board: BoardProfile, *, threads: int, measured: Sequence[Anchor] = ()) -> Results:
-    """Estimates of model files on a board: the file's own engine, and ncnn; ``measured``: the user's own rows.
+    """Estimates of model files on a board, by the file's own engine; ``measured``: the user's own rows.
+
+    A float file has a row for ncnn too: ``edgeface export --format ncnn`` writes the net for it.
 
     Raises:
         ModelError: a file is no model, or is damaged; names the file.
     """
     files = [of_file(path, threads=threads, source="estimated") for path in paths]
-    rows = [replace(file, engine=engine) for file in files for engine in dict.fromkeys((file.engine, "ncnn"))]
+    rows = [replace(file, engine=engine) for file in files for engine in _engines(file)]
     return Results(device=device_of(board, "estimated"), rows=tuple(estimated(row, board, measured) for row in rows))
+
+
+def _engines(file: Measurement) -> tuple[str, ...]:
+    with_ncnn = file.engine != "ncnn" and _KINDS.get(file.precision) == "float"
+    return (file.engine, "ncnn") if with_ncnn else (file.engine,)
 
 
 def estimated(
