@@ -186,7 +186,7 @@ def check_source(name: str, source: NDArray[np.float32], evaluation: EvaluationS
             f"{name}: tells the people of the test photos apart no better than a coin (equal error rate {100 * eer:.0f}"
             " %); is it trained, is its contract right, and are the photos aligned faces under the right names?"
         )
-    if eer >= pixels:
+    if eer >= pixels and eer > 0:
         return (
             f"{name}: tells the people of the test photos apart no better than their plain pixels at 16 × 16 do (equal "
             f"error rate {100 * eer:.1f} %, theirs {100 * pixels:.1f}): is it trained, and is its contract right?"
