@@ -138,7 +138,7 @@ def train(
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=licence)
+    contract = contract_draft(config, data_sha256=digest, photos=data, licence=licence)
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
