@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.dataset import FaceData, load_data
+from edgeface.data.dataset import FaceData
 from edgeface.data.pairs import find, read_lfw_pairs
+from edgeface.data.whole import open_faces
 from edgeface.evaluation.opening import EXPORTED, read_contract_file
 from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
@@ -21,12 +22,13 @@ from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
-from edgeface_runtime import UsageError
+from edgeface_runtime import Contract, UsageError
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """False match rates that a contract holds a threshold for."""
 THRESHOLD_PHOTOS = 15_000
 """At most so many photos set thresholds: 112 million pairs, enough for a rate of 1e-7."""
+NOT_ALIGNED = "the faces are not aligned as a device aligns them, whose scores are others"
 SELECTION = 200
 """Faces of the calibration-selection set."""
 
@@ -42,6 +44,23 @@ class ExportPhotos:
     pairs: Path | None = None
     """A list of pairs of ``test`` photos to evaluate on, in the form of LFW's; None draws them."""
 
+    def opened(self, size: int, reporter: Reporter = SILENT) -> ExportPhotos:
+        """The same with the photos read, where they are named by folder; whole photos are found and aligned first.
+
+        Args:
+            size: of the faces, in pixels.
+            reporter: told what the photos are, where they are no aligned faces.
+
+        Raises:
+            UsageError: no such photos.
+        """
+
+        def read(photos: Path | FaceData) -> FaceData:
+            return photos if isinstance(photos, FaceData) else open_faces(photos, size=size, reporter=reporter)
+
+        others = self.threshold_data
+        return replace(self, data=read(self.data), threshold_data=None if others is None else read(others))
+
     def select(self, size: int, options: ExportOptions, *, is_third_party: bool = False) -> ExportFaces:
         """Which faces serve what.
 
@@ -54,7 +73,10 @@ class ExportPhotos:
         Raises:
             UsageError: no photos, no ``test`` photos, or thresholds asked of training photos.
         """
-        faces = self.data if isinstance(self.data, FaceData) else load_data(self.data, size=size)
+        photos = self.opened(size)
+        faces, others = photos.data, photos.threshold_data
+        assert isinstance(faces, FaceData)
+        assert not isinstance(others, Path)
         test = faces.rows("test")
         if not len(test):
             raise UsageError("the photos hold no test split to evaluate an export on; see edgeface data split")
@@ -64,7 +86,7 @@ class ExportPhotos:
             calibration=faces.faces[chosen],
             evaluation=self._evaluation(faces, test, options.seed),
             selection=_selection(faces, balanced(faces.labels, spare, SELECTION, options.seed), options.seed),
-            thresholds=self._thresholds(faces, size, options.seed, test if is_third_party else None),
+            thresholds=_thresholds(faces, others, options.seed, test if is_third_party else None),
         )
 
     def _evaluation(self, faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet:
@@ -74,22 +96,6 @@ class ExportPhotos:
         if not len(pairs):
             raise UsageError(f"{self.pairs}: none of its pairs are test photos")
         return _with_pairs(faces, rows, pairs)
-
-    def _thresholds(self, faces: FaceData, size: int, seed: int, rows: NDArray[np.int64] | None) -> ThresholdFaces:
-        train = faces.rows("train")
-        if self.threshold_data is not None:
-            given = self.threshold_data
-            others = given if isinstance(given, FaceData) else load_data(given, size=size)
-            known = {_digest(face) for face in faces.faces[train]} if rows is None else set()
-            twice = sum(_digest(face) in known for face in others.faces)
-            if twice:
-                raise UsageError(f"{twice} of the threshold photos are training photos; give people not trained on")
-            faces, rows = others, np.arange(len(others.labels))
-        elif rows is None:
-            rows = np.flatnonzero(~np.isin(faces.labels, faces.labels[train]))
-        rows = rows[few_people(faces.labels[rows], np.random.default_rng(seed), THRESHOLD_PHOTOS)]
-        labels = faces.labels[rows]
-        return ThresholdFaces(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels))
 
 
 def export_model(
@@ -115,7 +121,7 @@ def export_model(
 
     Raises:
         UsageError: no such model, no photos, options that the source does not allow, or a folder that cannot be
-            written to.
+            written to; or photos that were split again since the model learnt from them.
         ContractError: not a contract.
         ModelError: a damaged model, one that does not fit its contract, or a converter that failed.
     """
@@ -128,8 +134,33 @@ def export_model(
         raise UsageError(f"{source}: not a whole checkpoint; a third-party model needs --contract")
     else:
         model, photos = _trained(source, photos, options, reporter)
+    photos = _opened(photos, model.contract, reporter)
     faces = photos.select(model.contract.input.size, options, is_third_party=contract is not None)
     return export(model, faces, folder, options, progress=reporter.say)
+
+
+def _opened(photos: ExportPhotos, contract: Contract, reporter: Reporter) -> ExportPhotos:
+    photos = photos.opened(contract.input.size, reporter)
+    assert isinstance(photos.data, FaceData)
+    if leak := photos.data.split_since(contract):
+        raise UsageError(leak)
+    return photos
+
+
+def _thresholds(faces: FaceData, others: FaceData | None, seed: int, rows: NDArray[np.int64] | None) -> ThresholdFaces:
+    train = faces.rows("train")
+    if others is not None:
+        known = {_digest(face) for face in faces.faces[train]} if rows is None else set()
+        twice = sum(_digest(face) in known for face in others.faces)
+        if twice:
+            raise UsageError(f"{twice} of the threshold photos are training photos; give people not trained on")
+        faces, rows = others, np.arange(len(others.labels))
+    elif rows is None:
+        rows = np.flatnonzero(~np.isin(faces.labels, faces.labels[train]))
+    rows = rows[few_people(faces.labels[rows], np.random.default_rng(seed), THRESHOLD_PHOTOS)]
+    reason = None if faces.is_aligned else NOT_ALIGNED
+    labels = faces.labels[rows]
+    return ThresholdFaces(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels, reason))
 
 
 def _third_party(source: Path, contract: Path, options: ExportOptions) -> SourceModel:
@@ -150,12 +181,13 @@ def _trained(
         return torch_source(checkpoint.net, contract, converter=options.converter), photos
     from edgeface.training.qat import finetune_checkpoint
 
-    data = photos.data
-    faces = data if isinstance(data, FaceData) else load_data(data, size=checkpoint.contract.input.size)
+    photos = _opened(photos, checkpoint.contract, reporter)
+    faces = photos.data
+    assert isinstance(faces, FaceData)
     train = faces.faces[faces.rows("train")]
     tuned = finetune_checkpoint(checkpoint, train, steps=options.qat_steps, reporter=reporter, seed=options.seed)
     model = torch_source(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
-    return model, replace(photos, data=faces)
+    return model, photos
 
 
 def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet | None:
@@ -172,13 +204,14 @@ def _with_pairs(faces: FaceData, rows: NDArray[np.int64], pairs: NDArray[np.int6
 
 
 def thresholds(
-    embeddings: NDArray[np.float32], labels: NDArray[np.int64]
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64], reason: str | None = None
 ) -> tuple[dict[str, object], dict[str, object]]:
     """A threshold for each of ``FARS`` from all-against-all scores.
 
     Args:
         embeddings: (N, D) float32 unit rows of people not trained on.
         labels: (N,) identities.
+        reason: why these faces set none, where they do not.
 
     Returns:
         The contract's ``thresholds``, and what they were measured on with the reason for each that is null.
@@ -189,6 +222,9 @@ def thresholds(
     of = all_against_all(embeddings, labels) if people > 1 else None
     missing: dict[str, str] = {}
     for far, key in zip(FARS, found, strict=True):
+        if reason is not None:
+            missing[key] = reason
+            continue
         if of is None or not len(of.genuine):
             missing[key] = "the photos show no two people that were not trained on, one of them twice"
             continue

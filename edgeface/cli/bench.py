@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json
+from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.model import find_model
 
@@ -201,9 +201,12 @@ def _check_targets(report: Path | None, output: Path | None) -> None:
 
 
 def _faces(files: list[Path], data: Path) -> FaceData:
-    from edgeface.data.dataset import load_data
+    from edgeface.data.whole import open_faces
 
-    faces = load_data(data, size=read_contract(files[0]).input.size)
+    contract = read_contract(files[0])
+    faces = open_faces(data, size=contract.input.size, reporter=TerminalReporter())
+    if leak := faces.split_since(contract):
+        note(f"{data}: {leak}")
     for file, reason in faces.rejected:
         note(f"left out {file}: {reason}")
     return faces

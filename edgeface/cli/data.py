@@ -21,6 +21,13 @@ METHODS = (
     "per identity, the others test)."
 )
 
+_EMPTY = {
+    "train": "there is nothing to learn from",
+    "val": "training cannot choose its best epoch and keeps the last",
+    "test": "nothing is left to evaluate or export on",
+}
+"""What follows from a part without faces."""
+
 Prepared = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `data prepare` made.")]
 
 
@@ -137,6 +144,9 @@ def split(
     from edgeface.data.split import split as split_folder
 
     entry = split_folder(folder, Split(method=method, test=test, val=val, k=k, seed=seed))
+    for part, meaning in _EMPTY.items():
+        if not entry["faces"][part]:
+            note(f"no face is in {part}: {meaning}")
     if json:
         print_json({"schema": 1, **entry})
         return

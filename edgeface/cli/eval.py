@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json, print_table
 from edgeface_runtime.model import find_model
 
 Source = Annotated[
@@ -82,7 +82,9 @@ def eval(
         make_folder(output)
     if report is not None:
         check_target(report)
-    measured = evaluate_model(model, plan, note=note, progress=lambda photos: bar(ERR, photos, "aligning"))
+    measured = evaluate_model(
+        model, plan, reporter=TerminalReporter(), progress=lambda photos: bar(ERR, photos, "aligning")
+    )
     result, shown = measured.evaluation, None if example is None else example_at(measured.examples, example)
     if output is not None:
         for file in write_folder(output, result, measured.data, shown):

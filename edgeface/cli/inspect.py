@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json, print_table
+from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
 from edgeface_runtime import read_contract
 from edgeface_runtime.model import find_model
 
@@ -62,9 +62,9 @@ def _compare(first: Path, second: Path, data: Path | None, worst: bool, json: bo
 
     faces = None
     if data is not None:
-        from edgeface.data.dataset import load_data
+        from edgeface.data.whole import open_faces
 
-        found = load_data(data, size=read_contract(second).input.size)
+        found = open_faces(data, size=read_contract(second).input.size, reporter=TerminalReporter())
         faces = found.faces[:: -(-len(found.faces) // COMPARED)]
     layers = compare_files(first, second, faces)
     if worst:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, TerminalReporter, note, print_json
+from edgeface.cli.console import Json, TerminalReporter, print_json
 from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
@@ -86,24 +86,27 @@ def train(
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
-    from edgeface.data.dataset import load_data, load_unlabeled
+    from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
+    from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint
     from edgeface.training.config import load_config
     from edgeface.training.init.start import start_from
     from edgeface.training.loop import train as run
+    from edgeface.training.processes import is_main_process
 
-    reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
+    reporter = TerminalReporter() if is_main_process() else SILENT
+    given = {"backbone": backbone, "loss": head, "epochs": epochs}
     settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
-    faces = load_data(data, size=settings.model.input_size)
+    faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
-        note(f"left out {file}: {reason}")
-    note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+        reporter.say(f"left out {file}: {reason}")
+    reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, names=init_names))
+        reporter.say(start_from(net, str(init), settings, faces=some, names=init_names))
 
     curves = run(
         faces,
@@ -115,9 +118,11 @@ def train(
         init=start if init else None,
         teachers=open_teachers(teacher or (), teacher_contract or ()),
         feature_teacher=load_checkpoint(guide) if guide else None,
-        unlabeled=load_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
+        unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
+    if not is_main_process():
+        return
     draw_curves(curves, output / "curves.png")
     last = curves[-1]
     if json:

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.cache import open_cache
+from edgeface.data.split import SPLITS, share_out
 from edgeface.data.table import read_faces
-from edgeface_runtime import ImageError, UsageError
+from edgeface_runtime import Contract, ImageError, UsageError
 from edgeface_runtime.images import SUFFIXES, open_rgb
 
-SPLITS = ("train", "val", "test")
+_VALIDATE = 1 / 7
+"""Of the photos of a plain folder that do not test."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class FaceData:
     """(N,) ``train``, ``val`` or ``test``."""
     rejected: tuple[tuple[str, str], ...] = ()
     """Files left out, each with its reason."""
+    is_aligned: bool = True
+    """False where the faces are seen not to lie on the template, so that they set no threshold for a device."""
 
     @property
     def sha256(self) -> str:
@@ -42,6 +46,22 @@ class FaceData:
         digest.update("\n".join((*self.identities, *self.paths, *self.split)).encode(errors="surrogateescape"))
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
+
+    @property
+    def photos_sha256(self) -> str:
+        """Digest of the pixels alone, in their order: the same however they are split."""
+        return hashlib.sha256(np.ascontiguousarray(self.faces).data).hexdigest()
+
+    def split_since(self, contract: Contract) -> str | None:
+        """What to say where a model learnt from these photos under another split; None where it did not."""
+        if contract.photos_sha256 is None or contract.photos_sha256 != self.photos_sha256:
+            return None
+        if (contract.data_sha256 or "").endswith(self.sha256):
+            return None
+        return (
+            f"the photos were split again after {contract.name} was trained on them: test photos are among those that "
+            "it has learnt from, and figures on them flatter; split them as they were, or take photos of other people"
+        )
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
         """Row numbers of the given splits."""
@@ -52,7 +72,7 @@ def load_data(folder: str | Path, *, size: int = 112, seed: int = 0, pattern: st
     """Reads a prepared folder (with ``faces.csv``) or a plain one (``<identity>/<photo>``).
 
     The photos of a plain folder are taken as faces already and scaled to ``size``; per identity, with
-    ``seed``, 3 of 10 photos become ``test`` and, of the rest, one in seven ``val``.
+    ``seed``, 3 of 10 photos become ``test`` and, of all others, one in seven ``val``.
 
     Args:
         folder: where the photos lie.
@@ -152,17 +172,20 @@ def _square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def split_photos(labels: NDArray[np.int64], *, seed: int = 0, test: float = 0.3) -> NDArray[np.str_]:
-    """(N,) ``train``, ``val``, ``test``: photos split within each identity, so that all are in all.
+    """(N,) ``train``, ``val``, ``test``: photos split within each identity.
 
-    An identity with one photo only trains.
+    An identity with one photo only trains. One in seven of all other photos that do not test is ``val``: of identities
+    with few photos, some give one and some none.
     """
     rng = np.random.default_rng(seed)
     split = np.full(len(labels), "train", dtype="<U5")
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        held_out = round(test * len(rows))
-        split[rows[:held_out]] = "test"
-        split[rows[held_out : held_out + (len(rows) - held_out) // 7]] = "val"
+    mine = {str(label): rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)}
+    held_out = {name: round(test * len(rows)) for name, rows in mine.items()}
+    validate = share_out({name: len(rows) - held_out[name] for name, rows in mine.items()}, _VALIDATE, seed)
+    for name, rows in mine.items():
+        first = held_out[name]
+        split[rows[:first]] = "test"
+        split[rows[first : first + validate[name]]] = "val"
     return split
 
 

@@ -96,8 +96,8 @@ _Parts = Iterable[tuple[Sequence[int], str]]
 
 def _by_photos(units: list[list[int]], rows: Sequence[Mapping[str, str]], how: Split) -> _Parts:
     counts = Counter(row["identity"] for row in rows)
-    test = {identity: _rounded(how.test * count) for identity, count in counts.items()}
-    val = {identity: _rounded(how.val * (count - test[identity])) for identity, count in counts.items()}
+    test = share_out(counts, how.test, how.seed)
+    val = share_out({identity: count - test[identity] for identity, count in counts.items()}, how.val, how.seed)
     return _fill(units, rows, (("test", test), ("val", val)), "train")
 
 
@@ -153,6 +153,17 @@ def _fill(
             yield members, rest
 
 
-def _rounded(value: float) -> int:
-    """To the nearest whole number, halves upwards."""
-    return math.floor(value + 0.5)
+def share_out(counts: Mapping[str, int], share: float, seed: int = 0) -> dict[str, int]:
+    """How many of each identity's photos go to a part that gets a share of all, to the nearest whole number.
+
+    Each identity gives the whole number below its share; what is missing in all comes from those with the largest
+    remainders, of equal ones drawn with the seed. Nobody gives the last photo.
+    """
+    exact = {identity: share * count + 1e-9 for identity, count in counts.items()}
+    given = {identity: min(math.floor(value), max(counts[identity] - 1, 0)) for identity, value in exact.items()}
+    missing = math.floor(sum(exact.values()) + 0.5) - sum(given.values())
+    spare = [identity for identity, count in counts.items() if given[identity] < count - 1]
+    draw = {identity: random.Random(f"{seed}:{identity}").random() for identity in spare}
+    for identity in sorted(spare, key=lambda name: (given[name] - exact[name], draw[name], name))[:missing]:
+        given[identity] += 1
+    return given

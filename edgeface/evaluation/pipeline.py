@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeface.data.dataset import FaceData, load_data
+from edgeface.data.dataset import FaceData
+from edgeface.data.whole import open_faces
 from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
@@ -14,6 +14,7 @@ from edgeface.evaluation.groups import group_rates, read_groups
 from edgeface.evaluation.open_set import embed_people, measure_open_set
 from edgeface.evaluation.opening import EXPORTED, open_classifier, open_embedder, read_contract_file
 from edgeface.evaluation.protocol import Progress, verify_photos
+from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
 from edgeface_runtime.detection.find import load_detector
 
@@ -63,20 +64,19 @@ class Measured:
     """What each test photo was named; empty where none was."""
 
 
-def evaluate_model(
-    model: Path, plan: Plan, *, note: Callable[[str], None] = lambda _: None, progress: Progress = iter
-) -> Measured:
+def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, progress: Progress = iter) -> Measured:
     """Measures a run, a checkpoint or an exported file.
 
     Args:
         model: what to measure.
         plan: what to measure on.
-        note: told of photos that were left out.
+        reporter: told of photos that were left out or are no aligned faces.
         progress: told the photos of pairs that are being aligned.
 
     Raises:
         EdgefaceError: something named in the plan is absent, damaged or does not fit.
     """
+    note = reporter.say
     groups = None if plan.groups is None else read_groups(plan.groups)
     classifier = open_classifier(model) if plan.method == "head" else None
     embedder = classifier.embedder if classifier else _open(model, plan)
@@ -85,9 +85,11 @@ def evaluate_model(
     result, data = Evaluation(), None
     shown: tuple[Example, ...] = ()
     if plan.data is not None:
-        data = load_data(plan.data, size=embedder.contract.input.size)
+        data = open_faces(plan.data, size=embedder.contract.input.size, reporter=reporter)
         for file, reason in data.rejected:
             note(f"left out {file}: {reason}")
+        if leak := data.split_since(embedder.contract):
+            note(f"{plan.data}: {leak}")
         if classifier and not classifier.data_sha256.endswith(data.sha256):
             raise UsageError(
                 f"{model}: its head names the people of the photos that it was trained on; {plan.data} holds others"

@@ -117,7 +117,9 @@ class Checkpoint:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str) -> Contract:
+def contract_draft(
+    config: TrainConfig, *, data_sha256: str, licence: str, photos_sha256: str | None = None
+) -> Contract:
     """The contract as far as training knows it."""
     mean, std = config.model.pixel_statistics
     return Contract(
@@ -126,6 +128,7 @@ def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str) -> Co
         input=InputSpec(size=config.model.input_size, mean=mean, std=std),  # type: ignore[arg-type]
         embedding=EmbeddingSpec(length=config.model.embedding_dim),
         data_sha256=data_sha256,
+        photos_sha256=photos_sha256,
         licence=licence,
     )
 

@@ -12,6 +12,7 @@ from edgeface_export.quantize.sensitivity import ExcludedLayer
 from edgeface_export.quantize.static import Trial
 from edgeface_runtime import Contract
 
+_ENGINES = {"onnx": "onnxruntime", "tflite": "LiteRT", "ncnn": "ncnn"}
 CAVEATS = (
     "The threshold behind an accuracy is the best one on the pairs that it is measured on, so the figure flatters.",
     "Intervals of accuracy take pairs as independent. Pairs that share a person are not: the truth is less certain.",
@@ -141,6 +142,16 @@ class ExportResult:
                 take = "an fp32 file" if better == file.path else better.name
                 ratio = f"{file.latency_ratio:.2f} of its time"
                 lines.append(f"{file.path.name} is not faster than fp32 on this machine ({ratio}): take {take} here")
+        return lines
+
+    @property
+    def choice(self) -> list[str]:
+        """Which file to take for which engine, by the speed and the loss that were measured."""
+        lines = []
+        for file in self.files:
+            if file.path == self.recommended[file.format] and file.cpu_ms is not None:
+                figures = f"{file.cpu_ms:.1f} ms of processor time a face here, drop {file.drop.points:+.3f} points"
+                lines.append(f"for {_ENGINES[file.format]} take {file.path.name}: {figures}")
         return lines
 
     def as_json(self) -> dict[str, object]:

@@ -32,6 +32,8 @@ class SourceModel:
     default_precisions: tuple[str, ...]
     limits: str = ""
     """Why no more than these, where a user may wonder."""
+    given: str = ""
+    """The recipe of a model that is quantized already, which its one file takes over."""
     path: Path | None = None
     """The model file itself, which no export may write over."""
     float_file: Callable[[Recipe, Path], Path]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.onnx_prelu import fold_prelu, rewrite_prelu
 from edgeface_export.options import Recipe
 from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ModelError, UsageError, load
 from edgeface_runtime.metadata import file_format
 
+_QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
+_QUANTIZED |= {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
 MIN_OPSET = 13
 """Before it, weights cannot have a scale for each channel."""
 
@@ -25,8 +25,8 @@ def third_party_model(path: Path, contract: Contract) -> SourceModel:
     """An embedder that somebody else made. It keeps its input and its batch.
 
     Args:
-        path: an ONNX file with its weights inside, which is quantized too, or a float TFLite file, which only gets
-            its contract.
+        path: an ONNX file, which is quantized too, its weights inside or beside it; or a float TFLite file or one of
+            either format that is quantized already, which only get their contract.
         contract: what to feed it and what it gives.
 
     Raises:
@@ -36,28 +36,45 @@ def third_party_model(path: Path, contract: Contract) -> SourceModel:
     if not contract.name or Path(contract.name).name != contract.name:
         raise UsageError(f"the contract's name {contract.name!r} cannot begin the name of a file")
     model = load(path, contract=contract)
-    kind = file_format(path.read_bytes())
+    with path.open("rb") as file:
+        kind = file_format(file.read(512))
     is_onnx = kind == "onnx"
-    if not is_onnx and (quantized := tflite_file.operators(path)["int8"].total()):
-        raise ModelError(f"{path}: {quantized} of its operators compute in int8; only float files can be taken in")
-    if is_onnx and not any(node.op_type in onnx_file.WEIGHTED for node in onnx.load(path).graph.node):
+    graph = onnx.load(path) if is_onnx else None
+    operators = {node.op_type for node in graph.graph.node} if graph else set()
+    is_quantized = bool(_QUANTIZED & operators) if graph else bool(tflite_file.operators(path)["int8"].total())
+    if graph and not is_quantized and not operators & set(onnx_file.WEIGHTED):
         raise ModelError(f"{path}: holds no convolution and no matrix product to quantize")
 
     def float_file(recipe: Recipe, folder: Path) -> Path:
-        if not is_onnx:
-            return path
-        written = folder / f"{recipe.prelu}.onnx"
-        if not written.exists():  # recipes share it
-            onnx.save(rewrite_prelu(_recent(path), recipe.prelu), written)
+        written = folder / f"{recipe.prelu}.{kind}"
+        if written.exists():  # recipes share it
+            return written
+        if graph is None:
+            tflite_file.keep_output(path, contract.embedding.output, written)
+        else:
+            onnx.save(
+                _plain(graph if is_quantized else rewrite_prelu(fold_prelu(_recent(graph)), recipe.prelu), contract),
+                written,
+            )
         return written
 
+    precisions = ("int8",) if is_quantized else ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
     limits = "a third-party model stays in its format"
+    if is_quantized:
+        limits = f"{limits}; it is quantized already, and is taken as it is"
+    elif not is_onnx:
+        precisions, limits = ("fp32",), f"{limits}, and a TFLite file only gets its contract"
     return SourceModel(
-        contract=replace(contract, parent_sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+        contract=replace(
+            contract,
+            parent_sha256=_digest(path, graph),
+            embedding=replace(contract.embedding, output=0),
+        ),
         formats=(kind,),
-        precisions=("fp32", "fp16", "int8", "int8-dynamic", "int8-weights") if is_onnx else ("fp32",),
-        default_precisions=("fp32", "int8") if is_onnx else ("fp32",),
-        limits=limits if is_onnx else f"{limits}, and a TFLite file only gets its contract",
+        precisions=precisions,
+        default_precisions=precisions if len(precisions) == 1 else ("fp32", "int8"),
+        limits=limits,
+        given="" if not is_quantized else "dynamic_as_given" if "DynamicQuantizeLinear" in operators else "as_given",
         path=path,
         float_file=float_file,
         embed=model.embed,
@@ -66,79 +83,44 @@ def third_party_model(path: Path, contract: Contract) -> SourceModel:
     )
 
 
-def _recent(source: Path) -> onnx.ModelProto:
+def _digest(path: Path, graph: onnx.ModelProto | None) -> str:
+    """SHA-256 of the file, and of the weights where they lie beside it."""
+    digest = hashlib.sha256(path.read_bytes())
+    if graph is not None:
+        weights = {item.name: item.raw_data for item in graph.graph.initializer}
+        for item in onnx.load(path, load_external_data=False).graph.initializer:
+            if item.data_location == onnx.TensorProto.EXTERNAL:
+                digest.update(weights[item.name])
+    return digest.hexdigest()
+
+
+def _plain(given: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+    """The model with one output (N, D), the embedding, and its batch in its shapes, as readers expect them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(given)
+    graph, length = model.graph, contract.embedding.length
+    kept = graph.output[contract.embedding.output]
+    shape = [side.dim_value or None for side in kept.type.tensor_type.shape.dim]
+    name, batch = kept.name, contract.input.batch
+    if len(shape) != 2:  # N×D×1×1, or not said
+        graph.node.append(onnx.helper.make_node("Flatten", [name], [f"{name}_row"], f"{name}_row"))
+        name = f"{name}_row"
+    if batch:
+        entry = next(item for item in graph.input if item.name not in {held.name for held in graph.initializer})
+        entry.type.tensor_type.shape.dim[0].dim_value = batch
+    sides = [batch or (shape[0] if shape else None), length]
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_tensor_value_info(name, kept.type.tensor_type.elem_type, sides))
+    return model
+
+
+def _recent(given: onnx.ModelProto) -> onnx.ModelProto:
     """The model at an opset that quantizers take, every node named: they tell nodes apart by name."""
-    model = onnx.load(source)
+    model = onnx.ModelProto()
+    model.CopyFrom(given)
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset < MIN_OPSET:
         model = onnx.version_converter.convert_version(model, onnx_file.OPSET)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
-
-
-def rewrite_prelu(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
-    """Writes each PRelu of constant slope in a form that onnxruntime has fast kernels for; exact (rewrite.py).
-
-    Slopes above 1 take relu(x) − a·relu(−x). A slope for each channel is needed for ``depthwise``; others
-    take a·x + relu((1 − a)·x).
-
-    Args:
-        model: changed in place.
-        form: ``affine`` or ``depthwise``.
-    """
-    graph = model.graph
-    constants = {item.name: item for item in graph.initializer}
-    # Old files list their constants as inputs too; one that is no longer there would be asked of the caller.
-    inputs = [item for item in graph.input if item.name not in constants]
-    constants |= {
-        node.output[0]: item.t
-        for node in graph.node
-        if node.op_type == "Constant"
-        for item in node.attribute
-        if item.name == "value"
-    }
-    nodes = []
-    for index, node in enumerate(graph.node):
-        slopes = constants.get(node.input[1]) if node.op_type == "PRelu" else None
-        if slopes is None or slopes.data_type != onnx.TensorProto.FLOAT:
-            nodes.append(node)
-            continue
-        steps, tensors = _pieces(node, onnx.numpy_helper.to_array(slopes), form, f"prelu_{index}")
-        nodes += steps
-        graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
-    used = {name for node in nodes for name in node.input}
-    weights = [item for item in graph.initializer if item.name in used]
-    for field, kept in ((graph.node, nodes), (graph.input, inputs), (graph.initializer, weights)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-        del field[:]
-        field.extend(copies)
-    return model
-
-
-def _pieces(
-    node: onnx.NodeProto, slopes: NDArray[np.float32], form: str, stem: str
-) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.float32]]]:
-    x, y = node.input[0], node.output[0]
-    a, b = f"{stem}_a", f"{stem}_b"
-
-    def make(kind: str, inputs: list[str], output: str, **attributes: int | Sequence[int]) -> onnx.NodeProto:
-        return onnx.helper.make_node(kind, inputs, [output], output, **attributes)
-
-    if (slopes > 1).any():
-        steps = [
-            make("Relu", [x], f"{stem}_up"),
-            make("Neg", [x], f"{stem}_neg"),
-            make("Relu", [f"{stem}_neg"], f"{stem}_down"),
-            make("Mul", [f"{stem}_down", a], f"{stem}_scaled"),
-            make("Sub", [f"{stem}_up", f"{stem}_scaled"], y),
-        ]
-        return steps, {a: slopes}
-    if form == "depthwise" and slopes.ndim == 3 and slopes.size == slopes.shape[0] > 1:
-        channels, weights = len(slopes), slopes.reshape(-1, 1, 1, 1)
-        products = [make("Conv", [x, name], f"{name}_x", group=channels, kernel_shape=[1, 1]) for name in (a, b)]
-    else:
-        weights = slopes
-        products = [make("Mul", [x, name], f"{name}_x") for name in (a, b)]
-    steps = [*products, make("Relu", [f"{b}_x"], f"{stem}_up"), make("Add", [f"{a}_x", f"{stem}_up"], y)]
-    return steps, {a: weights, b: 1 - weights}

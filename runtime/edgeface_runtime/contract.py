@@ -42,6 +42,8 @@ class InputSpec:
     """Per channel, in pixel units (0 to 255): normalised = (pixel - mean) / std."""
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     """Per channel, in pixel units."""
+    batch: int | None = None
+    """Faces that the graph takes at once where its shape does not say so; None where it does."""
 
     @property
     def color(self) -> str:
@@ -53,6 +55,7 @@ class InputSpec:
         _require(self.dtype in ("uint8", "float32"), f"input.dtype is {self.dtype!r}, not uint8 or float32")
         _require(self.colour in ("RGB", "BGR"), f"input.colour is {self.colour!r}, not RGB or BGR")
         _require(0 < self.size <= 4096, f"input.size is {self.size}, not 1 to 4096 pixels")
+        _require(self.batch is None or self.batch > 0, f"input.batch is {self.batch}")
         _require(all(value > 0 for value in self.std), "input.std holds a value that is not positive")
 
 
@@ -64,9 +67,12 @@ class EmbeddingSpec:
     """Number of floats."""
     normalised: bool = False
     """True when the graph itself gives unit vectors. The runtime normalises in either case."""
+    output: int = 0
+    """Which of the graph's outputs it is, from 0."""
 
     def __post_init__(self) -> None:
         _require(self.length > 0, f"embedding.length is {self.length}")
+        _require(self.output >= 0, f"embedding.output is {self.output}")
 
     @property
     def normalized(self) -> bool:
@@ -113,6 +119,8 @@ class Contract:
     """Of the checkpoint that the file was made from."""
     data_sha256: str | None = None
     """Of the card of the training data."""
+    photos_sha256: str | None = None
+    """Of the faces of the training data alone, however they are split."""
     calibration: dict[str, Any] | None = None
     """Size, seed and digest of the calibration faces of a quantized file."""
     accuracy: dict[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.checks import path_of, whole
 from edgeface_runtime.errors import ModelError, UsageError
-from edgeface_runtime.metadata import KEY, file_format, tar_members
+from edgeface_runtime.metadata import KEY, file_format, other_kind, tar_members
 
 _USEARCH = (2, 26, 2)
 """From here on it must not be loaded before onnxruntime."""
@@ -100,16 +100,19 @@ class OnnxEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         ort = onnxruntime()
         self.version: str = ort.__version__
-        self._session = ort.InferenceSession(data, onnx_options(threads), providers=["CPUExecutionProvider"])
+        # By its path: of weights that lie beside the file, bytes alone would be looked up in the working directory.
+        self._session = ort.InferenceSession(str(path), onnx_options(threads), providers=["CPUExecutionProvider"])
         inputs = self._session.get_inputs()
         self._names = [item.name for item in inputs]
         self.input_shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
 
     def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         """Runs the graph once; onnxruntime itself allows calls from several threads."""
+        if len(inputs) != len(self._names):
+            raise ValueError(_too_few(self._names))
         outputs: list[NDArray[np.float32]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
         return outputs
 
@@ -119,37 +122,66 @@ class TfliteEngine:
 
     name = "litert"
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         litert, self.version = _tflite_module()
         with muted_stderr():
-            self._interpreter = litert.Interpreter(model_content=data, num_threads=threads)
+            self._interpreter = litert.Interpreter(model_content=path.read_bytes(), num_threads=threads)
             self._interpreter.allocate_tensors()
-        self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
-        self._outputs = [item["index"] for item in self._interpreter.get_output_details()]
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
         self._lock = threading.Lock()
         self._shapes: list[tuple[int, ...]] = []
         signature = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in signature)
 
     def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
-        """Runs the graph once under a lock: an interpreter holds one set of tensors."""
+        """Runs the graph once under a lock: an interpreter holds one set of tensors.
+
+        Integers with a scale are numbers: what goes in is turned into them, what comes out back.
+        """
+        if len(inputs) != len(self._inputs):
+            raise ValueError(_too_few([item["name"] for item in self._inputs]))
         with self._lock:
             if None in self.input_shape:
                 self._resize(inputs)
-            for index, value in zip(self._inputs, inputs, strict=True):
-                self._interpreter.set_tensor(index, value)
+            for item, value in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(item["index"], _quantized(value, item))
             self._interpreter.invoke()
-            return [self._interpreter.get_tensor(index) for index in self._outputs]
+            return [_real(self._interpreter.get_tensor(item["index"]), item) for item in self._outputs]
 
     def _resize(self, inputs: tuple[NDArray[np.generic], ...]) -> None:
         shapes = [value.shape for value in inputs]
         if shapes == self._shapes:
             return
-        for index, shape in zip(self._inputs, shapes, strict=True):
-            self._interpreter.resize_tensor_input(index, shape)
+        for item, shape in zip(self._inputs, shapes, strict=True):
+            self._interpreter.resize_tensor_input(item["index"], shape)
         self._shapes = []
         self._interpreter.allocate_tensors()
         self._shapes = shapes
+
+
+def _too_few(names: list[str]) -> str:
+    return (
+        f"it takes {len(names)} inputs ({', '.join(names)}), where an embedder takes the faces alone; make the others "
+        "constants where it is exported"
+    )
+
+
+def _quantized(value: NDArray[np.generic], item: dict[str, Any]) -> NDArray[np.generic]:
+    """Float numbers as a TFLite input's own integers, where those are what it takes."""
+    scale, zero = item["quantization"]
+    if not scale or value.dtype != np.float32 or not np.issubdtype(item["dtype"], np.integer):
+        return value
+    ends, numbers = np.iinfo(item["dtype"]), np.round(np.asarray(value, np.float32) / np.float32(scale)) + zero
+    return np.asarray(np.clip(numbers, ends.min, ends.max), item["dtype"])
+
+
+def _real(value: NDArray[np.float32], item: dict[str, Any]) -> NDArray[np.float32]:
+    """A TFLite output's integers as the numbers that they stand for."""
+    scale, zero = item["quantization"]
+    if not scale or not np.issubdtype(value.dtype, np.integer):
+        return value
+    return np.asarray((value.astype(np.float32) - zero) * np.float32(scale), np.float32)
 
 
 class NcnnEngine:
@@ -157,10 +189,10 @@ class NcnnEngine:
 
     name = "ncnn"
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         ncnn = _import("ncnn", "'edgeface[ncnn]'")
         self.version: str = ncnn.__version__
-        members = tar_members(data)
+        members = tar_members(path.read_bytes())
         contract = json.loads(members[f"{KEY}.json"])
         size, is_planar = contract["input"]["size"], contract["input"]["layout"] == "NCHW"
         self.input_shape: tuple[int | None, ...] = (1, 3, size, size) if is_planar else (1, size, size, 3)
@@ -200,16 +232,19 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
     """
     threads, path = whole("threads", threads), path_of("the model file", path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(512)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    engine = _ENGINES[file_format(data)]
+    engine = _ENGINES[file_format(head)]
     try:
-        return engine(data, threads)
+        return engine(path, threads)
     except UsageError:
         raise
     except Exception as error:  # each engine raises types of its own for a bad file
-        raise ModelError(f"{path}: {engine.name} cannot open it: {first_line(error)}") from error
+        if other := other_kind(path, head):
+            raise ModelError(f"{path}: {other}") from error
+        raise ModelError(f"{path}: {engine.name} cannot open it: {_told(error)}") from error
 
 
 _ENGINES: dict[str, type[OnnxEngine | TfliteEngine | NcnnEngine]] = {
@@ -223,6 +258,11 @@ def is_installed(path: str | Path) -> bool:
     """True where the engine for a file of that name's ending can be imported."""
     modules = ("ai_edge_litert", "tflite_runtime") if Path(path).suffix == ".tflite" else ("onnxruntime",)
     return any(importlib.util.find_spec(module) is not None for module in modules)
+
+
+def _told(error: Exception) -> str:
+    missing = re.search(r'External data path does not exist: "(.*?)"', str(error))
+    return f"its weights are in another file, which is absent: {missing[1]}" if missing else first_line(error)
 
 
 def first_line(error: Exception) -> str:

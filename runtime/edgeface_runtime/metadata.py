@@ -24,6 +24,44 @@ def file_format(data: bytes) -> str:
     return "tflite" if data[4:8] == b"TFL3" else "ncnn" if data[257:262] == b"ustar" else "onnx"
 
 
+_GRAPHLESS = "weights without a graph, which no engine runs"
+_TORCH = f"{_GRAPHLESS}: torch.onnx.export writes an .onnx file from the module that they belong to"
+_KERAS = "a Keras model: tf.lite.TFLiteConverter.from_keras_model writes a .tflite file from it"
+_NOT_BACK = "which nothing here turns into ONNX or TFLite: take the file that it was made of"
+_OTHER_KINDS = {
+    (".pth", ".pt", ".ckpt", ".pkl"): f"PyTorch {_TORCH}",
+    (".safetensors",): f"{_TORCH}; a run of edgeface is named by its folder or its checkpoint",
+    (".h5", ".hdf5", ".keras"): _KERAS,
+    (".pb",): "a TensorFlow graph: tf.lite.TFLiteConverter, or tf2onnx, writes a .tflite or .onnx file from it",
+    (".xml",): f"OpenVINO's form of a model, {_NOT_BACK}",
+    (".mnn",): f"a model of MNN, {_NOT_BACK}",
+    (".param", ".bin"): f"half of a model of ncnn or OpenVINO, {_NOT_BACK}",
+    (".engine", ".plan", ".trt"): f"an engine of TensorRT for one kind of GPU, {_NOT_BACK}",
+    (".rknn", ".om", ".hef", ".dla"): f"a model compiled for one kind of chip, {_NOT_BACK}",
+    (".mlmodel", ".mlpackage"): f"a model of Core ML, {_NOT_BACK}",
+    (".pdmodel", ".pdiparams"): "a model of PaddlePaddle: paddle2onnx writes an .onnx file from it",
+    (".params", ".json"): f"a model of MXNet, {_NOT_BACK}; InsightFace has its models as .onnx too",
+    (".caffemodel", ".prototxt"): f"a model of Caffe, {_NOT_BACK}",
+    (".zip", ".gz", ".tgz", ".7z"): "packed: unpack it and name the .onnx or .tflite file inside",
+}
+_MAGIC = {b"PK\x03\x04": ".zip", b"\x89HDF": ".h5", b"<?xml": ".xml"}
+
+
+def other_kind(path: Path, head: bytes) -> str | None:
+    """What a file is that is none of the formats, and what to do; None where that is not known.
+
+    Args:
+        path: whose ending says it, else
+        head: the file's first bytes.
+    """
+    ending = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
+    for suffix in (path.suffix.lower(), ending):
+        for endings, words in _OTHER_KINDS.items():
+            if suffix in endings:
+                return words
+    return None
+
+
 def read_text(path: Path) -> str:
     """The text stored in the model file under the key ``edgeface``.
 
@@ -41,6 +79,8 @@ def read_text(path: Path) -> str:
     try:
         text = read(data)
     except (LookupError, struct.error, ValueError) as error:
+        if other := other_kind(path, data):
+            raise ModelError(f"{path}: {other}") from error
         raise ModelError(f"{path}: not a whole ONNX or TFLite model (truncated or another kind of file)") from error
     if text is None:
         raise ContractError(

@@ -20,6 +20,7 @@ PROBES = "edgeface-waves-1"
 """Name of the rule by which ``probe_images`` are made."""
 _COUNT = 4
 _CHUNK = 32
+_BATCH = "it takes one face at a time, which its shape does not say: say batch = 1 under [input] in its contract"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +62,53 @@ class Model:
         if is_bgr(color):
             faces = faces[..., ::-1]
         length = self.contract.embedding.length
-        fixed = self.engine.input_shape[0]
+        fixed = self.engine.input_shape[0] or spec.batch
+        if fixed is None and self.contract.recipe.startswith("dynamic"):
+            fixed = 1  # onnxruntime takes one range over the whole batch: a face would depend on its company
         rows = np.empty((len(faces), length), np.float32)
         for start in range(0, len(faces), fixed or _CHUNK):
             chunk = faces[start : start + (fixed or _CHUNK)]
             # A graph with a fixed batch gets its last chunk filled up; the surplus rows are dropped.
             missing = (fixed or len(chunk)) - len(chunk)
             batch = np.concatenate([chunk, np.zeros((missing, *expected), np.uint8)]) if missing else chunk
-            try:
-                outputs = self.engine.run(as_input(batch, spec))[0]
-            except Exception as error:  # each engine raises types of its own for a graph that does not fit
-                raise ModelError(f"{self.path}: {self.engine.name} cannot run it: {first_line(error)}") from error
-            if outputs.shape != (len(batch), length):
-                raise ModelError(f"{self.path}: gave {outputs.shape}, its contract says ({len(batch)}, {length})")
+            outputs = self._rows(as_input(batch, spec))
             rows[start : start + len(chunk)] = outputs[: len(chunk)]
         if not np.isfinite(rows).all():
             raise ModelError(f"{self.path}: gave embeddings that are not finite numbers")
         return unit_rows(rows)
+
+    def _rows(self, batch: NDArray[np.uint8 | np.float32]) -> NDArray[np.float32]:
+        """(N, D) the graph's embeddings of its own input, as they are."""
+        spec = self.contract.embedding
+        try:
+            outputs = [
+                item.reshape(item.shape[:2]) if item.ndim > 2 and set(item.shape[2:]) == {1} else item
+                for item in self.engine.run(batch)
+            ]
+        except Exception as error:  # each engine raises types of its own for a graph that does not fit
+            why = first_line(error) if self._fits(batch) else _BATCH
+            raise ModelError(f"{self.path}: {self.engine.name} cannot run it: {why}") from error
+        expected, name = (len(batch), spec.length), "gave"
+        if len(outputs) > 1:
+            name = f"output {spec.output} of {len(outputs)} is"
+        if spec.output >= len(outputs):
+            raise ModelError(f"{self.path}: has {len(outputs)} outputs; its contract takes number {spec.output}")
+        rows = outputs[spec.output]
+        if rows.shape != expected:
+            fits = [place for place, item in enumerate(outputs) if item.shape == expected]
+            hint = f"; output {fits[0]} is that: say output = {fits[0]} under [embedding]" if fits else ""
+            hint = hint or ("" if self._fits(batch) else f"; {_BATCH}")
+            raise ModelError(f"{self.path}: {name} {rows.shape}, its contract says {expected}{hint}")
+        if not np.issubdtype(rows.dtype, np.floating):
+            raise ModelError(f"{self.path}: gives {rows.dtype} without a scale, which are no numbers to compare")
+        return rows
+
+    def _fits(self, batch: NDArray[np.uint8 | np.float32]) -> bool:
+        """False where a face alone gets an embedding and the batch does not."""
+        try:
+            return len(batch) == 1 or self._rows(batch[:1]).size == 0
+        except ModelError:  # it is not the batch
+            return True
 
     def golden_cosine(self) -> float | None:
         """The least cosine between the golden embeddings and this machine's; None without golden vectors."""

@@ -5,6 +5,7 @@ import pytest
 
 from edgeface.cli import run
 from edgeface.data.att import att_folder
+from edgeface.data.table import COLUMNS, write_table
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,14 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_part_without_faces_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [dict.fromkeys(COLUMNS, "") | {"path": f"faces/{who}/0.png", "identity": who} for who in "abc"]
+    write_table(tmp_path / "faces.csv", COLUMNS, rows, tmp_path)
+    (tmp_path / "dataset.json").write_text('{"schema": 1, "split": null}')
+    assert run(["data", "split", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert "no face is in val: training cannot choose its best epoch and keeps the last" in said
+    assert "no face is in test: nothing is left to evaluate or export on" in said
+    assert "in train" not in said

@@ -122,13 +122,13 @@ def test_a_person_reads_the_same_figures(tiny_onnx: Path, people: Path, capsys: 
 def test_strangers_are_verified_but_not_named(say: Say, tiny_onnx: Path, people: Path, monkeypatch: pytest.MonkeyPatch):
     import edgeface.evaluation.pipeline
 
-    def by_identities(folder: Path, *, size: int) -> object:
+    def by_identities(folder: Path, *, size: int, **_: object) -> object:
         from dataclasses import replace
 
         data = load_data(folder, size=size)
         return replace(data, split=np.where(data.labels < 3, "train", "test"))
 
-    monkeypatch.setattr(edgeface.evaluation.pipeline, "load_data", by_identities)
+    monkeypatch.setattr(edgeface.evaluation.pipeline, "open_faces", by_identities)
     code, found, err = say(tiny_onnx, "--data", people)
     assert (code, found["identification"]) == (0, None)
     assert found["verification"]["pairs"] == 190

@@ -394,14 +394,31 @@ def test_fifty_ends_by_sigterm_at_random_moments_lose_nothing(place: Path):
         assert told == reported
 
 
-def test_sigterm_before_the_first_frame_ends_it_too(place: Path, att: Path):
-    for _ in range(3):
-        with camera(scene(None)) as server:
-            process = started("--camera", address(server))
-            time.sleep(random.uniform(0.8, 1.6))
+@pytest.mark.parametrize("ends", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_processes_that_sigterm_ends_at_random_moments_leave_whole_videos_and_pairs_of_events(
+    place: Path, att: Path, ends: int
+):
+    chance, watched = random.Random(ends), 0
+    with camera(scene(att / "s2" / "1.pgm")) as server:
+        for number in range(ends):
+            name = f"{number}.mp4"
+            process = started("--camera", address(server), "--json-lines", "-o", name, "--snapshots", "faces")
+            assert process.stdout
+            text = process.stdout.readline() if chance.random() < 0.7 else ""  # else perhaps before the first frame
+            time.sleep(chance.uniform(0, 1.5))
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-            assert process.returncode in (0, -signal.SIGTERM)  # the latter: Python itself had not begun
+            out, err = process.communicate(timeout=60)
+            # Before it heeds signals, which is while Python begins, nothing was written either.
+            assert process.returncode == 0 or (process.returncode, text + out) == (-signal.SIGTERM, ""), err
+            rows = [json.loads(line) for line in (text + out).splitlines()]
+            kinds = [row["kind"] for row in rows if row["track"] is not None]
+            assert kinds.count("appeared") == kinds.count("left")
+            assert (place / name).exists() >= bool(rows)
+            if (place / name).exists():
+                watched += 1
+                assert len(list(open_source(place / name).frames)) > 0
+            assert not list(place.rglob(".*"))
+    assert watched >= ends // 2
 
 
 def test_a_reader_that_goes_away_leaves_the_video_whole(place: Path, att: Path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface.data.split import SPLITS, Split, assign, split
+from edgeface.data.split import SPLITS, Split, assign, share_out, split
 from edgeface.data.table import COLUMNS, read_card, read_faces, write_card, write_table
 from edgeface_runtime.errors import UsageError
 
@@ -27,6 +27,32 @@ def test_paper_protocol() -> None:
     assert [found["Bob", part] for part in SPLITS] == [40, 5, 5]
     assert [found["Cy", part] for part in SPLITS] == [5, 1, 1]
     assert assign(rows, Split(method="paper")) == parts
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [(3, [238, 32, 30]), (4, [317, 43, 40]), (5, [396, 54, 50]), (10, [792, 108, 100])],
+)
+def test_identities_with_few_photos_fill_each_part_together(each: int, expected: list[int]) -> None:
+    rows = make_rows({f"person {number}": each for number in range(100)})
+    parts = assign(rows, Split())
+    # 10 % of all faces test, 12 % of the others validate, whatever a single identity's share is.
+    assert [parts.count(part) for part in SPLITS] == expected
+    test = Counter(row["identity"] for row, part in zip(rows, parts, strict=True) if part == "test")
+    assert max(test.values()) == -(-each // 10)
+    assert assign(rows, Split(seed=1)) != parts
+
+
+@given(counts=st.dictionaries(st.text(max_size=3), st.integers(1, 40)), share=st.floats(0, 0.9))
+def test_a_part_gets_its_share_and_takes_nobodys_last_photo(counts: dict[str, int], share: float) -> None:
+    given_each = share_out(counts, share)
+    assert all(0 <= given_each[name] < count for name, count in counts.items())
+    assert all(given_each[name] <= int(share * count + 1e-9) + 1 for name, count in counts.items())
+    wanted = int(share * sum(counts.values()) + 0.5 + 1e-6)
+    assert sum(given_each.values()) == wanted or any(
+        given_each[name] == count - 1 or given_each[name] == int(share * count) for name, count in counts.items()
+    )
+    assert sum(given_each.values()) <= wanted
 
 
 def test_identity_disjoint() -> None:

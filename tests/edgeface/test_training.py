@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ torch = pytest.importorskip("torch")
 
 from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import stretch_small_maps
-from edgeface.data.dataset import load_data
+from edgeface.data.dataset import load_data, split_photos
+from edgeface.deploy import ExportPhotos, export_model
 from edgeface.training.checkpoints import load_checkpoint, load_tensors
 from edgeface.training.config import load_config
 from edgeface.training.loop import make_optimizer, shrink, train
@@ -209,3 +211,36 @@ def test_the_rate_rises_and_falls():
     assert (np.diff(rates[:301]) > 0).all()
     assert (np.diff(rates[300:]) < 0).all()
     assert learning_rate(0.0, load_config(warmup_ratio=0.0)) == pytest.approx(3e-3)
+
+
+class Lines:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str, *, heading: bool = False) -> None:
+        self.said.append(line)
+
+    def track(self, items, title):
+        return iter(items)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_run_that_nothing_validates_says_which_epoch_it_keeps(validates: bool, four_people: Path, tmp_path: Path):
+    data, lines = load_data(four_people), Lines()
+    if not validates:
+        data = replace(data, split=np.where(data.split == "val", "train", data.split))
+    train(data, tmp_path / "run", load_config(settings=SMALL, epochs=1, backbone="mobilefacenet-tiny"), reporter=lines)
+    assert any("the last one is kept and early stopping is off" in line for line in lines.said) is not validates
+
+
+def test_photos_that_were_split_again_are_refused_where_files_are_stamped(trained: Trained, tmp_path: Path):
+    again = replace(trained.data, split=split_photos(trained.data.labels, seed=5))
+    with pytest.raises(UsageError, match="the photos were split again after mobilefacenet was trained on them"):
+        export_model(trained.run, ExportPhotos(data=again), tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+    contract = trained.export.files[0].contract
+    assert contract.photos_sha256 == trained.data.photos_sha256
+    assert again.split_since(contract)
+    assert trained.data.split_since(contract) is None

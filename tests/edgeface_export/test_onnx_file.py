@@ -16,8 +16,9 @@ from edgeface.backbones import build_backbone
 from edgeface_export.formats import onnx_file
 from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
-from edgeface_runtime import InputSpec
+from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 from edgeface_runtime.engines import open_engine
+from edgeface_runtime.model import unit_rows
 
 
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11:pool=none", "resnet18"])
@@ -61,6 +62,25 @@ def test_int8_weights_say_their_zero_points(tmp_path: Path):
         assert (zero == np.zeros(scale.shape)).all()
     faces = np.zeros((2, 32, 32, 3), np.uint8)
     assert open_engine(tmp_path / "weights.onnx").run(faces)[0].shape == (2, 4)
+
+
+def test_a_dynamic_file_gives_a_face_the_same_embedding_in_any_company(tmp_path: Path):
+    # onnxruntime takes an activation's range over the whole batch.
+    torch.manual_seed(0)
+    nn = torch.nn
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 15), nn.Flatten()).eval()
+    onnx_file.write_float(embedder(net, InputSpec(size=32), "affine"), 32, tmp_path / "net.onnx")
+    onnx_file.write_dynamic(tmp_path / "net.onnx", tmp_path / "dynamic.onnx")
+    contract = Contract(
+        name="x", backbone="x", recipe="dynamic_wi8_af32", input=InputSpec(size=32), embedding=EmbeddingSpec(length=16)
+    )
+    model = load(tmp_path / "dynamic.onnx", contract=contract)
+    faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    faces[1:] //= 4
+    alone = np.concatenate([model.embed(face[None]) for face in faces])
+    np.testing.assert_array_equal(model.embed(faces), alone)
+    together = unit_rows(model.engine.run(faces)[0])
+    assert not np.allclose(together, alone, atol=1e-4)
 
 
 def test_int8_products_do_not_overflow_on_any_machine(tmp_path: Path):

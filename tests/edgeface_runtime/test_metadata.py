@@ -99,8 +99,49 @@ def test_a_property_without_a_value_is_a_broken_file(tmp_path: Path):
 )
 def test_other_files_are_no_models(data: bytes, tmp_path: Path):
     (tmp_path / "other").write_bytes(data)
-    with pytest.raises(ModelError, match=r"other: (the file is empty|not a whole ONNX or TFLite model)"):
+    with pytest.raises(
+        ModelError, match=r"other: (the file is empty|packed: unpack it|not a whole ONNX or TFLite model)"
+    ):
         read_text(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("net.pth", "torch.onnx.export"),
+        ("net.safetensors", "torch.onnx.export"),
+        ("net.h5", "TFLiteConverter"),
+        ("net.keras", "TFLiteConverter"),
+        ("net.pb", "tf2onnx"),
+        ("net.xml", "OpenVINO"),
+        ("net.bin", "ncnn or OpenVINO"),
+        ("net.MNN", "MNN"),
+        ("net.engine", "TensorRT"),
+        ("net.rknn", "one kind of chip"),
+        ("net.mlmodel", "Core ML"),
+        ("net.pdmodel", "paddle2onnx"),
+        ("net.params", "MXNet"),
+        ("net.caffemodel", "Caffe"),
+        ("buffalo_l.zip", "unpack it"),
+    ],
+)
+def test_a_model_of_another_kind_is_named_with_what_to_do(name: str, words: str, tmp_path: Path, tiny_onnx: Path):
+    path, contract = tmp_path / name, read_contract(tiny_onnx)
+    path.write_bytes(b"\xff" * 600)
+    for read in (read_text, lambda path: load(path, contract=contract)):
+        with pytest.raises(ModelError, match=words) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    # A name may lie: what an engine opens is a model.
+    path.write_bytes(tiny_onnx.read_bytes())
+    assert load(path).contract == contract
+
+
+@pytest.mark.parametrize(("head", "words"), [(b"\x89HDF\r\n\x1a\n", "Keras"), (b'<?xml version="1.0"?>', "OpenVINO")])
+def test_a_model_of_another_kind_is_known_by_its_bytes(head: bytes, words: str, tmp_path: Path):
+    (tmp_path / "net").write_bytes(head + b"\xff" * 600)
+    with pytest.raises(ModelError, match=words):
+        read_text(tmp_path / "net")
 
 
 def test_what_is_no_file_is_said(tmp_path: Path):

@@ -14,6 +14,7 @@ from PIL import Image
 from edgeface_runtime import (
     Face,
     FaceRecognizer,
+    Frame,
     FrameResult,
     Gallery,
     GalleryError,
@@ -136,6 +137,24 @@ def test_two_who_cross_keep_their_tracks(family: Gallery):
     assert sorted(heights.values(), key=min) == [{0}, {30}]
 
 
+def test_faces_are_looked_for_in_the_smaller_picture_and_known_by_the_larger(fake: FaceRecognizer, family: Gallery):
+    """Of a camera that gives each frame in two sizes: where the small one shows a face, the large one says whose."""
+    looked: list[tuple[int, ...]] = []
+
+    class Watched(Scripted):
+        def detect(self, image: np.ndarray) -> list[Face]:
+            looked.append(image.shape)
+            return super().detect(image)
+
+    large = np.hstack([np.zeros((64, 64, 3), np.uint8), fake_photo(1)])
+    small = np.zeros((32, 32, 3), np.uint8)
+    detector = Watched([[(16.0, 0.0)]] * 9, 32)  # 4 times as wide in the large one, twice as high
+    frames = (Frame(index, index / 10, large, small=small) for index in range(9))
+    *_, last = watch(frames, scripted(detector), family, config=TrackingConfig(every=1))
+    assert set(looked) == {small.shape}
+    assert last.people[0].box == pytest.approx((64, 0, 192, 64))
+
+
 def test_one_detection_alone_is_nobody(family: Gallery):
     at: list[list[tuple[float, float]]] = [[(0.0, 0.0)] if i == 3 else [] for i in range(60)]
     results = list(watch(in_turn([EMPTY] * 60), scripted(Scripted(at)), family, config=TrackingConfig(every=1)))
@@ -173,12 +192,12 @@ def test_another_in_the_same_place_is_another_visit(fake: FaceRecognizer, family
         (10, "named", 2, "Bea"),
     ]
     results = list(watch(in_turn(clips((1, 8), (300, 40))), fake, family, config=LOOK_ALWAYS))
-    # Unknown once a second has gone without a look that gives the name: the last one was in frame 7.
+    # Unknown once a second has gone with looks that do not give the name: the first one was in frame 8.
     assert said(results)[2:] == [
         (9, "named", 1, None),
-        (32, "left", 1, "Ada"),
-        (32, "appeared", 2, None),
-        (32, "unknown", 2, None),
+        (33, "left", 1, "Ada"),
+        (33, "appeared", 2, None),
+        (33, "unknown", 2, None),
     ]
 
 
@@ -322,7 +341,7 @@ def moving(fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
     return frames
 
 
-@pytest.mark.parametrize("fps", [10, 15])
+@pytest.mark.parametrize("fps", [10, 15, 30])
 def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     recognizer = FaceRecognizer(fake_recognizer().model)
     film = moving(fps)
@@ -336,8 +355,9 @@ def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     ]
     assert len(shown) > 0.95 * len(film)
     away = np.linalg.norm(shown - np.median(shown, axis=0), axis=1)
-    assert away.mean() < 4
-    assert np.percentile(away, 95) < 10
+    # Where it is: one look that began at its last place would take it only part of the way.
+    assert away.mean() < 1.8
+    assert np.percentile(away, 95) < 5
 
 
 def test_a_face_that_is_gone_is_looked_for_at_once(family: Gallery):

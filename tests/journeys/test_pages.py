@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLLOW = runpy.run_path(str(Path(__file__).with_name("follow.py")))
-# How many blocks of a page need what: broker (of MQTT), camera, picamera (the camera module), board (a Raspberry Pi and
-# a way to it), checkout (of the repository), workstation (the extras train, export and report); "" needs the wheel
-# alone, or an extra that the page itself installs.
+# How many blocks of a page need what: broker (of MQTT), camera, picamera (the camera module), container (podman), board
+# (a Raspberry Pi and a way to it), checkout (of the repository), workstation (the extras train, export and report);
+# "" needs the wheel alone, or an extra that the page itself installs.
 BLOCKS = {
     "README.md": {"checkout": 2, "": 2},
     "docs/bench.md": {"workstation": 1},
@@ -29,6 +29,7 @@ BLOCKS = {
     "docs/privacy.md": {"": 4},
     "docs/streams.md": {"": 4, "board": 1, "camera": 2, "picamera": 1},
     "docs/training.md": {"workstation": 1},
+    "examples/container/README.md": {"container": 2},
     "examples/service/README.md": {"": 2},  # test_examples follows it
 }
 FOLLOWED = [page for page, needs in BLOCKS.items() if "" in needs and not page.startswith("examples")]

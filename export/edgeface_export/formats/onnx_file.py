@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface_export.formats.protocols import Inputs, Writer
-from edgeface_export.quantize.ranges import Range, channel_scales, rounded
+from edgeface_export.quantize.ranges import Range, channel_scales, refuse_clipped, rounded
 from edgeface_runtime import Contract
 from edgeface_runtime.engines import onnx_options, onnxruntime
 from edgeface_runtime.metadata import KEY
@@ -184,6 +184,9 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[*outside, *excluded], calibration_cache_path=cache,
         )  # fmt: skip
+    for item in onnx.load(path).graph.initializer:
+        if item.data_type == onnx.TensorProto.INT32:
+            refuse_clipped(item.name, onnx.numpy_helper.to_array(item))
 
 
 def _after_preprocessing(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -240,6 +243,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }

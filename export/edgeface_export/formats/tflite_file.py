@@ -20,10 +20,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface_export.formats.protocols import Inputs, Writer
-from edgeface_export.formats.tflite_graph import add_constant, constant, named_operators, packed, read_graph, schema
+from edgeface_export.formats.tflite_graph import (
+    add_constant,
+    constant,
+    named_operators,
+    packed,
+    read_graph,
+    replace_constant,
+    schema,
+)
+from edgeface_export.formats.tflite_graph import keep_output as keep_output
 from edgeface_export.formats.tflite_graph import make_portable as make_portable
 from edgeface_export.formats.tflite_graph import write_contract as write_contract
-from edgeface_export.quantize.ranges import Range, rounded
+from edgeface_export.quantize.ranges import BIAS_LIMIT, Range, refuse_clipped, rounded
 from edgeface_runtime import Contract
 from edgeface_runtime.engines import muted_stderr
 
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _CHANNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 """Convolution → the axis of its weights that its channels lie on."""
+_AXES = _CHANNELS | {"FULLY_CONNECTED": 0}
 _FLOAT = "Preprocess|GlobalDepthwise"
 """Scopes that stay float: defining the input's scale, and slower in int8 (rewrite.py)."""
 _MOVERS = {"QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}
@@ -185,6 +195,35 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded
         for scope, operator in scopes:
             job.update_quantization_recipe(scope, operator, algorithm_key="no_quantize")
         _write(job, path, known)
+    _lift_scales(prepared, path)
+
+
+def _lift_scales(prepared: Path, path: Path) -> None:
+    """Gives channels of nearly no weight a scale that their bias fits 32 bits with; the quantizer clips it silently.
+
+    A bias has the scale of its channel's weights times that of the input.
+    """
+    source, model, int32 = read_graph(prepared), read_graph(path), schema().TensorType.INT32
+    given = {outputs[0]: operator for operator, _, outputs in named_operators(source)}
+    floats, tensors = source.subgraphs[0].tensors, model.subgraphs[0].tensors
+    for operator, name, outputs in named_operators(model):
+        if name not in _AXES or len(operator.inputs) < 3 or tensors[operator.inputs[2]].type != int32:
+            continue
+        weights, bias = (tensors[index] for index in operator.inputs[1:3])
+        real, wanted = (constant(source, floats[index]) for index in given[outputs[0]].inputs[1:3])
+        entry = np.float32(tensors[operator.inputs[0]].quantization.scale[0])
+        scales = np.asarray(weights.quantization.scale, np.float32)
+        lifted = np.maximum(scales, np.abs(wanted) / (entry * np.float32(BIAS_LIMIT)))
+        if (lifted == scales).all():
+            # Were it clipped all the same, the face would be another and nothing would say so.
+            refuse_clipped(outputs[0], np.array(model.buffers[bias.buffer].data, np.uint8).view(np.int32))
+            continue
+        sides = [-1 if axis == _AXES[name] else 1 for axis in range(real.ndim)]
+        numbers = np.clip(np.round(real / lifted.reshape(sides)), -127, 127).astype(np.int8)
+        replace_constant(model, weights, numbers)
+        replace_constant(model, bias, np.round(wanted / (entry * lifted)).astype(np.int32))
+        weights.quantization.scale, bias.quantization.scale = lifted, lifted * entry
+    path.write_bytes(packed(model))
 
 
 def write_dynamic(source: Path, path: Path) -> None:
@@ -200,6 +239,7 @@ def write_weights(source: Path, path: Path) -> None:
 WRITERS: dict[str, Writer] = {
     "fp32": shutil.copyfile,
     "fp16": write_fp16,
+    "int8": shutil.copyfile,  # of a file that is quantized already
     "int8-dynamic": write_dynamic,
     "int8-weights": write_weights,
 }

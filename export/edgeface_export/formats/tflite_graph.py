@@ -73,6 +73,13 @@ def add_constant(model: ModelT, like: TensorT, values: NDArray[np.float32]) -> i
     return len(tensors) - 1
 
 
+def replace_constant(model: ModelT, tensor: TensorT, values: NDArray[np.int8 | np.int32]) -> None:
+    """Gives a constant other values, in a buffer of its own."""
+    model.buffers.append(schema().BufferT())
+    model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+    tensor.buffer = len(model.buffers) - 1
+
+
 def write_contract(path: Path, text: str) -> None:
     """Stores the contract as the metadata buffer ``edgeface``, replacing one that is there."""
     model = read_graph(path)
@@ -85,6 +92,18 @@ def write_contract(path: Path, text: str) -> None:
         model.buffers.append(schema().BufferT())
     # The buffer before it is replaced, not left behind: the digest belongs to the one contract in the file.
     model.buffers[entry.buffer].data = np.frombuffer(text.encode(), np.uint8)
+    path.write_bytes(packed(model))
+
+
+def keep_output(source: Path, place: int, path: Path) -> None:
+    """Writes a file whose one output is the source's output ``place``."""
+    model = read_graph(source)
+    graph = model.subgraphs[0]
+    kept = graph.outputs[place]
+    graph.outputs = np.array([kept], np.int32)
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            signature.outputs = [entry for entry in signature.outputs if entry.tensorIndex == kept]
     path.write_bytes(packed(model))
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime import ModelError
+
 Range = tuple[float, float]
 """The least and the greatest value that a tensor's 8 bits tell apart."""
 
@@ -17,6 +19,8 @@ Runs = Callable[[], Iterable[Mapping[str, NDArray[np.float32]]]]
 BINS = 2048
 LEVELS = 256
 """Numbers that 8 bits can tell apart."""
+BIAS_LIMIT = 2**30
+"""The largest bias that int8 files may hold: their sums of products have 32 bits and need the rest."""
 SAMPLED = 16384
 """About how many values of a tensor are counted of each face."""
 OUTSIDE = 1e-4
@@ -166,6 +170,17 @@ def channel_scales(weights: NDArray[np.float32], axis: int) -> NDArray[np.float3
     largest = np.abs(weights).max(axis=others, keepdims=True)
     # A channel of zeros would get a scale of 0, which weights are divided by.
     return np.asarray(np.maximum(largest, np.finfo(np.float32).tiny) / 127, np.float32)
+
+
+def refuse_clipped(layer: str, bias: NDArray[np.int32]) -> None:
+    """Raises where a bias of an int8 file was cut to what 32 bits hold.
+
+    Raises:
+        ModelError: a value at either end of int32.
+    """
+    ends = np.iinfo(np.int32)
+    if clipped := int(((bias == ends.min) | (bias == ends.max)).sum()):
+        raise ModelError(f"{layer}: {clipped} of its biases do not fit 32 bits in int8; export int8-weights instead")
 
 
 def rounded(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

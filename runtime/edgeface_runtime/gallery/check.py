@@ -106,7 +106,7 @@ def check_gallery(
 
     A photo, or a group of photos, that scores with the person's others as photos of two people do is a fault, as are
     two names whose photos show one person. Two people who are alike, a person whose own photos would not be named, and
-    photos that are missing are advice.
+    photos that are missing are advice, which people with faults get when these are mended.
 
     Args:
         gallery: who is enrolled.
@@ -136,6 +136,8 @@ def check_gallery(
     faults = [*misplaced(enrolled, scores, likeness, least, set(pairs)), *two_names(enrolled, pairs)]
     bad = {photo for fault in faults for photo in fault.photos}
     clean = np.array([photo.id not in bad for photo in photos])
+    at_fault = {name for fault in faults for name in (fault.name, fault.other)}
+    faultless = np.array([photo.name not in at_fault for photo in photos])
     values = np.array([_value(recognizer, rate, len(photos)) for rate in RATES])
     people = _people(enrolled, scores, threshold.value, values, recognizer.model.contract.input.size, looks or {})
     counted = clean & np.isfinite(scores.other)
@@ -147,7 +149,7 @@ def check_gallery(
         far=far,
         threshold=threshold,
         people=people,
-        findings=[*faults, *advice(enrolled, scores, threshold.value, values, people, clean)],
+        findings=[*faults, *advice(enrolled, scores, threshold.value, values, people, faultless)],
         named=rate_over_people(count(enrolled.who, named), count(enrolled.who, tried)),
         fpir=rate_over_people(count(enrolled.who, mistaken), count(enrolled.who, counted)),
         own=scores.own,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeface_runtime.engines import muted_stderr
 from edgeface_runtime.errors import ImageError, MissingExtraError, UsageError
@@ -20,6 +21,7 @@ from edgeface_runtime.streams.frames import FPS
 PICAMERA = "picamera2"
 """The camera module of a Raspberry Pi, perhaps with a size: ``picamera2:1280x720``."""
 _SIZE = (640, 480)
+_LONGEST = 640  # pixels of the longer side that faces are looked for in
 _ADDRESS = re.compile(r"(rtsps?|https?)://", re.IGNORECASE)
 _PATIENCE = 10_000  # milliseconds that a camera in the network may take to answer, and from one frame to the next
 
@@ -29,6 +31,8 @@ class Capture(Protocol):
 
     fps: float
     """Frames a second that it says it gives."""
+    small: NDArray[np.uint8] | None
+    """The frame that was read once more, as (h, w, 3) RGB of fewer pixels; None where the camera makes no such."""
 
     def read(self) -> NDArray[np.uint8] | None:
         """(H, W, 3) RGB, None where there is no more."""
@@ -104,6 +108,8 @@ def opencv() -> ModuleType:
 
 
 class _OpenCv:
+    small: NDArray[np.uint8] | None = None
+
     def __init__(self, arguments: tuple[object, ...], failed: str) -> None:
         self._cv2 = opencv()
         with muted_stderr():  # FFmpeg takes its level once, which may have been before ours was set
@@ -147,18 +153,28 @@ class _Picamera:
                 "python3-picamera2, in an environment made with --system-site-packages"
             ) from error
         wanted = (int(size[1]), int(size[2])) if size[1] else _SIZE
+        self.small: NDArray[np.uint8] | None = None
+        self._streams = ["main"]
+        streams: dict[str, object] = {"main": {"format": "RGB888", "size": wanted}}
+        if max(wanted) > _LONGEST:
+            # Of all boards' formats of this stream, the one that each of them has.
+            less = [2 * round(side * _LONGEST / max(wanted) / 2) for side in wanted]
+            streams["lores"] = {"format": "YUV420", "size": tuple(less)}
+            self._streams.append("lores")
         try:
             self._camera = module.Picamera2()
             # Without a queue each frame is one that was taken after it was asked for.
-            main = {"format": "RGB888", "size": wanted}
-            self._camera.configure(self._camera.create_video_configuration(main=main, queue=False))
+            self._camera.configure(self._camera.create_video_configuration(**streams, queue=False))
             self._camera.start()
         except (RuntimeError, IndexError, OSError, ValueError) as error:
             raise UsageError(f"{source}: the camera cannot be opened ({error}); does rpicam-hello see it?") from error
 
     def read(self) -> NDArray[np.uint8] | None:
         try:
-            return open_rgb(self._camera.capture_array("main"), color="bgr")
+            (main, *less), _ = self._camera.capture_arrays(self._streams)
+            if less:
+                self.small = _from_yuv420(less[0], self._camera.stream_configuration("lores")["size"])
+            return open_rgb(main, color="bgr")
         except (RuntimeError, OSError, ImageError):  # unplugged, or the camera's process is gone
             return None
 
@@ -168,3 +184,18 @@ class _Picamera:
     def release(self) -> None:
         self._camera.stop()
         self._camera.close()
+
+
+def _from_yuv420(planes: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB of (1.5 height, stride) uint8: rows of Y, then those of U and of V at half the stride.
+
+    ITU-R BT.601 in its limited range, Y from 16 to 235. A stream that is BT.709 comes out a little off in hue.
+    """
+    (width, height), stride = size, planes.shape[1]
+    halves = planes[height:].reshape(2, height // 2, stride // 2)[..., : width // 2]
+    steps = np.arange(256)
+    luma, chroma = ((steps - 16) * 255 / 219, (steps - 128) * 255 / 224 + 128)
+    to_full = [np.clip(levels, 0, 255).round().astype(np.uint8) for levels in (luma, chroma)]
+    bands = [Image.fromarray(to_full[0][planes[:height, :width]])]
+    bands += [Image.fromarray(to_full[1][half]).resize(size, Image.Resampling.NEAREST) for half in halves]
+    return np.asarray(Image.merge("YCbCr", bands).convert("RGB"))

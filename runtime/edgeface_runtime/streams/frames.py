@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ FPS = 25.0
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a source: ``Frame(index, seconds, pixels, name="", color="rgb")``.
+    """One frame of a source: ``Frame(index, seconds, pixels, name="", color="rgb", small=None)``.
 
-    ``pixels`` may be an array of any kind that ``open_rgb`` takes, its channels in the order ``color``; it becomes
-    (H, W, 3) uint8 RGB.
+    ``pixels`` and ``small`` may be arrays of any kind that ``open_rgb`` takes, their channels in the order ``color``;
+    they become (H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: ``pixels`` is no photo, such as the None of a camera that has failed.
@@ -40,10 +40,13 @@ class Frame:
     """Of the photo's file."""
     color: InitVar[Color] = "rgb"
     """The order of the channels of the ``pixels`` that are given: ``"rgb"``, or ``"bgr"`` as OpenCV has them."""
+    small: NDArray[np.uint8] | None = field(default=None, kw_only=True)
+    """The same picture at fewer pixels, where a camera gives it in two sizes: ``watch`` looks for faces in it."""
 
     def __post_init__(self, color: Color) -> None:
         try:
-            object.__setattr__(self, "pixels", open_rgb(self.pixels, color=color))
+            for name in ("pixels", "small") if self.small is not None else ("pixels",):
+                object.__setattr__(self, name, open_rgb(getattr(self, name), color=color))
         except ImageError as error:
             raise ImageError(f"frame {self.index}: {error}") from error
 

@@ -26,6 +26,7 @@ __all__ = ["FPS", "Frame", "Source", "State", "in_turn", "open_source", "opencv"
 
 State: TypeAlias = Literal["lost", "waiting", "back"]
 """Of a camera that is opened again: it has failed, is about to be tried, gives frames again."""
+_Read: TypeAlias = Callable[[], NDArray[np.uint8] | None]
 _LET_GO = 5.0  # seconds to wait for a camera that hangs
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds until a camera that has failed is opened again; each wait is twice
 
@@ -78,8 +79,8 @@ def open_source(
         if is_address(source) and getattr(capture, "is_file", bool)():
             return Source("video", _every(capture, turn), capture.fps, name)
         ended = threading.Event()
-        read, release = _steady(source, capture, reconnect, state or (lambda _: None), ended)
-        frames, stop = _newest(lambda: _turned(read(), turn), release, ended)
+        read, small, release = _steady(source, capture, reconnect, state or (lambda _: None), ended)
+        frames, stop = _newest(lambda: _turned(read(), turn), release, ended, lambda: _turned(small(), turn))
         return Source("camera", frames, capture.fps, name, stop)
     path = path_of("the source", source)
     if path.is_dir():
@@ -133,8 +134,11 @@ def _steady(
     reconnect: bool,
     state: Callable[[State], None],
     ended: threading.Event,
-) -> tuple[Callable[[], NDArray[np.uint8] | None], Callable[[], None]]:
-    """How to read a camera that may fail, and how to let go of it; ``ended`` ends the tries to open it again."""
+) -> tuple[_Read, _Read, Callable[[], None]]:
+    """How to read a camera that may fail, the same frame at fewer pixels, and how to let go of it.
+
+    ``ended`` ends the tries to open it again.
+    """
     held: list[Capture] = [capture]
 
     def read() -> NDArray[np.uint8] | None:
@@ -160,15 +164,18 @@ def _steady(
                 continue
         return None
 
+    def small() -> NDArray[np.uint8] | None:
+        return held[0].small if held else None
+
     def release() -> None:
         while held:
             held.pop().release()
 
-    return read, release
+    return read, small, release
 
 
 def _newest(
-    read: Callable[[], NDArray[np.uint8] | None], release: Callable[[], None], ended: threading.Event
+    read: _Read, release: Callable[[], None], ended: threading.Event, small: _Read = lambda: None
 ) -> tuple[Generator[Frame], Callable[[], None]]:
     """A thread reads without pause and keeps one frame: the newest that nobody has taken. And what ends it."""
     changed = threading.Condition()
@@ -179,7 +186,7 @@ def _newest(
         try:
             while not ended.is_set() and (pixels := read()) is not None:
                 with changed:
-                    waiting[:] = [Frame(index, time.monotonic() - began, pixels)]
+                    waiting[:] = [Frame(index, time.monotonic() - began, pixels, small=small())]
                     changed.notify()
                 index += 1
         finally:

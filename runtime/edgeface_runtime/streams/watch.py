@@ -14,9 +14,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeface_runtime.checks import described
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.faces import Face
 from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.recognizer import FaceRecognizer
 from edgeface_runtime.streams.frames import Frame
@@ -79,7 +84,7 @@ def watch(
         if due or (follow and not visits.follow(frame.pixels, frame.seconds, follow)):
             looked = frame
             visits.leave(frame.seconds)
-            visits.see(find(frame.pixels), frame.seconds)
+            visits.see(_found(frame, find), frame.seconds)
             if known is not None and known != len(gallery):
                 visits.ask_anew()
             known = len(gallery)
@@ -88,3 +93,12 @@ def watch(
             found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold, faces=chosen)
             visits.hear(list(zip(asked, found, strict=True)))
         yield FrameResult(frame, visits.people(frame.seconds), visits.events())
+
+
+def _found(frame: Frame, find: Callable[[NDArray[np.uint8]], list[Face]]) -> list[Face]:
+    """The faces of a frame, looked for where they cost the least."""
+    if frame.small is None:
+        return find(frame.pixels)
+    scale = np.divide(frame.pixels.shape[1::-1], frame.small.shape[1::-1], dtype=np.float32)
+    faces = find(frame.small)
+    return [replace(face, box=face.box * np.tile(scale, 2), landmarks=face.landmarks * scale) for face in faces]
