@@ -236,6 +236,9 @@ def _contract(
     if job.faces.thresholds is not None:
         embeddings = model.embed(job.faces.thresholds.faces)
         thresholds, accuracy["thresholds"] = job.faces.thresholds.thresholds(embeddings)
+    # Of a model that was adapted from another, the other's thresholds, where none could be measured.
+    carried = {rate: item for rate, item in job.contract.thresholds.items() if item and "from" in item}
+    thresholds = {rate: thresholds.get(rate) or carried.get(rate) for rate in {**carried, **thresholds}}
     answers = model.embed(probe_images(job.contract.input.size))
     rows = tuple(tuple(round(float(value), 6) for value in row) for row in answers)
     return replace(

@@ -242,7 +242,9 @@ def _thresholds(files: Sequence[ExportedFile]) -> str:
     first, people = files[0].contract.thresholds, files[0].contract.accuracy.get("thresholds", {})
     asked = sorted(first, key=float, reverse=True)
     rates = [rate for rate in asked if first[rate]]
+    carried = [rate for rate in rates if "from" in first[rate]]
     said = [f"- FMR {rate}: none: {people['missing'][rate]}." for rate in asked if rate not in rates]
+    said += [f"- FMR {rate}: not measured on this file, but on {first[rate]['from']}." for rate in carried]
     if not rates:
         return "\n".join(said or ["None were measured."])
     rows = [
@@ -256,10 +258,12 @@ def _thresholds(files: Sequence[ExportedFile]) -> str:
         for rate in rates
         for item in [file.contract.thresholds[rate]]
     ]
-    intro = (
-        f"Accept when the cosine reaches the threshold. Measured all against all on {people['photos']} photos of "
-        f"{people['people']} people that the model was not trained on; 95 % intervals over people."
-    )
+    intro = "Accept when the cosine reaches the threshold."
+    if carried != rates:
+        intro += (
+            f" Measured all against all on {people['photos']} photos of {people['people']} people that the model was "
+            "not trained on; 95 % intervals over people."
+        )
     table = _table(("file", "false match rate (FMR)", "threshold", "genuine pairs accepted"), rows)
     return "\n\n".join([intro, table, *(["\n".join(said)] if said else [])])
 
