@@ -39,7 +39,8 @@ Teacher = Annotated[
 TeacherContract = Annotated[
     list[Path] | None,
     typer.Option(
-        metavar="FILE", help="Contract (TOML or JSON) of a --teacher that carries none; may repeat, in their order."
+        metavar="FILE",
+        help="Contract of a --teacher that carries none: TOML or JSON file, or a name; may repeat, in their order.",
     ),
 ]
 

@@ -24,6 +24,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
+from edgeface.data.dataset import FaceData
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
 from edgeface_runtime.files import replacing
@@ -120,9 +121,7 @@ class Checkpoint:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-def contract_draft(
-    config: TrainConfig, *, data_sha256: str, licence: str, photos_sha256: str | None = None
-) -> Contract:
+def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str, photos: FaceData | None = None) -> Contract:
     """The contract as far as training knows it."""
     mean, std = config.model.pixel_statistics
     return Contract(
@@ -131,7 +130,8 @@ def contract_draft(
         input=InputSpec(size=config.model.input_size, mean=mean, std=std),  # type: ignore[arg-type]
         embedding=EmbeddingSpec(length=config.model.embedding_dim),
         data_sha256=data_sha256,
-        photos_sha256=photos_sha256,
+        photos_sha256=None if photos is None else photos.photos_sha256(),
+        train_sha256=None if photos is None else photos.photos_sha256("train"),
         licence=licence,
     )
 
@@ -150,7 +150,7 @@ def find_checkpoint(source: Path) -> Path:
     if source.exists():
         return source
     if str(source) not in {model.name for model in shipped()}:
-        raise UsageError(f"{source}: no such file or run folder, and no shipped model")
+        raise UsageError(f"{source}: no such file, run folder or shipped model")
     weights = SHIPPED / f"{source}.safetensors"
     if not weights.exists():
         raise UsageError(

@@ -34,7 +34,7 @@ from edgeface.training.checkpoints import Checkpoint, contract_draft, environmen
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_to_teachers, imprint_head
+from edgeface.training.init.fit import fit_last_layers
 from edgeface.training.pool import Pool
 from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
 from edgeface.training.provenance import Origin, whole_licence
@@ -47,6 +47,7 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+NO_FP16 = "mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too"
 NO_VALIDATION = (
     "no validation photos: nothing can choose the best epoch, so the last one is kept and early stopping is off; give "
     "more photos a person"
@@ -95,9 +96,11 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    accelerator = join_processes(config.system.mixed_precision, reporter)
+    accelerator = join_processes(config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     reporter = reporter if (is_main := accelerator.is_main_process) else SILENT
+    if config.system.mixed_precision == "fp16" and device.type == "cpu":
+        reporter.say(NO_FP16)
 
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.system.seed)
@@ -131,16 +134,13 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.init.fit_embedding and not begun:
-        fit_to_teachers(learner, pool, pool_rows, config, reporter)
-    if config.init.imprint_head and not begun:
-        imprint_head(learner, pool, train_rows, config, reporter)
+    if not begun:
+        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    terms = whole_licence(licence, sources)
-    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=terms)
+    contract = contract_draft(config, data_sha256=digest, photos=data, licence=whole_licence(licence, sources))
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
@@ -164,7 +164,8 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
+        title = f"epoch {epoch + 1}/{epochs}"
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:
@@ -190,7 +191,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            _clamp(slopes)
+            clamp_slopes(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -220,12 +221,6 @@ def train(
             _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
-
-
-@torch.no_grad()
-def _clamp(slopes: Sequence[nn.Parameter]) -> None:
-    for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-        slope.clamp_(max=1.0)
 
 
 def losses(
@@ -262,6 +257,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def clamp_slopes(slopes: Sequence[Tensor]) -> None:
+    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
+    for slope in slopes:
+        slope.clamp_(max=1.0)
 
 
 def shrink(x: Tensor, side: int) -> Tensor:

@@ -14,8 +14,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from edgeface.progress import Reporter
-
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(days=1)
@@ -23,14 +21,11 @@ PATIENCE = datetime.timedelta(days=1)
 process reads photos or embeds with a teacher meanwhile; a process that died is noticed at once in any case."""
 
 
-def join_processes(mixed_precision: str, reporter: Reporter) -> Accelerator:
-    """Meets the other processes of the run, where there are any; says it where the precision is another one."""
+def join_processes(mixed_precision: str) -> Accelerator:
+    """Meets the other processes of the run, where there are any."""
     AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
     group = InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
-    if mixed_precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
-        reporter.say("mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too")
-    return accelerator
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
 
 
 def is_main_process() -> bool:

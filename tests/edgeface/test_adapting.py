@@ -136,7 +136,7 @@ def test_another_net_than_the_models_is_refused(made: Made, tmp_path: Path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nobody", "nobody: no such file or run folder, and no shipped model"),
+        ("nobody", "nobody: no such file, run folder or shipped model"),
         ("imagenet", "imagenet: not a checkpoint of edgeface; .* edgeface train --init imagenet"),
     ],
 )
