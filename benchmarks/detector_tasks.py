@@ -183,7 +183,7 @@ def cfp(recognizer: FaceRecognizer, asked: dict[str, str]) -> Figures:
     from edgeface_runtime.engines import open_engine
 
     root, net = Path(asked["cfp"]), open_engine(asked["recognizer"])
-    folds = [f"{number:02d}" for number in range(1, 11) if number != 2]  # fold 02 stays unseen
+    folds = json.loads(asked["folds"])
     files = {}
     for kind in "FP":
         for line in (root / f"Protocol/Pair_list_{kind}.txt").read_text().splitlines():

@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs=2, help="two portraits, the larger first")
     parser.add_argument("--pairs", type=Path, help="folder of pairsDevTrain.txt and pairsDevTest.txt")
     parser.add_argument("--cfp", type=Path, help="CFP's folder, with Data and Protocol")
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, *range(3, 11)], help="of CFP, two at least; but 2")
     parser.add_argument("--recognizer", type=Path, help="TFLite file for CFP: 2×112×112×3, (x − 127.5) / 128")
     parser.add_argument("--peer", type=Path, help="MobileFaceNet that stands behind facenet-pytorch's MTCNN")
     parser.add_argument("--boards", nargs="*", default=[], help="whose emulated cores count: rpi-zero-2w rpi-4b rpi-5")
@@ -170,6 +171,7 @@ def main() -> None:
         asked: dict[str, Any] = {"faces": str(faces), "folder": folder, "scenes": given.scenes}
         asked |= {"photo": str(Path(folder) / "photo.jpg")}
         asked["heads"] = json.dumps([str(Path(path).resolve()) for path in given.heads or []])
+        asked["folds"] = json.dumps([f"{number:02d}" for number in given.folds])
         for name in ("pairs", "cfp", "recognizer"):
             asked[name] = str(Path(getattr(given, name) or "").resolve())
         first = next(file for file in sorted(faces.rglob("*")) if file.suffix.lower() in SUFFIXES)
