@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, one_line, print_json, print_table, say
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Fpir
 from edgeface_runtime.model import DEFAULT
 
@@ -31,6 +31,7 @@ def check(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -62,7 +63,7 @@ def check(
         raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
     files = {} if photos is None else {(name, path.name): path for name, path in named_photos([photos]).photos}
     strangers = [] if unknown is None else [path for _, path in named_photos([unknown], "unknown").photos]
-    recognizer = FaceRecognizer(model, detector, threads)
+    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     with Gallery.open(gallery, recognizer) as people:
         looks = look_again(people, recognizer, files, progress=partial(bar, ERR, title="looking")) if files else {}
         found = check_gallery(people, recognizer, far, looks=looks)

@@ -110,6 +110,9 @@ def test_tables_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["gallery", "export", "g", "out.json"]) == 0
     assert run(["gallery", "remove", "g", "s2"]) == 0
     out = capsys.readouterr().out
+    assert re.search(r"^s2 +│ +2 │ +1\.pgm │ \d{4}-\d\d-\d\d │", out, re.MULTILINE), (
+        "a row in a line, with the date alone"
+    )
     for words in ("tiny fp32", "s2  │ 1.000", "unknown │", "out.json", "removed 1 photo of s2"):
         assert words in out
 
