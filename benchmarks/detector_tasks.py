@@ -216,7 +216,7 @@ def cfp(recognizer: FaceRecognizer, asked: dict[str, str]) -> Figures:
         limit = best_limit(scores[fold != one], same[fold != one])
         right.append(float(((scores >= limit) == same)[fold == one].mean()))
     return {
-        "CFP frontal-profile, %": round(100 * statistics.mean(right), 2),
+        f"CFP frontal-profile, folds {' '.join(folds)}, %": round(100 * statistics.mean(right), 2),
         "of its profiles no face": missed["P"],
         "of its frontal photos no face": missed["F"],
     }
