@@ -17,6 +17,7 @@ Source = Annotated[
     ),
 ]
 Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]
+CONTRACT = "Contract of a model without one: TOML or JSON file, name (insightface, sface …), or auto: found by --data."
 Method = Annotated[str, typer.Option(help="Classifier of test photos: centroid, svc, or head (of a run folder).")]
 
 
@@ -42,7 +43,7 @@ def eval(
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,
-    contract: Annotated[Path | None, typer.Option(help="Contract (TOML or JSON) of a model that carries none.")] = None,
+    contract: Annotated[Path | None, typer.Option(metavar="FILE|NAME|auto", help=CONTRACT)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write, with the misidentified photos.")] = None,
     example: Annotated[int | None, typer.Option(min=0, help="Index of a test photo to show, from 0.")] = None,

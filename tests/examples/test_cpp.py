@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,19 +50,6 @@ def read(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> Read:
         return done.stdout
 
     return ask
-
-
-@pytest.fixture(scope="module")
-def ncnn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tar archive with a contract, as an ncnn file is."""
-    folder = tmp_path_factory.mktemp("ncnn")
-    (folder / "edgeface.json").write_text(read_text(SHIPPED[0]))
-    (folder / "model.param").write_text("7767517\n")
-    (folder / "model.bin").write_bytes(bytes(1000))
-    with tarfile.open(folder / "net.ncnn", "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in ("model.param", "model.bin", "edgeface.json"):
-            archive.add(folder / name, name)
-    return folder / "net.ncnn"
 
 
 def told(contract: Contract) -> list[float | str]:
