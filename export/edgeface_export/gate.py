@@ -19,9 +19,9 @@ from edgeface_runtime.model import Model
 
 FMR = 0.01
 """The false match rate at which the share of accepted genuine pairs is compared."""
-CHANCE = 1.3
-"""Over √(genuine pairs): by how many points the drop of a file that loses nothing varies from one draw of photos to the
-next, as one standard deviation (docs/export.md); it is allowed beside the largest drop."""
+CHANCE = 0.8
+"""Over √(genuine pairs): points that are allowed beside the largest drop, for chance; the standard deviation of the drop
+of a file that loses nothing, from one draw of photos to the next, is 1.3 over the same (docs/export.md)."""
 COIN = 0.4
 """A source model whose equal error rate is higher tells nobody apart."""
 _ALIKE = 0.9999
