@@ -190,8 +190,8 @@ def check_source(name: str, source: NDArray[np.float32], evaluation: EvaluationS
         )
     if eer > HARDLY * pixels and eer > 0:
         return (
-            f"{name}: tells the people of the test photos apart hardly better than their plain pixels at 16 × 16 do (EER"
-            f"  {100 * eer:.1f} %, theirs {100 * pixels:.1f}): is it trained, and is its contract right?"
+            f"{name}: tells the people of the test photos apart hardly better than their plain pixels at 16 × 16 do "
+            f"(EER {100 * eer:.1f} %, theirs {100 * pixels:.1f}): is it trained, and is its contract right?"
         )
     return None
 
