@@ -99,4 +99,6 @@ def eval(
     if data or lfw:
         print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
     if result.open_set is not None:
-        print_table(f"{model} on {' and '.join(map(str, open_set or ()))}, open set", *result.open_set.table())
+        title = f"{model} on {' and '.join(map(str, open_set or ()))}, open set"
+        for photos_each, heads, rows in result.open_set.narrow_tables():
+            print_table(f"{title}, {photos_each}", heads, rows)

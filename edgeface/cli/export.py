@@ -143,7 +143,7 @@ def _show(result: ExportResult, source: Path) -> None:
                 f"{file.path.name}: {excluded.layer} is excluded from quantization: it alone in int8 gives a cosine of "
                 f"{excluded.cosine_alone:.5f}; {excluded.size_bytes:+,} bytes, {excluded.latency_ratio:.2f} of the time"
             )
-    for line in result.advice:
+    for line in (*result.advice, *(result.choice if result.passed else ())):
         note(line)
     if result.passed:
         note(f"model card: {result.card}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import tomllib
 from collections.abc import Sequence
@@ -10,21 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.embedder import Embedder
-from edgeface_runtime import Contract, ContractError, UsageError, load
+from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.metadata import read_text
 from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from edgeface.heads import ClassCentres
 
-EXPORTED = (".onnx", ".tflite")
+_SECTIONS: dict[str, type] = {"input": InputSpec, "embedding": EmbeddingSpec}
+EXPORTED = (".onnx", ".tflite", ".ncnn")
 
 
 def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Embedder:
     """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch.
 
     Args:
-        source: ``.onnx``, ``.tflite``, the name of a shipped model, ``.safetensors`` or a run folder.
+        source: ``.onnx``, ``.tflite``, ``.ncnn``, the name of a shipped model, ``.safetensors`` or a run folder.
         threads: of the engine; PyTorch keeps its own setting.
         contract: for an ``.onnx`` or ``.tflite`` of other origin, which carries none.
 
@@ -53,11 +56,25 @@ def read_contract_file(path: Path) -> Contract:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return Contract.from_json(json.dumps(tomllib.loads(text)) if path.suffix == ".toml" else text)
+        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        _refuse_unknown(document, Contract, "")
+        return Contract.from_json(json.dumps(document))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: the contract cannot be read ({error})") from error
-    except (ContractError, tomllib.TOMLDecodeError) as error:
+    except (ContractError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ContractError(f"{path}: {error}") from error
+
+
+def _refuse_unknown(document: object, kind: type, where: str) -> None:
+    """A key that was mistyped by hand must not be passed over, as one of a newer edgeface is."""
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name, value in document.items() if isinstance(document, dict) else ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ContractError(f"{where}{name} is no key of a contract; {hint}")
+        if name in _SECTIONS:
+            _refuse_unknown(value, _SECTIONS[name], f"{name}.")
 
 
 def contract_of(model: Path, contract: Path) -> Contract | None:

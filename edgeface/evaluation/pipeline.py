@@ -14,7 +14,7 @@ from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
-from edgeface.evaluation.open_set import embed_people, measure_open_set
+from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
 from edgeface.evaluation.opening import EXPORTED, contract_of, open_classifier, open_embedder
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface.progress import SILENT, Reporter
@@ -118,7 +118,15 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
         known, unknown = (embed_people(embedder, folder, found, progress) for folder in plan.open_set)
         for folder, kind in zip(plan.open_set, (known, unknown), strict=True):
             if kind.failed:
-                note(f"{folder}: {kind.failed} photos left out: no face found, or not to be read")
+                count = f"{kind.failed} photo{'' if kind.failed == 1 else 's'}"
+                note(f"{folder}: {count} left out: no face found, or not to be read")
+        if both := in_both(known, unknown, embedder.contract):
+            who, other, score = both[0]
+            people = f"{len(both)} {'person is' if len(both) == 1 else 'people are'}"
+            note(
+                f"{plan.open_set[1]}: {people} probably known, such as {who} (score {score:.2f} with {other}); "
+                "the FPIR is too high by them"
+            )
         result = replace(result, open_set=measure_open_set(known, unknown, embedder.contract))
     if groups is not None:
         if result.pairs is None or result.verification is None:

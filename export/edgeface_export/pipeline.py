@@ -31,6 +31,7 @@ from edgeface_export.gate import (
     refusal,
 )
 from edgeface_export.options import RECIPES, SEARCH, ExportOptions, Recipe
+from edgeface_export.paced import paced
 from edgeface_export.quantize.sensitivity import ExcludedLayer, exclude_layers, sensitivities
 from edgeface_export.quantize.static import Calibrated, Trial, calibrate, try_methods
 from edgeface_export.result import ExportedFile, ExportResult, fastest, model_card
@@ -179,7 +180,9 @@ def _static_int8(job: _Job, recipe: Recipe, float_file: Path, path: Path) -> _Qu
         assert job.faces.selection is not None
         job.progress(f"choosing the calibrator of {path.name}")
         selection = job.faces.selection
-        trials = try_methods(draft, contract, selection, job.source.embed(selection.faces), scratch)
+        trials = try_methods(
+            draft, contract, selection, job.source.embed(selection.faces), scratch, partial(paced, say=job.progress)
+        )
         method = trials[0].method
     found = job.parity(load(draft.write(path, method), contract=contract))
     excluded = _excluded(job, recipe, draft, method, path, found, scratch)
@@ -201,17 +204,19 @@ def _excluded(
         found = job.parity(load(file, contract=job.contract))
         return found.meets(min_cosine=min_cosine, max_drop=job.options.max_drop)
 
-    # What even the float file does not reach, no excluded layer can reach.
+    # What even the float file does not reach, no excluded layer can reach; unless it was fine-tuned for int8.
     tests = [
         partial(meets, least)
         for least in (job.options.min_cosine, -1.0)
-        if not whole.meets(min_cosine=least, max_drop=job.options.max_drop) and meets(least, draft.source)
+        if not whole.meets(min_cosine=least, max_drop=job.options.max_drop)
+        and (job.options.qat or meets(least, draft.source))
     ]
     if not tests or not is_int8(FORMATS[recipe.format].operators(path, job.contract), recipe, job.contract.input):
         return ()
     job.progress(f"searching which layers of {path.name} to exclude from quantization")
     faces = job.faces.calibration
-    alone = sensitivities(draft, method, job.contract, faces, job.source.embed(faces), scratch)
+    track = partial(paced, say=job.progress)
+    alone = sensitivities(draft, method, job.contract, faces, job.source.embed(faces), scratch, track)
     found = (exclude_layers(draft, method, job.contract, alone, test, scratch) for test in tests)
     return next((layers for layers in found if layers is not None), ())
 
@@ -231,6 +236,9 @@ def _contract(
     if job.faces.thresholds is not None:
         embeddings = model.embed(job.faces.thresholds.faces)
         thresholds, accuracy["thresholds"] = job.faces.thresholds.thresholds(embeddings)
+    # Of a model that was adapted from another, the other's thresholds, where none could be measured.
+    carried = {rate: item for rate, item in job.contract.thresholds.items() if item and "from" in item}
+    thresholds = {rate: thresholds.get(rate) or carried.get(rate) for rate in {**carried, **thresholds}}
     answers = model.embed(probe_images(job.contract.input.size))
     rows = tuple(tuple(round(float(value), 6) for value in row) for row in answers)
     return replace(

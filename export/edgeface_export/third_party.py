@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgeface_export.formats import onnx_file, tflite_file
+from edgeface_export.onnx_prelu import fold_prelu, rewrite_prelu
 from edgeface_export.options import Recipe
 from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ModelError, UsageError, load
@@ -54,7 +52,10 @@ def third_party_model(path: Path, contract: Contract) -> SourceModel:
         if graph is None:
             tflite_file.keep_output(path, contract.embedding.output, written)
         else:
-            onnx.save(_plain(graph if is_quantized else rewrite_prelu(_recent(graph), recipe.prelu), contract), written)
+            onnx.save(
+                _plain(graph if is_quantized else rewrite_prelu(fold_prelu(_recent(graph)), recipe.prelu), contract),
+                written,
+            )
         return written
 
     precisions = ("int8",) if is_quantized else ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
@@ -123,70 +124,3 @@ def _recent(given: onnx.ModelProto) -> onnx.ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
-
-
-def rewrite_prelu(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
-    """Writes each PRelu of constant slope in a form that onnxruntime has fast kernels for; exact (rewrite.py).
-
-    Slopes above 1 take relu(x) − a·relu(−x). A slope for each channel is needed for ``depthwise``; others
-    take a·x + relu((1 − a)·x).
-
-    Args:
-        model: changed in place.
-        form: ``affine`` or ``depthwise``.
-    """
-    graph = model.graph
-    constants = {item.name: item for item in graph.initializer}
-    # Old files list their constants as inputs too; one that is no longer there would be asked of the caller.
-    inputs = [item for item in graph.input if item.name not in constants]
-    constants |= {
-        node.output[0]: item.t
-        for node in graph.node
-        if node.op_type == "Constant"
-        for item in node.attribute
-        if item.name == "value"
-    }
-    nodes = []
-    for index, node in enumerate(graph.node):
-        slopes = constants.get(node.input[1]) if node.op_type == "PRelu" else None
-        if slopes is None or slopes.data_type != onnx.TensorProto.FLOAT:
-            nodes.append(node)
-            continue
-        steps, tensors = _pieces(node, onnx.numpy_helper.to_array(slopes), form, f"prelu_{index}")
-        nodes += steps
-        graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
-    used = {name for node in nodes for name in node.input}
-    weights = [item for item in graph.initializer if item.name in used]
-    for field, kept in ((graph.node, nodes), (graph.input, inputs), (graph.initializer, weights)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-        del field[:]
-        field.extend(copies)
-    return model
-
-
-def _pieces(
-    node: onnx.NodeProto, slopes: NDArray[np.float32], form: str, stem: str
-) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.float32]]]:
-    x, y = node.input[0], node.output[0]
-    a, b = f"{stem}_a", f"{stem}_b"
-
-    def make(kind: str, inputs: list[str], output: str, **attributes: int | Sequence[int]) -> onnx.NodeProto:
-        return onnx.helper.make_node(kind, inputs, [output], output, **attributes)
-
-    if (slopes > 1).any():
-        steps = [
-            make("Relu", [x], f"{stem}_up"),
-            make("Neg", [x], f"{stem}_neg"),
-            make("Relu", [f"{stem}_neg"], f"{stem}_down"),
-            make("Mul", [f"{stem}_down", a], f"{stem}_scaled"),
-            make("Sub", [f"{stem}_up", f"{stem}_scaled"], y),
-        ]
-        return steps, {a: slopes}
-    if form == "depthwise" and slopes.ndim == 3 and slopes.size == slopes.shape[0] > 1:
-        channels, weights = len(slopes), slopes.reshape(-1, 1, 1, 1)
-        products = [make("Conv", [x, name], f"{name}_x", group=channels, kernel_shape=[1, 1]) for name in (a, b)]
-    else:
-        weights = slopes
-        products = [make("Mul", [x, name], f"{name}_x") for name in (a, b)]
-    steps = [*products, make("Relu", [f"{b}_x"], f"{stem}_up"), make("Add", [f"{a}_x", f"{stem}_up"], y)]
-    return steps, {a: weights, b: 1 - weights}

@@ -79,6 +79,16 @@ def test_where_int8_is_not_faster_another_file_is_recommended(trained: Trained):
     assert made(trained, int8_onnx=0.6, int8_tflite=0.5).advice == []
 
 
+def test_the_file_to_take_for_each_engine_is_said(trained: Trained):
+    export = made(trained, fp32_onnx=1.0, int8_onnx=1.2, fp32_tflite=1.0, int8_tflite=0.5)
+    drops = {file.path.name: f"{file.drop.points:+.3f} points" for file in export.files}
+    first, second = "mobilefacenet.fp32.onnx", "mobilefacenet.int8.tflite"
+    assert export.choice == [
+        f"for onnxruntime take {first}: 10.0 ms of processor time a face here, drop {drops[first]}",
+        f"for LiteRT take {second}: 5.0 ms of processor time a face here, drop {drops[second]}",
+    ]
+
+
 def test_of_nearly_equal_files_the_smallest_is_recommended(trained: Trained):
     assert made(trained, int8_onnx=1.03).recommended["onnx"] == trained.file("int8", "onnx")
     assert made(trained, int8_onnx=1.2).recommended["onnx"] == trained.file("fp32", "onnx")

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("ncnn")
 
 from edgeface.cli import run
+from edgeface.evaluation.opening import open_embedder
 from edgeface_devices.bench.interleaved import bench
 from edgeface_export import pipeline
 from edgeface_export.compare import compare_files
@@ -57,6 +58,12 @@ def test_both_precisions_answer_as_their_source_model_does(tiny_onnx: Path, phot
     assert made.options.formats == ("ncnn",)
     row = bench([made.files[1].path], calls=4).to_json()["rows"][0]
     assert (row["format"], row["engine"], row["precision"]) == ("ncnn", "ncnn", "fp16")
+
+
+def test_eval_and_its_like_open_such_a_file(tiny_onnx: Path, photos: ExportFaces, tmp_path: Path):
+    (file,) = export_ncnn(tiny_onnx, tmp_path, photos).files
+    faces = photos.evaluation.faces
+    np.testing.assert_array_equal(open_embedder(file.path).embed(faces), load(file.path).embed(faces))
 
 
 def test_two_files_are_not_compared_layer_by_layer(tiny_onnx: Path, photos: ExportFaces, tmp_path: Path):

@@ -13,11 +13,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgeface_export import pipeline
-from edgeface_export.faces import EvaluationSet, draw_pairs
+from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
 from edgeface_export.formats import STATIC_FORMATS
+from edgeface_export.options import ExportOptions
 from edgeface_export.quantize.ranges import METHODS
 from edgeface_export.quantize.sensitivity import exclude_layers
 from edgeface_export.quantize.static import Calibrated, Trial, try_methods
+from edgeface_export.source_model import torch_source
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load, read_contract
 
 nn = torch.nn
@@ -87,6 +89,20 @@ def convert_once(converter: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         path.write_bytes(kept.read_bytes())
 
     monkeypatch.setattr(converter, "write_float", write)
+
+
+def test_layers_are_searched_for_after_fine_tuning_too(job: dict[str, Any]):
+    # Its float weights were moved away from the source model: that they are no better than asked says nothing of int8.
+    source, tuned = net(hostile=True), net(hostile=True)
+    with torch.no_grad():
+        tuned.layers[-2].weight += 0.03 * torch.randn_like(tuned.layers[-2].weight)
+    spec, said = job["contract"], list[str]()
+    faces = ExportFaces(**{name: job[name] for name in ("calibration", "selection", "evaluation")})
+    model = torch_source(tuned, spec, reference=source)
+    for qat in (False, True):
+        options = ExportOptions(formats=["onnx"], precisions=["int8"], qat=qat, max_drop=100, min_cosine=0.999)
+        pipeline.export(model, faces, job["folder"] / str(qat), options, progress=said.append)
+        assert any("searching which layers" in line for line in said) == qat
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])

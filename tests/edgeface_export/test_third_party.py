@@ -15,10 +15,11 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
+from edgeface_export.onnx_prelu import fold_prelu, rewrite_prelu
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
-from edgeface_export.third_party import rewrite_prelu, third_party_model
+from edgeface_export.third_party import third_party_model
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load, read_contract
 from edgeface_runtime.integrity import inspect_file
 
@@ -90,6 +91,56 @@ def test_slopes_that_are_computed_are_left_alone():
     model.graph.node.insert(0, onnx.helper.make_node("Identity", ["s"], ["t"]))
     model.graph.node[2].input[1] = "t"
     assert [node.op_type for node in rewrite_prelu(model, "affine").graph.node].count("PRelu") == 1
+
+
+def spread(form: str) -> Any:
+    """The net with its PRelu written as TensorFlow's converters do."""
+    model = net(SMALL)
+    make, graph = onnx.helper.make_node, model.graph
+    graph.node.remove(graph.node[1])
+    half = np.array(0.5, np.float32)
+    graph.initializer.extend([onnx.numpy_helper.from_array(-SMALL, "t"), onnx.numpy_helper.from_array(half, "half")])
+    graph.initializer.append(onnx.numpy_helper.from_array(SMALL[None], "four"))
+    forms = {
+        "negated slopes": [("Neg", "a n"), ("Relu", "n r"), ("Mul", "t r m"), ("Add", "up m b")],
+        "negated last": [("Neg", "a n"), ("Relu", "n r"), ("Mul", "r s k"), ("Neg", "k m"), ("Add", "m up b")],
+        "subtracted": [("Neg", "a n"), ("Relu", "n r"), ("Mul", "r four m"), ("Sub", "up m b")],
+        "absolute": [("Abs", "a n"), ("Sub", "a n d"), ("Mul", "s d e"), ("Mul", "e half m"), ("Add", "up m b")],
+    }
+    steps = [("Relu", "a up"), *forms[form]]
+    for place, (kind, names) in enumerate(steps):
+        *inputs, output = names.split()
+        graph.node.insert(1 + place, make(kind, inputs, [output], f"step_{place}"))
+    return model
+
+
+@pytest.mark.parametrize("form", ["negated slopes", "negated last", "subtracted", "absolute"])
+def test_prelu_spread_over_five_operators_is_found(form: str):
+    x = np.random.default_rng(1).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
+    model = fold_prelu(spread(form))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "PRelu", "Conv", "Flatten"]
+    np.testing.assert_allclose(answer(model, x), answer(net(SMALL), x), atol=2e-5)
+    np.testing.assert_allclose(answer(spread(form), x), answer(net(SMALL), x), atol=2e-5)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_what_only_looks_like_prelu_is_left_alone(place: int):
+    # Another tensor, no sign, or a slope that is computed: all of them compute something else.
+    model = spread("negated slopes")
+    node = model.graph.node[place]
+    if place == 1:
+        model.graph.node.insert(1, onnx.helper.make_node("Sigmoid", ["a"], ["other"]))
+        node.input[0] = "other"
+    elif place == 2:
+        node.op_type = "Identity"
+    else:
+        model.graph.node.insert(1, onnx.helper.make_node("Sigmoid", ["t"], ["computed"]))
+        node = next(item for item in model.graph.node if item.output[0] == "m")
+        node.input[0] = "computed"
+    before = answer(model, np.ones((1, 3, 16, 16), np.float32))
+    made = fold_prelu(model)
+    assert "PRelu" not in {item.op_type for item in made.graph.node}
+    np.testing.assert_array_equal(answer(made, np.ones((1, 3, 16, 16), np.float32)), before)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def sensitivities(
     faces: NDArray[np.uint8],
     expected: NDArray[np.float32],
     path: Path,
+    track: Callable[[list[str], str], Iterable[str]] = lambda layers, _: layers,
 ) -> dict[str, float]:
     """Layer → mean cosine to the source model when it alone is int8, the most sensitive first.
 
@@ -51,11 +52,12 @@ def sensitivities(
         faces: (N, S, S, 3) uint8 RGB; ``PROBED`` of them, evenly taken, are embedded.
         expected: (N, D) the source model's embeddings of ``faces``.
         path: a file to write over and over.
+        track: tells how far it is, (layers, title).
     """
     # The faces lie person by person: evenly taken, they show many people.
     chosen = np.unique(np.linspace(0, len(faces) - 1, PROBED).astype(np.int64))
     found = {}
-    for layer in job.layers:
+    for layer in track(list(job.layers), "layers tried"):
         # Alone in int8, not alone in float: beside the errors of all others its own would not be seen.
         job.write(path, method, [other for other in job.layers if other != layer])
         embeddings = load(path, contract=contract).embed(faces[chosen])

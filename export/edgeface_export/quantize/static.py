@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,12 @@ def calibrate(kind: StaticFormat, source: Path, inputs: Inputs, folder: Path) ->
 
 
 def try_methods(
-    job: Calibrated, contract: Contract, selection: EvaluationSet, expected: NDArray[np.float32], path: Path
+    job: Calibrated,
+    contract: Contract,
+    selection: EvaluationSet,
+    expected: NDArray[np.float32],
+    path: Path,
+    track: Callable[[list[str], str], Iterable[str]] = lambda methods, _: methods,
 ) -> list[Trial]:
     """Each calibrator measured on the calibration-selection set, the one to take first.
 
@@ -86,9 +91,10 @@ def try_methods(
         selection: faces and pairs that neither calibrate nor evaluate.
         expected: (N, D) the source model's embeddings of them.
         path: a file to write over and over.
+        track: tells how far it is, (methods, title).
     """
     trials = []
-    for method in METHODS:
+    for method in track(list(METHODS), "calibrators tried"):
         # The whole file is measured: how the errors of its ranges add up shows in no single tensor.
         found = load(job.write(path, method), contract=contract).embed(selection.faces)
         drop = accuracy_drop(expected, found, selection.pairs, selection.same)
