@@ -21,7 +21,7 @@ chmod +x "$folder/first/pip"
 watch() { # NAME CODE
     : > "$folder/calls"
     PATH="$folder/first:$PATH" unshare --user --map-root-user --net "$folder/venv/bin/python" -c "$2" > /dev/null 2>&1
-    printf '%-27s %s\n' "$1" "$(if [ -s "$folder/calls" ]; then cat "$folder/calls"; else echo "calls nothing"; fi)"
+    printf '%-27s %s\n' "$1" "$(if [ -s "$folder/calls" ]; then sort -u "$folder/calls"; else echo "calls nothing"; fi)"
 }
 seen=$(watch "import MNN, _tools" "import MNN, _tools"; watch "import MNN.tools.mnnconvert" "import MNN.tools.mnnconvert")
 echo "$seen"
