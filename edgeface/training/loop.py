@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,10 @@ from edgeface.training.checkpoints import Checkpoint, contract_draft, environmen
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_to_teachers, imprint_head
+from edgeface.training.init.fit import fit_last_layers
 from edgeface.training.pool import Pool
 from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
+from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
@@ -61,6 +63,7 @@ def train(
     *,
     reporter: Reporter = SILENT,
     licence: str = "unknown",
+    sources: Sequence[Origin] = (),
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
@@ -76,6 +79,7 @@ def train(
         config: every setting.
         reporter: told how far it is, and a line after each epoch.
         licence: what the photos allow.
+        sources: what it learns from beside them; their licences go with that of the photos.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders whose outputs the student learns.
@@ -130,19 +134,17 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.init.fit_embedding and not begun:
-        fit_to_teachers(learner, pool, pool_rows, config, reporter)
-    if config.init.imprint_head and not begun:
-        imprint_head(learner, pool, train_rows, config, reporter)
+    if not begun:
+        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=licence)
+    contract = contract_draft(config, data_sha256=digest, photos=data, licence=whole_licence(licence, sources))
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra))
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
@@ -189,7 +191,7 @@ def train(
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            _clamp(slopes)
+            clamp_slopes(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
@@ -219,12 +221,6 @@ def train(
             _report(row, folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
-
-
-@torch.no_grad()
-def _clamp(slopes: Sequence[nn.Parameter]) -> None:
-    for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-        slope.clamp_(max=1.0)
 
 
 def losses(
@@ -261,6 +257,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def clamp_slopes(slopes: Sequence[Tensor]) -> None:
+    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
+    for slope in slopes:
+        slope.clamp_(max=1.0)
 
 
 def shrink(x: Tensor, side: int) -> Tensor:
@@ -312,8 +315,9 @@ def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str
     return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
-def _write_card(path: Path, config: TrainConfig, data: dict[str, object]) -> None:
+def _write_card(path: Path, config: TrainConfig, data: dict[str, object], sources: Sequence[Origin]) -> None:
     document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    document["sources"] = [asdict(source) for source in sources]
     write_text(path, json.dumps(document, indent=2) + "\n")
 
 

@@ -123,6 +123,14 @@ def test_the_page_shows_the_faces_of_both_names(say: Say):
     assert [name or take for name, take in shown] == ["Ann", "1", "2", "Anna", "3", "4"]
 
 
+def test_unknown_people_who_are_enrolled_are_noticed(say: Say):
+    code, _, err = say("family.gallery", "--unknown", "family/s3")
+    assert code == 0
+    assert err.startswith("family/s3: 4 photos show somebody who is probably enrolled, such as family/s3/")
+    assert "(score 1.00 with s3); the FPIR is too high by them" in err
+    assert say("family.gallery", "--unknown", "visitors/v21")[2] == ""
+
+
 def test_what_cannot_be_checked_is_one_line(say: Say, tmp_path: Path):
     with Gallery(tmp_path / "empty", FaceRecognizer()):
         pass

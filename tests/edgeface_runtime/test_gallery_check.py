@@ -282,10 +282,12 @@ def test_unknown_people_s_ceiling(people: Gallery, fake: FaceRecognizer, tmp_pat
     assert found.fpir is not None
     assert (found.fpir.value, found.fpir.photos, found.fpir.people) == (pytest.approx(1 / 3), 6, 3)
     assert [row.name for row in found.highest[:2]] == ["P05", "P05"]
+    assert found.enrolled == found.highest[:2]
     scores = [row.score for row in found.highest]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == pytest.approx(people.search(fake.embed(fake_photo(85, 50)))[0][0].score, abs=0.02)
     assert [line.endswith("no face found") for line in found.failed] == [True]
+    assert not check_unknown(people, fake, photos[:4]).enrolled
     flat = check_unknown(people, fake, [path for path in photos if path.parent.name == "v336"])
     assert flat.fpir is not None
     assert flat.fpir.people == flat.fpir.photos == 2  # photos of one folder are as many people

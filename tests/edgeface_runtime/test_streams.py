@@ -211,6 +211,34 @@ def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, m
     assert sum(embedded) == 7
 
 
+@pytest.mark.parametrize(
+    ("odd", "looks"),
+    [
+        ({}, 3),
+        ({20: []}, 4),  # missed once: the next detection gets a look
+        ({20: [40.0], 21: [40.0]}, 5),  # a jump there, and back
+        ({20: [0.0, 50.0]}, 4),  # somebody overlaps: they might be taken for each other
+    ],
+)
+def test_what_is_at_odds_with_a_name_gets_a_look_at_once(
+    family: Gallery, odd: dict[int, list[float]], looks: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Ada's looks rest for an hour once she is named."""
+    places = [odd.get(index, [0.0]) for index in range(30)]
+    detector = Scripted([[(x, 0.0) for x in there] for there in places])
+    recognizer, asked = scripted(detector), []
+    embed = recognizer.embed
+    monkeypatch.setattr(recognizer, "embed", lambda photo, faces: asked.append(len(faces)) or embed(photo, faces))
+    photo = np.hstack([fake_photo(1), EMPTY])
+    film = [np.roll(photo, int(there[0]) if there else 0, axis=1) for there in places]
+    config = TrackingConfig(every=1, look=3600, overlap=0.1)
+    for result in watch(in_turn(film, fps=10), recognizer, family, config=config):
+        if result.frame.index < 20:
+            before = sum(asked)
+        assert sum(asked) <= looks
+    assert (before, sum(asked)) == (3, looks)
+
+
 @pytest.mark.parametrize(("side", "looks"), [(30, 0), (64, 5)])
 def test_a_small_face_is_followed_and_not_recognised(family: Gallery, side: int, looks: int):
     detector = Scripted([[(0.0, 0.0)]] * 60, side)
