@@ -69,7 +69,6 @@ EXTRAS = {
 VERB_EXTRAS = {
     "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
     "train": {"matplotlib": "train"},
-    "adapt": {"sklearn": "train"},
     "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
     "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),

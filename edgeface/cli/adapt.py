@@ -29,7 +29,7 @@ def adapt(
     """Adapt a model that knows faces to your own people.
 
     Fine-tunes gently and keeps the mean of the old and the new weights, so that other people are told
-    apart as before. Then it shows what became better on the photos that were held out; exit code 1 when
+    apart nearly as before. Then it shows what became better on the photos that were held out; exit code 1 when
     nothing did: enroll with the model as it is. Photos of one person in different light and years help
     most. To be recognized nobody needs this: edgeface enroll takes a photo each.
 
