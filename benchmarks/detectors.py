@@ -1,13 +1,25 @@
-"""What the detectors find and what it costs, today's build against an older one in the same run.
+"""What the detectors find and what it costs, against an older build in the same run, as one table.
 
-    python -m benchmarks.detectors FACES [--old WORKTREE] [--heads A B] [--pairs FOLDER] [--rounds 5] [--scenes 1000]
+    python -m benchmarks.detectors FACES [--old CHECKOUT] [--pairs FOLDER] [--cfp FOLDER --recognizer SIRIUS.tflite]
+        [--heads A B] [--peer MOBILEFACENET.onnx] [--boards rpi-zero-2w rpi-4b rpi-5] [--only ROWS] [--state FILE]
 
 FACES is a folder of photos of one face in the middle, LFW's or AT&T's. Builds and detectors take turns, each in fresh
-processes, one thread, the engine of the default model; figures are thread CPU time. Measured are: finding and aligning
-all faces of photos of four kinds; from a photo to a name; recall of faces pasted into soft shapes at widths from 20
-pixels on; finds in scenes without a face (tiles of the photos, none large enough for a face, shuffled over soft shapes,
-lines and ellipses); two touching heads, HEADS pasted onto each other in 315 ways; LFW View 1, where FOLDER has its two
-pair files; and a cold start. Prints one JSON document, a row for each figure, a column for each build and detector.
+processes, one thread, the engine of the default model; times are thread CPU time. Rows are of:
+
+- speed: finding and aligning all faces of photos of five kinds, and from a photo to a name; with ``--peer`` also
+  facenet-pytorch's MTCNN with that MobileFaceNet, and dlib's face_recognition where it is installed
+- start: CPU time and peak memory from the start of Python to the first name
+- size: the nets that a detector opens, in both formats
+- recall: 100 faces pasted into soft shapes at 20 to 40 pixels; points must be near the true ones
+- empty: finds in scenes of shuffled tiles without a face
+- heads: HEADS, two portraits, the larger first, pasted onto each other in 315 ways
+- view 1: LFW's, where FOLDER has its two pair files
+- cfp: frontal-profile pairs of CFP (a folder with Data and Protocol) but fold 02, with the recognizer that takes two
+  photos of 112 pixels at once
+- counted: instructions of finding and aligning one face at 640 × 480 on the boards' emulated cores
+
+Prints Markdown, or with ``--json`` one document. ``--state`` keeps what was measured, so that a run that was stopped
+goes on; figures of times and memory are always of one run.
 """
 
 import argparse
@@ -17,242 +29,189 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from edgeface_runtime import Detector, FaceRecognizer, Gallery
-from edgeface_runtime.align import align
-from edgeface_runtime.detection.find import find_faces, load_detector, most_central
+from edgeface_devices.boards.profiles import find_profile
+from edgeface_devices.emulate import userland
+from edgeface_devices.emulate.core import instructions
 from edgeface_runtime.images import SUFFIXES, open_rgb
 
 HERE = Path(__file__).parents[1]
-WIDTHS = (20, 25, 30, 40)
-TASKS = ("speed", "start", "recall", "empty", "touching", "view 1")
-Pixels = np.ndarray
+TASKS = Path(__file__).with_name("detector_tasks.py")
+ROWS = ("speed", "start", "size", "recall", "empty", "heads", "view 1", "cfp", "counted")
+REPEATED = ("speed", "start")
+NETS_OF = {
+    "fast": ("blazeface_full_range", "blazeface_short_range", "onet"),
+    "blazeface": ("blazeface_full_range", "blazeface_short_range", "onet"),
+    "mtcnn": ("pnet", "rnet", "onet"),
+    "yunet": ("yunet", "onet"),
+}
+Cells = dict[str, float]
 
 
-def soft(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Soft shapes without a face."""
-    return Image.fromarray(rng.integers(40, 215, (6, 8, 3)).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+@dataclass(frozen=True)
+class Column:
+    """A build and one of its detectors."""
+
+    title: str
+    build: Path
+    detector: str
+
+    def run(self, task: str, asked: dict[str, Any], prefix: tuple[str, ...] = ()) -> str:
+        """What a task prints, in a process of its own."""
+        roots = [str(self.build / part) for part in ("", "export", "devices", "runtime")]
+        settings = {"PYTHONPATH": os.pathsep.join(roots), "EDGEFACE_BENCHMARK": json.dumps(asked)}
+        command = [*prefix, sys.executable, str(TASKS), task, self.detector]
+        done = subprocess.run(command, env={**os.environ, **settings}, check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout
+
+    def nets(self) -> Path:
+        """Where the build keeps its nets."""
+        folders = ("runtime/edgeface_runtime/detection/nets", "runtime/edgeface_runtime/nets")
+        return next(self.build / folder for folder in folders if (self.build / folder).is_dir())
 
 
-def scene(photo: Pixels, share: float, width: float, rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
-    """A photo pasted so that its face, ``share`` of its width, is ``width`` pixels wide."""
-    image, side = soft(rng, size), max(8, round(width / share))
-    high = round(side * photo.shape[0] / photo.shape[1])
-    x, y = (int(rng.integers(0, max(1, whole - part))) for whole, part in zip(size, (side, high), strict=True))
-    image.paste(Image.fromarray(photo).resize((side, high), Image.Resampling.LANCZOS), (x, y))
-    return np.asarray(image)
+def size(column: Column) -> Cells:
+    files = [column.nets() / f"{net}.{suffix}" for net in NETS_OF[column.detector] for suffix in ("onnx", "tflite")]
+    return {
+        "its nets, both formats, MB": round(sum(file.stat().st_size for file in files) / 1e6, 2),
+        "all nets of the build, MB": round(sum(file.stat().st_size for file in column.nets().iterdir()) / 1e6, 2),
+    }
 
 
-def faceless(photos: list[Pixels], number: int) -> Pixels:
-    """Shuffled tiles of 12 pixels, lines and ellipses: the textures of faces without a face."""
-    rng = np.random.default_rng(number)
-    image = soft(rng, (640, 480))
-    for _ in range(12):
-        photo = photos[int(rng.integers(len(photos)))]
-        high, wide = (side // 12 for side in photo.shape[:2])
-        tiles = photo[: high * 12, : wide * 12].reshape(high, 12, wide, 12, 3).swapaxes(1, 2).reshape(-1, 12, 12, 3)
-        mixed = rng.permutation(tiles).reshape(high, wide, 12, 12, 3).swapaxes(1, 2).reshape(high * 12, wide * 12, 3)
-        scale = float(rng.uniform(0.5, 2))
-        patch = Image.fromarray(mixed).resize((round(wide * 12 * scale), round(high * 12 * scale)))
-        image.paste(patch, (int(rng.integers(-50, 600)), int(rng.integers(-50, 450))))
-    draw = ImageDraw.Draw(image)
-    for _ in range(10):
-        x, y, w, h = (int(value) for value in rng.integers((0, 0, 10, 10), (640, 480, 200, 200)))
-        color = tuple(int(value) for value in rng.integers(0, 256, 3))
-        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), outline=color, width=3)
-    return np.asarray(image)
-
-
-def touching(detector: Detector, heads: list[str]) -> dict[str, float]:
-    """Of how many pictures of two heads one is lost."""
-    big, small = (open_rgb(path) for path in heads)
-    big = big[:: max(1, big.shape[1] // 600), :: max(1, big.shape[1] // 600)].copy()
-    x0, y0, x1, y1 = (int(value) for value in most_central(detector.detect(small), *small.shape[:2]).box)
-    head = Image.fromarray(small[max(0, y0 - 18) : y1 + 9, max(0, x0 - 18) : x1 + 18])
-    left, _, right, bottom = (int(value) for value in most_central(detector.detect(big), *big.shape[:2]).box)
-    wide, lost, doubled, count = right - left, 0, 0, 0
-    for share in (0.4, 0.5, 0.6, 0.7, 0.8):
-        size = (int(wide * share), int(wide * share * head.height / head.width))
-        mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).ellipse((0, 0, size[0] - 1, size[1] - 1), fill=255)
-        for across in np.arange(-0.8, 1.21, 0.1):
-            for down in (0.3, 0.6, 0.9):
-                photo = Image.fromarray(big)
-                photo.paste(head.resize(size), (int(left + across * wide), int(bottom - size[1] * down)), mask)
-                found = len(find_faces(np.asarray(photo), detector)[0])
-                count, lost, doubled = count + 1, lost + (found < 2), doubled + (found > 2)
-    return {"pictures": count, "lost": lost, "more_than_two": doubled}
-
-
-def found_and_aligned(photo: Pixels, detector: Detector) -> int:
-    faces = find_faces(photo, detector)[0]
-    for face in faces:
-        align(photo, face.landmarks)
-    return len(faces)
-
-
-def milliseconds(call: Any, times: int) -> float:
-    call()
-    taken = []
-    for _ in range(times):
-        began = time.thread_time()
-        call()
-        taken.append((time.thread_time() - began) * 1e3)
-    return statistics.median(taken)
-
-
-def view_1(recognizer: FaceRecognizer, faces: Path, pairs: Path) -> dict[str, float]:
-    """Accuracy on LFW's View 1 test pairs at the best threshold of its training pairs."""
-    rows: dict[str, np.ndarray] = {}
-
-    def row(name: str, number: str) -> np.ndarray:
-        key = f"{name}_{int(number):04d}.jpg"
-        if key not in rows:
-            photo = open_rgb(faces / key)
-            found = recognizer.faces(photo)
-            rows[key] = (
-                recognizer.embed(photo, [most_central(found, *photo.shape[:2])])[0]
-                if found
-                else np.zeros(recognizer.model.contract.embedding.size, np.float32)
-            )
-        return rows[key]
-
-    def scores(file: str) -> tuple[np.ndarray, np.ndarray]:
-        said, same = [], []
-        for line in (pairs / file).read_text().splitlines():
-            words = line.split()
-            if len(words) in (3, 4):
-                a, b = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
-                said.append(float(row(*a) @ row(*b)))
-                same.append(len(words) == 3)
-        return np.array(said), np.array(same)
-
-    train, is_same = scores("pairsDevTrain.txt")
-    limits = np.linspace(-0.2, 0.9, 551)
-    limit = limits[np.argmax([((train >= value) == is_same).mean() for value in limits])]
-    test, is_same = scores("pairsDevTest.txt")
-    missed = sum(not value.any() for value in rows.values())
-    return {"accuracy": round(float(((test >= limit) == is_same).mean()) * 100, 2), "photos_without": missed}
-
-
-def child(task: str, detector_name: str, arguments: dict[str, Any]) -> Any:
-    """One task with the build that this process imports."""
-    began = time.process_time()
-    faces = Path(arguments["faces"])
-    if task == "start":
-        recognizer = FaceRecognizer(detector=detector_name)
+def counted(column: Column, scene: Path, boards: list[str]) -> Cells:
+    """Millions of instructions of one call, on each board's core."""
+    root, cells = userland.find(), {}
+    for name in boards:
+        core = userland.core_of(find_profile(name))
         with tempfile.TemporaryDirectory() as folder:
-            gallery = Gallery(Path(folder) / "people", recognizer)
-            recognizer.identify(arguments["photo"], gallery, threshold=0.3)
-            status = Path("/proc/self/status").read_text()
-            peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-        return {"cpu_s": time.process_time() - began, "peak_mb": peak}
-    recognizer = FaceRecognizer(detector=detector_name)
-    detector = recognizer.detector
-    if task == "touching":
-        return touching(detector, arguments["heads"])
-    if task == "view 1":
-        return view_1(recognizer, faces, Path(arguments["pairs"]))
-    files = sorted(file for file in faces.rglob("*") if file.suffix.lower() in SUFFIXES)
-    photos = [open_rgb(file) for file in files[:: max(1, len(files) // 60)]]
-    if task == "empty":
-        return sum(len(find_faces(faceless(photos, number), detector)[0]) for number in range(arguments["scenes"]))
-    reference = load_detector("mtcnn")
-    boxes = [most_central(reference.detect(photo), *photo.shape[:2]).box for photo in photos]
-    shares = [float(box[2] - box[0]) / photo.shape[1] for box, photo in zip(boxes, photos, strict=True)]
-    if task == "recall":
-        said = {}
-        for width in WIDTHS:
-            rng = np.random.default_rng(width)
-            seen = [scene(photo, share, width, rng, (640, 480)) for photo, share in zip(photos, shares, strict=True)]
-            said[str(width)] = round(100 * float(np.mean([bool(find_faces(photo, detector)[0]) for photo in seen])), 1)
-        return said
-    rng = np.random.default_rng(0)
-    side = Image.fromarray(photos[0])
-    six = Image.new("RGB", (640, 480))
-    for number in range(6):
-        tile = Image.fromarray(photos[number]).resize((213, 240))
-        six.paste(tile, (number % 3 * 213, number // 3 * 240))
-    kinds = {
-        "640x480, one face": scene(photos[0], shares[0], 150, rng, (640, 480)),
-        "640x480, six faces": np.asarray(six),
-        "176x176": np.asarray(side.resize((176, 176))),
-        "1920x1080": scene(photos[0], shares[0], 150, rng, (1920, 1080)),
-        "640x480, no face": faceless(photos, 0),
-    }
-    said = {
-        name: milliseconds(lambda photo=photo: found_and_aligned(photo, detector), 7) for name, photo in kinds.items()
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        gallery = Gallery(Path(folder) / "people", recognizer)
-        for name in ("640x480, one face", "176x176"):
-            photo = kinds[name]
-            said[f"to a name, {name}"] = milliseconds(
-                lambda photo=photo: recognizer.identify(photo, gallery, threshold=0.3), 7
-            )
-    return said
+            mnt, count = Path(folder) / "mnt", Path(folder) / "count"
+            mnt.mkdir()
+            count.touch()
+            for file in (TASKS, TASKS.with_name("detector_scenes.py"), scene):
+                (mnt / file.name).write_bytes(file.read_bytes())
+            subprocess.run(["cp", "-r", str(column.build / "runtime/edgeface_runtime"), str(mnt)], check=True)
+            asked = json.dumps({"scene": f"/mnt/{scene.name}"})
+            inner = ["env", "PYTHONPATH=/mnt", f"EDGEFACE_BENCHMARK={asked}", "python3", f"/mnt/{TASKS.name}"]
+            command = userland.inside(root, core, [*inner, "counted", column.detector], mnt=mnt, count=count)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            counts = instructions(count.read_text())
+        if counts:
+            cells[f"instructions, {core}, millions"] = round(counts["total"] / 1e6, 1)
+    return cells
+
+
+def peers(peer: Path, scenes: dict[str, str]) -> Iterator[tuple[str, Cells]]:
+    """From a photo to a name, as facenet-pytorch and, where it is installed, dlib do it."""
+    import importlib.util
+
+    import numpy as np
+
+    from benchmarks.detector_tasks import milliseconds
+    from benchmarks.photo import dlib_pipeline, facenet
+
+    made: dict[str, Callable[[], Any]] = {"facenet-pytorch": lambda: facenet(str(peer))}
+    if importlib.util.find_spec("dlib") and importlib.util.find_spec("face_recognition_models"):
+        made["dlib"] = dlib_pipeline
+    shown = {kind: np.load(scenes[kind]) for kind in ("640 × 480, one face", "176 × 176")}
+    for title, pipeline in made.items():
+        run = pipeline()
+        times = {kind: milliseconds(partial(run, photo), 5) for kind, photo in shown.items()}
+        yield title, {f"to a name, {kind}": time for kind, time in times.items()}
+
+
+def table(cells: dict[str, dict[str, float]], others: list[str], ours: list[str]) -> str:
+    """Markdown: a row a figure, a column a build, and the share of the last column of ours in the first of them."""
+    columns = [*others, *ours]
+    lines = ["| | " + " | ".join(columns) + " | share |", "| --- |" + " --- |" * (len(columns) + 1)]
+    for figure, row in cells.items():
+        values = [f"{row[column]:,.5g}" if column in row else "" for column in columns]
+        share = row[ours[-1]] / row[ours[0]] if row.get(ours[0]) and ours[-1] in row else None
+        lines.append(f"| {figure} | {' | '.join(values)} | {'' if share is None else f'{share:.2f}'} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
-    parser.add_argument("--old", type=Path, help="checkout of an older build; its blazeface stands beside")
+    parser.add_argument("--old", type=Path, help="checkout of an older build; its default detector stands beside")
+    parser.add_argument("--old-detector", default="fast")
+    parser.add_argument("--detectors", nargs="+", default=["mtcnn", "blazeface", "yunet"])
     parser.add_argument("--heads", nargs=2, help="two portraits, the larger first")
     parser.add_argument("--pairs", type=Path, help="folder of pairsDevTrain.txt and pairsDevTest.txt")
+    parser.add_argument("--cfp", type=Path, help="CFP's folder, with Data and Protocol")
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, *range(3, 11)], help="of CFP, two at least; but 2")
+    parser.add_argument("--recognizer", type=Path, help="TFLite file for CFP: 2×112×112×3, (x − 127.5) / 128")
+    parser.add_argument("--peer", type=Path, help="MobileFaceNet that stands behind facenet-pytorch's MTCNN")
+    parser.add_argument("--boards", nargs="*", default=[], help="whose emulated cores count: rpi-zero-2w rpi-4b rpi-5")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--detectors", nargs="+", default=["blazeface", "yunet"])
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        task, name = arguments.child
-        print(json.dumps(child(task, name, json.loads(os.environ["EDGEFACE_BENCHMARK"]))))
-        return
-    columns = {f"old, {name}": (arguments.old.resolve(), name) for name in ["blazeface"] if arguments.old}
-    columns |= {name: (HERE, name) for name in arguments.detectors}
+    parser.add_argument("--only", nargs="+", default=ROWS, choices=ROWS, metavar="ROWS", help=", ".join(ROWS))
+    parser.add_argument("--state", type=Path, help="file that keeps what was measured")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    faces = given.faces.resolve()
+    columns = [Column(f"before: `{given.old_detector}`", given.old.resolve(), given.old_detector)] if given.old else []
+    columns += [Column(f"`{name}`", HERE, name) for name in given.detectors]
+    lacking = {"heads": given.heads, "view 1": given.pairs, "cfp": given.cfp and given.recognizer}
+    lacking["counted"] = given.boards
+    rows = [row for row in given.only if lacking.get(row, True)]
+    state: dict[str, dict[str, Cells]] = {}
+    if given.state and given.state.exists():
+        state = json.loads(given.state.read_text())
     with tempfile.TemporaryDirectory() as folder:
-        photo = Path(folder) / "photo.jpg"
-        first = next(file for file in sorted(arguments.faces.rglob("*")) if file.suffix.lower() in SUFFIXES)
-        Image.open(first).convert("RGB").resize((640, 480)).save(photo, quality=90)
-        asked = {"faces": str(arguments.faces.resolve()), "photo": str(photo), "scenes": arguments.scenes}
-        asked |= {"heads": [str(Path(path).resolve()) for path in arguments.heads or []]}
-        asked |= {"pairs": str(arguments.pairs.resolve()) if arguments.pairs else ""}
+        asked: dict[str, Any] = {"faces": str(faces), "folder": folder, "scenes": given.scenes}
+        asked |= {"photo": str(Path(folder) / "photo.jpg")}
+        asked["heads"] = json.dumps([str(Path(path).resolve()) for path in given.heads or []])
+        asked["folds"] = json.dumps([f"{number:02d}" for number in given.folds])
+        for name in ("pairs", "cfp", "recognizer"):
+            asked[name] = str(Path(getattr(given, name) or "").resolve())
+        first = next(file for file in sorted(faces.rglob("*")) if file.suffix.lower() in SUFFIXES)
+        Image.fromarray(open_rgb(first)).resize((640, 480)).save(asked["photo"], quality=90)
+        kinds = dict(json.loads(line) for line in columns[-1].run("kinds", asked).splitlines())
+        asked["kinds"] = json.dumps(kinds)
 
-        def told(task: str, build: Path, name: str) -> Any:
-            roots = [str(build / part) for part in ("", "export", "devices", "runtime")]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "EDGEFACE_BENCHMARK": json.dumps(asked)}
-            command = [sys.executable, str(Path(__file__).resolve()), str(arguments.faces), "--child", task, name]
-            done = subprocess.run(command, env=environment, cwd=build, check=True, stdout=subprocess.PIPE, text=True)
-            return json.loads(done.stdout)
+        def keep(row: str, title: str, cells: Cells) -> None:
+            state.setdefault(row, {})[title] = cells
+            print(f"{row}, {title}: {cells}", file=sys.stderr)
+            if given.state:
+                given.state.write_text(json.dumps(state, indent=1, ensure_ascii=False))
 
-        document: dict[str, Any] = {"rounds": arguments.rounds, "scenes": arguments.scenes}
-        for task in [task for task in arguments.tasks if task in ("speed", "start")]:
-            taken: dict[str, list[dict[str, float]]] = {column: [] for column in columns}
-            for _ in range(arguments.rounds):
-                for column, (build, name) in columns.items():
-                    taken[column].append(told(task, build, name))
-            document[task] = {
-                figure: {
-                    column: round(statistics.median(row[figure] for row in taken[column]), 3) for column in columns
-                }
-                for figure in next(iter(taken.values()))[0]
-            }
-        left_out = {"speed", "start"} | {
-            task for task, given in (("touching", arguments.heads), ("view 1", arguments.pairs)) if not given
-        }
-        once = [task for task in arguments.tasks if task not in left_out]
-        for task in once:
-            document[task] = {column: told(task, build, name) for column, (build, name) in columns.items()}
-    print(json.dumps(document, indent=1))
+        for row in rows:
+            if row in REPEATED and row not in state:
+                taken: dict[str, list[Cells]] = {}
+                for _ in range(given.rounds):
+                    for column in columns:
+                        taken.setdefault(column.title, []).append(json.loads(column.run(row, asked)))
+                    for title, cells in peers(given.peer, kinds) if row == "speed" and given.peer else ():
+                        taken.setdefault(title, []).append(cells)
+                for title, said in taken.items():
+                    keep(row, title, {name: statistics.median(one[name] for one in said) for name in said[0]})
+            for column in columns if row not in REPEATED else ():
+                if column.title in state.get(row, {}):
+                    continue
+                if row == "size":
+                    keep(row, column.title, size(column))
+                elif row == "counted":
+                    keep(row, column.title, counted(column, Path(kinds["640 × 480, one face"]), given.boards))
+                else:
+                    keep(row, column.title, json.loads(column.run(row, asked)))
+    figures: dict[str, dict[str, float]] = {}
+    for row in rows:
+        for title, cells in state.get(row, {}).items():
+            for name, value in cells.items():
+                figures.setdefault(name, {})[title] = round(value, 3)
+    shown = [column.title for column in columns]
+    titles = list(dict.fromkeys(title for row in rows for title in state.get(row, {}) if title not in shown))
+    print(json.dumps(figures, indent=1, ensure_ascii=False) if given.json else table(figures, titles, shown))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgeface_runtime import Face, Frame, Identity, TrackingConfig, watch
+from edgeface_runtime import Face, Frame, Identity, watch
 from edgeface_runtime.align import TEMPLATE
 
 HERE = Path(__file__).parents[1]
@@ -199,8 +199,7 @@ def measure(scene: Scene, fps: float, index_step: int = 1) -> Measured:
     spells: dict[str, tuple[str, float]] = {}
     waiting: dict[str, float] = {}
     before: set[str] = set()
-    results = watch(frames(scene, fps, index_step), actors, actors, config=TrackingConfig())  # type: ignore[arg-type]
-    for result in results:
+    for result in watch(frames(scene, fps, index_step), actors, actors):  # type: ignore[arg-type]
         seconds = result.frame.seconds
         there = scene.at(seconds)
         said.visits += sum(event.kind == "appeared" for event in result.events)

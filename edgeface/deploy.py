@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.data.whole import open_faces
-from edgeface.evaluation.opening import EXPORTED, read_contract_file
+from edgeface.evaluation.opening import EXPORTED, contract_of
+from edgeface.evaluation.pipeline import held_against
 from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_checkpoint
@@ -22,7 +23,7 @@ from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
-from edgeface_runtime import Contract, UsageError
+from edgeface_runtime import Contract, ModelError, UsageError
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """False match rates that a contract holds a threshold for."""
@@ -116,7 +117,8 @@ def export_model(
         folder: where the files go; made if absent.
         options: None takes the defaults. With ``qat`` the files are made of the fine-tuned model, written as
             ``qat.safetensors`` beside the checkpoint, and measured against the checkpoint.
-        contract: TOML or JSON file that says what to feed a third-party model and what it gives.
+        contract: TOML or JSON file that says what to feed a third-party model and what it gives; the name of a public
+            net (``edgeface_export.contracts``); or ``auto``, which measures it on the photos.
         reporter: told what is being made, and how far fine-tuning is.
 
     Raises:
@@ -127,7 +129,7 @@ def export_model(
     """
     options = options or ExportOptions()
     if contract is not None:
-        model = _third_party(source, contract, options)
+        model, photos = _third_party(source, contract, photos, options, reporter)
     elif options.formats == ("ncnn",):
         model = exported_onnx(source)
     elif source.suffix in EXPORTED:
@@ -142,7 +144,7 @@ def export_model(
 def _opened(photos: ExportPhotos, contract: Contract, reporter: Reporter) -> ExportPhotos:
     photos = photos.opened(contract.input.size, reporter)
     assert isinstance(photos.data, FaceData)
-    if leak := photos.data.split_since(contract):
+    if len(photos.data.rows("test")) and (leak := photos.data.split_since(contract)):
         raise UsageError(leak)
     return photos
 
@@ -163,12 +165,31 @@ def _thresholds(faces: FaceData, others: FaceData | None, seed: int, rows: NDArr
     return ThresholdFaces(faces.faces[rows], lambda embeddings: thresholds(embeddings, labels, reason))
 
 
-def _third_party(source: Path, contract: Path, options: ExportOptions) -> SourceModel:
+def _third_party(
+    source: Path, contract: Path, photos: ExportPhotos, options: ExportOptions, reporter: Reporter
+) -> tuple[SourceModel, ExportPhotos]:
+    """A model of other origin, its contract found or held against the photos, and the photos, loaded."""
+    from edgeface_export.contracts import doubt, drafted, find_contract
+    from edgeface_export.gate import ANYTHING
     from edgeface_export.third_party import third_party_model
 
     if options.qat or options.converter != ExportOptions.converter:
         raise UsageError(f"{source}: --qat and --converter are for runs and checkpoints, not with --contract")
-    return third_party_model(source, read_contract_file(contract))
+    known = contract_of(source, contract)
+    model = None if known is None else third_party_model(source, known)
+    photos = photos.opened(drafted(source).input.size if known is None else known.input.size, reporter)
+    assert isinstance(photos.data, FaceData)
+    faces, labels = held_against(photos.data)
+    if known is None:
+        found = find_contract(source, faces, labels)
+        reporter.say(f"{source}: contract {found.said}")
+        return third_party_model(source, found.best), photos
+    if options.max_drop < ANYTHING and (doubtful := doubt(source, known, faces, labels)):
+        if doubtful.is_wrong:
+            raise ModelError(doubtful.said)
+        reporter.say(doubtful.said)
+    assert model is not None
+    return model, photos
 
 
 def _trained(

@@ -148,7 +148,7 @@ class _Run:
     """Cameras that are lost, and since when."""
 
     def follow(
-        self, opened: Source, results: Iterator[FrameResult], draw: Callable[[Frame, Sequence[Person]], bool]
+        self, name: str, opened: Source, results: Iterator[FrameResult], draw: Callable[[Frame, Sequence[Person]], bool]
     ) -> None:
         """One source, to its end."""
         last = -1
@@ -157,13 +157,13 @@ class _Run:
                 with self._turn:
                     last, self.frames = result.frame.index, self.frames + 1
                     self.alive()
-                    self._take(opened.name, result)
+                    self._take(name, result)
                     if not draw(result.frame, result.people):
                         self.stop.now()
                 if self.stop.asked.is_set():
                     break
             with self._turn:
-                self._end(opened.name)
+                self._end(name)
         except BaseException as error:
             self.failed = self.failed or error
             self.stop.now()
@@ -265,8 +265,9 @@ def run(
         stop = stop or stack.enter_context(Stop())
         work = _Run(tell, stop, Snapshots(snapshots) if snapshots else None, config.patience)
         opened: list[Source] = []
-        for source in sources:
-            state = functools.partial(work.camera, without_secrets(source))
+        names = camera_names(sources)
+        for name, source in zip(names, sources, strict=True):
+            state = functools.partial(work.camera, name)
             opened.append(open_source(source, turn=turn, state=state))
             stack.callback(opened[-1].frames.close)
             stop.also(opened[-1].stop)
@@ -278,9 +279,10 @@ def run(
 
         began = time.perf_counter()
         if len(opened) == 1:
-            work.follow(opened[0], results(opened[0]), draw)
+            work.follow(names[0], opened[0], results(opened[0]), draw)
         else:
-            threads = [threading.Thread(target=work.follow, args=(one, results(one), draw)) for one in opened]
+            each = zip(names, opened, map(results, opened), itertools.repeat(draw))
+            threads = [threading.Thread(target=work.follow, args=one) for one in each]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -297,6 +299,13 @@ def run(
     skipped, left_out = work.given - work.frames, work.told - len(work.rows)
     interrupted = stop.signal is not None
     return Report(work.frames, skipped, took, work.frames / took, tuple(work.rows), left_out, interrupted)
+
+
+def camera_names(sources: Sequence[int | str | Path]) -> list[str]:
+    """What events call each source: without the login of an address, and numbered where several look alike then."""
+    shown_as = [without_secrets(source) for source in sources]
+    count = [shown_as[: index + 1].count(name) for index, name in enumerate(shown_as)]
+    return [name if number == 1 else f"{name} ({number})" for name, number in zip(shown_as, count, strict=True)]
 
 
 @dataclass(frozen=True)

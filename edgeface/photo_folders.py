@@ -251,11 +251,11 @@ def _enrolled_face(former: FaceRecognizer, file: Path, embeddings: NDArray[np.fl
     return faces[int(best.argmax())]
 
 
-def bundled(binding: Binding) -> FaceRecognizer | None:
-    """A recognizer of the shipped model whose embeddings fit; None where they are of no shipped model."""
+def bundled(binding: Binding, opened: Callable[[Path], FaceRecognizer] = FaceRecognizer) -> FaceRecognizer | None:
+    """A recognizer, by ``opened``, of the shipped model whose embeddings fit; None where they are of no such model."""
     for model in shipped():
         if model.contract.parent_sha256 == binding.parent_sha256:
-            recognizer = FaceRecognizer(find_model(model.name))
+            recognizer = opened(find_model(model.name))
             return recognizer if binding.fits(binding_of(recognizer.model)) else None
     return None
 

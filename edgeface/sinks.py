@@ -43,6 +43,7 @@ def behind(deliver: Callable[[Row], None], note: Callable[[str], None]) -> Itera
         note: is told of what was not delivered.
     """
     waiting: queue.Queue[Row | None] = queue.Queue(WAITING + 1)
+    dropped = 0
 
     def work() -> None:
         while (row := waiting.get()) is not None:
@@ -52,10 +53,13 @@ def behind(deliver: Callable[[Row], None], note: Callable[[str], None]) -> Itera
                 note(f"an event was not delivered: {error}")
 
     def put(row: Row) -> None:
-        if waiting.qsize() >= WAITING:
-            note("an event was dropped: the receiver is too slow")
-        else:
+        nonlocal dropped
+        if waiting.qsize() < WAITING:
             waiting.put(row)
+            return
+        dropped += 1
+        if dropped == 1:
+            note("the receiver is too slow: events are dropped")
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -66,6 +70,8 @@ def behind(deliver: Callable[[Row], None], note: Callable[[str], None]) -> Itera
         thread.join(_PATIENCE)
         if thread.is_alive():
             note(f"{waiting.qsize()} events were not delivered within {_PATIENCE:.0f} s after the end")
+        if dropped:
+            note(f"{dropped} events were dropped: the receiver was too slow")
 
 
 def command(text: str) -> Callable[[Row], None]:

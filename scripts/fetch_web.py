@@ -1,7 +1,7 @@
 """Brings what examples/browser needs and git does not hold into its ignored folder ``vendor``: ``make web``.
 
-onnxruntime-web comes through npm, one pinned version whose digest is checked; the detector's nets are copied from
-the runtime.
+onnxruntime-web and LiteRT.js come through npm, pinned versions whose digests are checked; the detector's nets are
+copied from the runtime.
 """
 
 from __future__ import annotations
@@ -18,12 +18,27 @@ VENDOR = ROOT / "examples" / "browser" / "vendor"
 PACKAGE = "onnxruntime-web@1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+LITERT = "@litertjs/core@2.5.3"
+LITERT_SHA512 = "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ=="
+# With and without relaxed SIMD: the browser loads what it can run.
+LITERT_FILES = (
+    "dist/index.js",
+    *(f"wasm/litert_wasm_{kind}internal.{end}" for kind in ("", "compat_") for end in ("js", "wasm")),
+)
+UTILS = "@litertjs/wasm-utils"
+UTILS_SHA512 = "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ=="
 NETS = ("blazeface_full_range", "blazeface_short_range", "onet")
+NEEDED = (
+    *FILES,
+    *(f"litert/{Path(name).name}" for name in LITERT_FILES),
+    "litert/utils/index.js",
+    *(f"{net}.{end}" for net in NETS for end in ("onnx", "tflite")),
+)
 
 
 def complete() -> bool:
     """True where everything is there."""
-    return all((VENDOR / name).exists() for name in (*FILES, *(f"{net}.onnx" for net in NETS)))
+    return all((VENDOR / name).exists() for name in NEEDED)
 
 
 def fetch() -> None:
@@ -31,8 +46,14 @@ def fetch() -> None:
     if complete():
         return
     npm_package.fetch(PACKAGE, SHA512, [f"dist/{name}" for name in FILES], VENDOR)
-    for net in NETS:
-        shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "detection" / "nets" / f"{net}.onnx", VENDOR)
+    npm_package.fetch(LITERT, LITERT_SHA512, LITERT_FILES, VENDOR / "litert")
+    npm_package.fetch(f"{UTILS}@2.5.3", UTILS_SHA512, ["dist/index.js"], VENDOR / "litert" / "utils")
+    core = VENDOR / "litert" / "index.js"
+    # A browser finds a module by its path, and the page's policy forbids the map that would turn names into paths.
+    core.write_text(core.read_text("utf-8").replace(f'"{UTILS}"', '"./utils/index.js"'), "utf-8")
+    for name in NEEDED:
+        if name.rsplit(".", 1)[0] in NETS:
+            shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "detection" / "nets" / name, VENDOR)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_devices.figures import Figure, Source
+from edgeface_devices.way import PhotoWay
 from edgeface_runtime import Contract, ModelError, read_contract
 from edgeface_runtime.metadata import file_format
 
-Source = Literal["measured", "emulated", "estimated"]
 Embeddings = NDArray[np.float32]
 Faces = NDArray[np.uint8]
 Json = dict[str, object]
@@ -28,40 +29,7 @@ _WITH_INTERVAL, _INTERVAL = "p50_ms", "interval_ms"
 """In JSON the interval of this figure is a key of its own."""
 _ESTIMATE_KEYS = ("threads", _WITH_INTERVAL, _INTERVAL, "source", "note")
 _ROUNDS = ("rounds_ms", "cpu_rounds_ms")
-_NOT_IN_JSON = ("contract", "embeddings", "embeddings_here")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number that keeps its source, so that no table can show it without."""
-
-    value: float
-    source: Source
-    interval: tuple[float, float] | None = None
-    """Low and high end; an estimate always has one."""
-
-    def __post_init__(self) -> None:
-        if self.source == "estimated" and self.interval is None:
-            raise ValueError("an estimate needs its interval")
-
-    def __format__(self, spec: str) -> str:
-        """The number alone when it was measured; otherwise with its interval and its source."""
-        if self.source == "measured":
-            return format(self.value, spec)
-        shown = (
-            format(self.value, spec) if self.interval is None else " to ".join(format(x, spec) for x in self.interval)
-        )
-        return f"{shown} ({self.source})"
-
-    def over(self, other: Figure) -> float:
-        """This number divided by another of the same source.
-
-        Raises:
-            ValueError: the sources differ, so the quotient would mean nothing.
-        """
-        if self.source != other.source:
-            raise ValueError(f"a ratio of a number {self.source} and a number {other.source}")
-        return self.value / other.value
+_NOT_IN_JSON = ("photo", "contract", "embeddings", "embeddings_here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +107,8 @@ class Measurement:
     """Where the time comes from, in words, once results are merged."""
     verification: Mapping[str, float] | None = None
     """1:1 accuracy from the contract with the ends of its interval, once results are merged."""
+    photo: tuple[PhotoWay, ...] = ()
+    """From photos to names with this file, where that was asked for."""
     contract: Contract | None = field(default=None, repr=False)
     embeddings: Embeddings | None = field(default=None, repr=False)
     """(N, D) of the faces that were given, where the file ran."""
@@ -235,7 +205,7 @@ class Measurement:
             found[name] = _plain(value)
             if name == _WITH_INTERVAL:
                 found[_INTERVAL] = _plain(value.interval) if value else None
-        return found
+        return found | ({"photo": [way.to_json() for way in self.photo]} if self.photo else {})
 
     @classmethod
     def from_json(cls, entries: dict[str, Any]) -> Measurement:
@@ -263,6 +233,7 @@ class Measurement:
             found["agreement"] = Agreement(**{key: found["agreement"][key] for key in Agreement.__dataclass_fields__})
         if "verification" in found:
             float(found["verification"]["value"])
+        found["photo"] = tuple(map(PhotoWay.from_json, entries.get("photo") or ()))
         return cls(**found | {"path": Path(found["path"])} | {name: _pair(found.get(name)) for name in _ROUNDS})
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeface_devices.boards.health import BoardState, Conditions, Repetition
-from edgeface_devices.measurement import Figure, Json, Measurement, Source, names, stated_verification
+from edgeface_devices.figures import Figure, Source
+from edgeface_devices.measurement import Json, Measurement, names, stated_verification
 from edgeface_runtime import UsageError
 
 SCHEMA = 1

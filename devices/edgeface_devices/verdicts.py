@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeface_devices.measurement import Figure, Json, Measurement, names
+from edgeface_devices.choices import Choice, choose, choose_way
+from edgeface_devices.figures import Figure
+from edgeface_devices.measurement import Json, Measurement, names
 from edgeface_devices.results import Results, Table, by_board, merge, share_accuracy, shown
 from edgeface_runtime import UsageError
 
@@ -53,6 +55,8 @@ def judge(
 ) -> Verdict:
     """Answers whatever is asked of merged results; see ``choose``, ``compare`` and ``breaches``.
 
+    A budget is held against the whole way from a photo to names where rows have it (``choose_way``).
+
     Raises:
         UsageError: as those three do.
     """
@@ -60,101 +64,10 @@ def judge(
     changes = compare(rows, merge([], {"": baseline}).rows) if baseline else ()
     asks = budget_ms is not None or min_accuracy is not None
     choices = choose(rows, budget_ms=budget_ms, min_accuracy=min_accuracy) if asks else ()
+    if budget_ms is not None and any(row.photo for row in rows):
+        choices = tuple(choose_way(its, budget_ms, min_accuracy) for its in by_board(rows).values())
     broken = breaches(rows, limits, changes)
     return Verdict(rows=rows, choices=choices, changes=changes, breaches=broken)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The file to take on one board, or the one that misses by least."""
-
-    device: str
-    row: Measurement | None
-    """None: no row of the board has what is asked for."""
-    fits: bool
-    reason: str
-
-    @property
-    def line(self) -> str:
-        """The choice as a line for a person."""
-        if self.row is None:
-            return f"{self.device}: {self.reason}"
-        verb = "take" if self.fits else "nothing fits; nearest is"
-        return f"{self.device}: {verb} {self.row.path} on {self.row.engine}, {self.reason}"
-
-    def to_json(self) -> Json:
-        """An element of ``choices`` in ``bench --json``."""
-        row = self.row
-        where = {"path": row and str(row.path), "engine": row and row.engine}
-        return {"device": self.device, "fits": self.fits, **where, "reason": self.reason}
-
-
-def choose(
-    rows: Sequence[Measurement], *, budget_ms: float | None = None, min_accuracy: float | None = None
-) -> tuple[Choice, ...]:
-    """For each board the file to take, in the order of the boards.
-
-    The time that counts is ``careful_ms``. With a budget alone the most accurate within it is taken,
-    else the fastest (of those that keep the least accuracy). A row of an engine that does not open the file's format,
-    which an estimate can have, is never taken.
-
-    Args:
-        rows: of any number of boards.
-        budget_ms: the most that one face may take.
-        min_accuracy: the least accuracy, 0 to 1.
-
-    Raises:
-        UsageError: the budget is not above 0, or the accuracy is not from 0 to 1.
-    """
-    if budget_ms is not None and not budget_ms > 0:
-        raise UsageError(f"the budget is {budget_ms:g} ms; it must be above 0")
-    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise UsageError(f"the least accuracy is {min_accuracy:g}; it is a share, from 0 to 1")
-    return tuple(_choose(its, budget_ms, min_accuracy) for its in by_board(rows).values())
-
-
-def _choose(rows: Sequence[Measurement], budget_ms: float | None, min_accuracy: float | None) -> Choice:
-    asked = [row for row in rows if row.careful_ms is not None and row.runs]
-    if min_accuracy is not None:
-        asked = [row for row in asked if row.accuracy]
-    device = rows[0].device or ""
-    if not asked:
-        needed = "a time" if min_accuracy is None else "both a time and an accuracy"
-        return Choice(device=device, row=None, fits=False, reason=f"no row has {needed}")
-
-    def overshoot(row: Measurement) -> float:
-        return 0.0 if budget_ms is None else max(0.0, _ms(row) / budget_ms - 1)
-
-    def shortfall(row: Measurement) -> float:
-        return 0.0 if min_accuracy is None else max(0.0, min_accuracy - _share(row))
-
-    fitting = [row for row in asked if not overshoot(row) and not shortfall(row)]
-    if fitting:
-        by_accuracy = budget_ms is not None and min_accuracy is None
-        best = min(fitting, key=lambda e: (-_share(e) if by_accuracy else 0.0, _ms(e)))
-        return Choice(device=device, row=best, fits=True, reason=_told(best))
-    # One broken demand is nearer than two; a share of errors weighs as much as a share of the budget.
-    near = min(asked, key=lambda e: (bool(overshoot(e)) + bool(shortfall(e)), overshoot(e) + shortfall(e), _ms(e)))
-    return Choice(device=device, row=near, fits=False, reason=_told(near))
-
-
-def _ms(row: Measurement) -> float:
-    assert row.careful_ms is not None
-    return row.careful_ms
-
-
-def _share(row: Measurement) -> float:
-    accuracy = row.accuracy
-    return accuracy.value if accuracy else 0.0
-
-
-def _told(row: Measurement) -> str:
-    p50 = row.p50_ms
-    assert p50 is not None
-    end = "upper end of the estimate" if p50.interval else "p90" if row.p90_ms else "median"
-    accuracy = row.accuracy
-    told = f", accuracy {accuracy.value:.4f} ({row.accuracy_kind})" if accuracy else ", accuracy not known"
-    return f"{_ms(row):.1f} ms ({end}){told}"
 
 
 FIGURES: dict[str, tuple[str, Callable[[Measurement], Figure | None]]] = {

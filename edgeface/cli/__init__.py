@@ -21,6 +21,7 @@ from edgeface_runtime import EdgefaceError, MissingExtraError
 VERBS = (
     "demo",
     "train",
+    "adapt",
     "eval",
     "export",
     "inspect",
@@ -68,6 +69,7 @@ EXTRAS = {
 VERB_EXTRAS = {
     "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
     "train": {"matplotlib": "train"},
+    "adapt": {"sklearn": "train"},
     "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
     "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),

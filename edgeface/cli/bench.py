@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, OUT, Json, TerminalReporter, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.model import find_model
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeface_devices.bench.limits import Limits
     from edgeface_devices.results import Results
     from edgeface_devices.verdicts import Verdict
+    from edgeface_devices.way import Setting
 
 HERE = "here"
 CARD = ".card.md"
@@ -61,11 +62,23 @@ def bench(
     ssh_option: Annotated[
         list[str] | None, typer.Option(help="With --host: an option for ssh -o, as in Port=2222; may repeat.")
     ] = None,
+    photo: Annotated[
+        bool, typer.Option("--photo", help="Also the whole way from a photo to names: one face, six, none (drawn).")
+    ] = False,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="With --photo: blazeface, yunet, mtcnn; may repeat.  [default: blazeface]"),
+    ] = None,
+    min_face: Annotated[
+        list[float] | None,
+        typer.Option(help="With --photo: smallest face to look for, px; may repeat.  [default: the detector's]"),
+    ] = None,
     add: Annotated[
         list[Path] | None, typer.Option(help="JSON file of an earlier --output to show beside; may repeat.")
     ] = None,
     budget_ms: Annotated[
-        float | None, typer.Option(help="Recommend a file per board: most ms that one face may take.")
+        float | None,
+        typer.Option(help="Recommend a file per board: most ms that one face (with --photo: a frame) may take."),
     ] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Recommend a file per board: least accuracy, 0 to 1.")
@@ -87,8 +100,10 @@ def bench(
     emulation, which gives no times.
 
     Figures for --fail-if: p50 p90 p99 cpu_p50 first load import cold (ms), fps, peak size (MB), top1 auc accuracy
-    (0 to 1), ratio cpu_ratio (against --baseline). Exit code 1: a --fail-if is met, no file fits the budget, one does
-    not fit into --memory, or there is no time at all.
+    (0 to 1), ratio cpu_ratio (against --baseline). With --photo reading, finding, aligning, embedding and searching are
+    measured one by one and as one call; --budget-ms then names file, detector and frames from look to look.
+
+    Exit code 1: a --fail-if is met, no file fits the budget, one does not fit into --memory, or nothing has a time.
 
     \b
     Examples:
@@ -96,6 +111,7 @@ def bench(
       edgeface bench models/*.tflite --data photos/ --report report.html
       edgeface bench models/net.int8.tflite --threads 4 --json
       edgeface bench models/* --device here,rpi-4b,rpi-5 --budget-ms 30 --min-accuracy 0.97 --report report.html
+      edgeface bench models/* --photo --detector blazeface --detector yunet --budget-ms 50
       edgeface bench models/* --device rpi --host pi@192.168.1.20 --sustained 10
       edgeface bench models/* --device rpi-4b --emulate --data photos/
       edgeface bench models/net.int8.tflite --cpus 1 --memory 70
@@ -104,6 +120,8 @@ def bench(
     from edgeface_devices.bench.limits import Limits
     from edgeface_devices.results import merge, read_results
     from edgeface_devices.verdicts import judge, parse_limit
+    from edgeface_devices.way import Setting
+    from edgeface_runtime.detection.find import load_detector
     from edgeface_runtime.files import write_text
 
     elsewhere = emulate or host is not None
@@ -118,7 +136,14 @@ def bench(
     if not files:
         raise UsageError("no model file given: only the model cards that export writes beside them")
     conditions = [parse_limit(text) for text in fail_if or ()]
+    if not photo and (detector or min_face):
+        raise UsageError("--detector and --min-face are for --photo")
+    least: Sequence[float | None] = min_face or [None]
+    settings = [Setting(detector=name, min_face=side) for name in detector or ["blazeface"] for side in least]
     _check_targets(report, output)
+    for setting in settings if photo else ():
+        # Before minutes of measuring.
+        load_detector(setting.detector, min_face=setting.min_face)
     earlier = {str(path): read_results(path) for path in add or ()}
     before = None if baseline is None else read_results(baseline)
     faces = None if data is None else _faces(files, data)
@@ -139,6 +164,7 @@ def bench(
         threads=threads,
         calls=calls,
         limits=Limits(cpus=cpus, memory_mb=memory),
+        photo=list(dict.fromkeys(settings)) if photo else [],
         emulate=emulate,
         ssh=ssh,
     )
@@ -153,6 +179,8 @@ def bench(
     if json:
         print_json(document)
     else:
+        from edgeface.cli.bench_tables import print_results
+
         print_results([] if earlier else results, verdict)
     for line in verdict.breaches:
         note(f"failed: {line}")
@@ -197,7 +225,8 @@ def _report(
     from edgeface.report.page import PhotoCounts
 
     photos = PhotoCounts.of(faces, str(data)) if faces else None
-    demands = [] if budget_ms is None else [f"at most {budget_ms:g} ms a face"]
+    unit = "frame, from photo to names" if any(row.photo for row in results.rows) else "face"
+    demands = [] if budget_ms is None else [f"at most {budget_ms:g} ms a {unit}"]
     demands += [] if min_accuracy is None else [f"accuracy of at least {min_accuracy:g}"]
     write_boards(path, results, verdict, photos=photos, demands=demands)
     note(f"report: {path}")
@@ -224,6 +253,8 @@ class Request:
     """None: what is usual there."""
     calls: int
     limits: Limits
+    photo: Sequence[Setting]
+    """Detectors with which the whole way is measured too."""
     emulate: bool
     ssh: Ssh | None
 
@@ -251,6 +282,7 @@ def _measured(request: Request) -> Results:
             threads=1 if request.threads is None else request.threads,
             limits=request.limits,
             calls=request.calls,
+            photo=request.photo,
             progress=progress,
         )
     except DoesNotFitError as answer:
@@ -268,7 +300,13 @@ def _estimated(request: Request, device: str) -> Results:
 
     board = find_profile(device)
     threads = board.threads if request.threads is None else request.threads
-    return outlook(request.files, board, threads=threads, measured=load_anchors())
+    measured = load_anchors()
+    results = outlook(request.files, board, threads=threads, measured=measured)
+    if not request.photo:
+        return results
+    from edgeface_devices.estimate.photo import with_ways
+
+    return with_ways(results, board, request.photo, measured)
 
 
 def _emulated(request: Request, device: str) -> Results:
@@ -282,6 +320,7 @@ def _emulated(request: Request, device: str) -> Results:
         find_profile(device),
         faces=None if request.faces is None else request.faces.faces,
         measured=load_anchors(),
+        photo=request.photo,
         progress=lambda chunks, name: bar(ERR, chunks, f"emulating {name}"),
     )
     return results if request.faces is None else score(results, request.faces)
@@ -306,6 +345,7 @@ def _over_ssh(request: Request, ssh: Ssh, device: str) -> Results:
             calls=request.calls,
             faces=None if request.faces is None else request.faces.faces,
             sustained_min=ssh.sustained_min,
+            photo=request.photo,
             allow_throttled=ssh.allow_throttled,
             options=ssh.options,
             python=ssh.python,
@@ -314,60 +354,3 @@ def _over_ssh(request: Request, ssh: Ssh, device: str) -> Results:
     if kept:
         note(f"{len(kept)} measured rows are kept for estimates in {anchor_file()}")
     return results if request.faces is None else score(results, request.faces)
-
-
-def print_results(results: Sequence[Results], verdict: Verdict) -> None:
-    """One machine's own table, or all machines in one; then what else was asked for."""
-    from edgeface_devices.verdicts import change_table
-
-    if len(results) == 1:
-        _print_one(results[0])
-    else:
-        _print_all(verdict)
-    if verdict.changes:
-        title = "against the earlier run; noise: how far the rounds of both runs move"
-        print_table(title, *change_table(verdict.changes))
-        for line in dict.fromkeys(line for change in verdict.changes for line in change.notes):
-            note(line)
-    for choice in verdict.choices:
-        OUT.print(choice.line, soft_wrap=True)
-
-
-def _print_all(verdict: Verdict) -> None:
-    from edgeface_devices import results as tables
-    from edgeface_devices.measurement import names
-
-    named = names(verdict.rows)
-    for name, rows in tables.by_board(verdict.rows).items():
-        title = f"{name} (times in ms, peak and size in MB, accuracy in %)"
-        print_table(title, *tables.board_table(rows, named))
-    print_table("", ["rests on"], [[f"{which}: {text}"] for which, text in tables.origins(verdict.rows)])
-
-
-def _print_one(results: Results) -> None:
-    from edgeface_devices import results as tables
-    from edgeface_devices.measurement import names
-
-    device, rows = results.device, results.rows
-    if device.source == "estimated":
-        title = f"{device.name} at {device.clock_mhz} MHz, threads: {rows[0].threads}: estimated, not measured"
-        print_table(title, *tables.estimate_table(rows))
-        print_table("", *tables.grounds_table(rows))
-    elif device.source == "emulated":
-        title = f"{device.name} (instructions of a call in millions, never times; top-1 in %)"
-        print_table(title, *tables.emulated_table(rows))
-        named = names(rows)
-        estimates = [[f"{named[row.path]}: {row.note}"] for row in rows if row.estimate]
-        if estimates:
-            print_table("", ["estimated, neither measured nor emulated"], estimates)
-    elif results.state is None:
-        conditions = f"{device.name}, threads: {rows[0].threads}, calls: {rows[0].calls}"
-        print_table(f"{conditions} (times in ms, peak and size in MB, top-1 in %)", *tables.measured_table(rows))
-        if results.ratios:
-            title = "median time and size, the first file's divided by the second's"
-            print_table(title, *tables.ratio_table(results))
-    else:
-        print_table(f"{device.name} (times in ms, peak in MB; top-1 in %)", *tables.remote_table(rows))
-        print_table("", *tables.conditions_table(results.state))
-        if results.sustained:
-            print_table("median ms of each repetition", *tables.sustained_table(results))

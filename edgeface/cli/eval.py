@@ -17,6 +17,7 @@ Source = Annotated[
     ),
 ]
 Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]
+CONTRACT = "Contract of a model without one: TOML or JSON file, name (insightface, sface …), or auto: found by --data."
 Method = Annotated[str, typer.Option(help="Classifier of test photos: centroid, svc, or head (of a run folder).")]
 
 
@@ -42,7 +43,7 @@ def eval(
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,
-    contract: Annotated[Path | None, typer.Option(help="Contract (TOML or JSON) of a model that carries none.")] = None,
+    contract: Annotated[Path | None, typer.Option(metavar="FILE|NAME|auto", help=CONTRACT)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write, with the misidentified photos.")] = None,
     example: Annotated[int | None, typer.Option(min=0, help="Index of a test photo to show, from 0.")] = None,
@@ -98,4 +99,6 @@ def eval(
     if data or lfw:
         print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
     if result.open_set is not None:
-        print_table(f"{model} on {' and '.join(map(str, open_set or ()))}, open set", *result.open_set.table())
+        title = f"{model} on {' and '.join(map(str, open_set or ()))}, open set"
+        for photos_each, heads, rows in result.open_set.narrow_tables():
+            print_table(f"{title}, {photos_each}", heads, rows)

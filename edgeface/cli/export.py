@@ -33,6 +33,9 @@ CALIBRATOR = (
 MIN_COSINE = (
     "Mean cosine to the source model, -1 to 1, below which sensitive layers are excluded from int8 quantization."
 )
+CONTRACT = (
+    "Contract of a third-party model: TOML or JSON file, a name (insightface, sface …), or auto: measured on --data."
+)
 DEFAULTS = ExportOptions
 
 
@@ -60,7 +63,7 @@ def export(
     threshold_data: Annotated[
         Path | None, typer.Option(help="Photos of people the model was not trained on, to set thresholds with.")
     ] = None,
-    contract: Annotated[Path | None, typer.Option(help="TOML or JSON contract of a third-party model.")] = None,
+    contract: Annotated[Path | None, typer.Option(metavar="FILE|NAME|auto", help=CONTRACT)] = None,
     json: Json = False,
 ) -> None:
     """Export a trained model as checked ONNX and TFLite files, with a model card.
@@ -71,7 +74,9 @@ def export(
     as far as the pairs suffice, come from --threshold-data, else from people without training photos.
 
     A third-party .onnx is quantized, checked and stamped as its --contract says, to ONNX only; a
-    .tflite gets its contract, with which every command takes it.
+    .tflite gets its contract, with which every command takes it. The contract is a file, the name of
+    a public net, or auto: the colour order and normalization with which the model tells the people of
+    the photos apart best; a given one is doubted, or refused, where another is clearly better.
     --format ncnn converts an exported fp32 .onnx and compares the result with it.
 
     \b
@@ -80,7 +85,7 @@ def export(
       edgeface export runs/train --data photos/ --int8 --format tflite --calibrator auto -o models/
       edgeface export runs/train --data photos/ --int8 --qat -o models/
       edgeface export runs/train -d photos/ --precision fp16 --threshold-data others/
-      edgeface export model.onnx --contract contract.toml -d photos/ --int8 -o models/
+      edgeface export model.onnx --contract auto -d photos/ --int8 -o models/
       edgeface export models/net.fp32.onnx --format ncnn -d photos/
     """
     options = ExportOptions(

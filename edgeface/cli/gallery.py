@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.enroll import Detector, MinFace, Threads
 from edgeface.cli.gallery_check import check
 from edgeface_runtime.model import find_model
 
@@ -59,7 +60,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
         )
         return
     rows = [
-        (photo.name, photo.id, photo.source, photo.added, f"{photo.size:.0f}", f"{photo.sharpness:.0f}")
+        (photo.name, photo.id, photo.source, photo.added[:10], f"{photo.size:.0f}", f"{photo.sharpness:.0f}")
         for photo in photos
     ]
     print_table(
@@ -134,10 +135,7 @@ def export(
     with Gallery.open(gallery) as people:
         people.export(output)
         count = len(people)
-    if json:
-        print_json({"schema": 1, "path": str(output), "photos": count})
-    else:
-        typer.echo(output)
+    _print_written(output, count, json)
 
 
 @app.command()
@@ -160,10 +158,7 @@ def backup(
         people.backup(output)
     with Gallery.open(output) as people:
         count = len(people)
-    if json:
-        print_json({"schema": 1, "path": str(output), "photos": count})
-    else:
-        typer.echo(output)
+    _print_written(output, count, json)
 
 
 @app.command()
@@ -241,31 +236,37 @@ def move(
         ),
     ] = None,
     int8: Int8 = False,
+    detector: Detector = "blazeface",
+    min_face: MinFace = None,
+    threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """Enroll a gallery's people anew with another model, from their photos, in a new file.
 
     The old gallery stays as it is. Whose photos are not given is named, and the exit code is 1. With the old model at
-    hand, of each photo the face is taken that was enrolled; without it, photos are judged as in `enroll`.
+    hand, of each photo the face is taken that was enrolled, if the same detector finds it; without it, photos are
+    judged as in `enroll`.
 
     \b
     Examples:
       edgeface gallery move people.gallery family/ --output new.gallery --model net.int8.tflite
     """
     from dataclasses import asdict
+    from functools import partial
 
     from edgeface.photo_folders import bundled, named_photos
     from edgeface.photo_folders import move as moved_to
     from edgeface_runtime import FaceRecognizer, Gallery
 
     listing = named_photos(photos)
+    opened = partial(FaceRecognizer, detector=detector, threads=threads, min_face=min_face)
     with Gallery.open(gallery) as people:
-        before = FaceRecognizer(former) if former else bundled(people.binding)
+        before = opened(former) if former else bundled(people.binding, opened)
     found = moved_to(
         gallery,
         listing.photos,
         output,
-        FaceRecognizer(model),
+        opened(model),
         before,
         precision="int8" if int8 else "float32",
         progress=lambda named: bar(ERR, named, "moving"),
@@ -273,7 +274,7 @@ def move(
     for refusal in found.refused:
         note(refusal.reason)
     for name, count in found.left.items():
-        note(f"{name}: {count} {'photo' if count == 1 else 'photos'} only in {gallery}")
+        note(f"{name}: {count} of {found.people[name][1]} photos not moved, which {gallery} still has")
     if json:
         people_json = [{"name": who, "moved": now, "photos": all_} for who, (now, all_) in found.people.items()]
         refused = [asdict(refusal) for refusal in found.refused]
@@ -283,6 +284,13 @@ def move(
         print_table(str(output), ("person", "moved", "left"), rows)
     if found.left:
         raise typer.Exit(1)
+
+
+def _print_written(output: Path, photos: int, json: bool) -> None:
+    if json:
+        print_json({"schema": 1, "path": str(output), "photos": photos})
+    else:
+        typer.echo(output)
 
 
 def _print_merges(gallery: Path, merges: list[tuple[Path, Merge]], json: bool) -> None:

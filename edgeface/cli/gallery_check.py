@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, one_line, print_json, print_table, say
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface.cli.identify import Fpir
 from edgeface_runtime.model import DEFAULT
 
@@ -31,6 +31,7 @@ def check(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -62,7 +63,7 @@ def check(
         raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
     files = {} if photos is None else {(name, path.name): path for name, path in named_photos([photos]).photos}
     strangers = [] if unknown is None else [path for _, path in named_photos([unknown], "unknown").photos]
-    recognizer = FaceRecognizer(model, detector, threads)
+    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     with Gallery.open(gallery, recognizer) as people:
         looks = look_again(people, recognizer, files, progress=partial(bar, ERR, title="looking")) if files else {}
         found = check_gallery(people, recognizer, far, looks=looks)
@@ -73,6 +74,11 @@ def check(
         note(f"{photos}: {len(enrolled) - len(looks)} of {len(enrolled)} enrolled photos were not found in it again")
     for failure in seen.failed if seen else ():
         note(failure)
+    if seen and seen.enrolled:
+        first, count = seen.enrolled[0], len(seen.enrolled)
+        shows = f"{count} {'photo shows' if count == 1 else 'photos show'}"
+        who = f"{first.photo} (score {first.score:.2f} with {first.name})"
+        note(f"{unknown}: {shows} somebody who is probably enrolled, such as {who}; the FPIR is too high by them")
     if report is not None:
         write_page(report, gallery.name, found, seen, enrolled, looks)
         note(f"wrote {report}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import Detector, Model, Threads
+from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def group(
         bool, typer.Option("--forget", help="Drop what another model found, and names whose photos are all gone.")
     ] = False,
     detector: Detector = "blazeface",
+    min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -80,12 +81,12 @@ def group(
         raise typer.BadParameter(f"{folders!r}: link, copy or none", param_hint="--folders")
     names = dict(map(_named, name or []))
     files = every_photo(photos, but=output) if photos else None
-    recognizer = FaceRecognizer(model, detector, threads)
+    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     found = group_photos(
         files,
         output,
         recognizer,
-        detector=detector,
+        detector=detector if min_face is None else f"{detector} --min-face {min_face:g}",
         names=names,
         far=far,
         threshold=threshold,

@@ -236,7 +236,7 @@ def _receivers(
 ) -> list[Callable[[Row], None]]:
     """Where events go besides stdout."""
     from edgeface import sinks
-    from edgeface_runtime.streams.captures import without_secrets
+    from edgeface.live import camera_names
 
     found = []
     if command is not None:
@@ -246,7 +246,7 @@ def _receivers(
     if mqtt is not None:
         from edgeface.mqtt import publisher
 
-        names = [without_secrets(source) for source in sources]
+        names = camera_names(sources)
         found.append(stack.enter_context(publisher(mqtt, mqtt_id, names, mqtt_password_file, note)))
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, TerminalReporter, note, print_json
+from edgeface.cli.console import Json, TerminalReporter, print_json
 from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
@@ -19,10 +19,15 @@ BACKBONE = (
 )
 HEAD = "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface or softmax.  [default: arcface]"
 INIT = (
-    "Weights to start from: imagenet, a run folder, .safetensors, .pt; a wider MobileFaceNet is pruned to fit, dlib's "
-    "net initializes resnet18/vgg11 by way of python -m reproduce.dlib_start."
+    "Weights to start from: a shipped model's name, a run folder or .safetensors, whose backbone, embedding and "
+    "normalization are taken too, .pt, imagenet; a wider MobileFaceNet is pruned to fit, dlib's net initializes "
+    "resnet18/vgg11 by way of python -m reproduce.dlib_start."
 )
-GUIDE = "Feature-distillation teacher (FitNets), a run or checkpoint: embeddings and intermediate feature maps."
+GUIDE = (
+    "Feature-distillation teacher (FitNets), a run, a checkpoint or a shipped model's name: embeddings and "
+    "intermediate feature maps."
+)
+LICENCE = "Licence of the photos; travels into every model.  [default: a prepared folder's own, else unknown]"
 SETTING = "One setting, as key=value; may repeat. docs/training-config.md lists all keys."
 
 Teacher = Annotated[
@@ -34,7 +39,8 @@ Teacher = Annotated[
 TeacherContract = Annotated[
     list[Path] | None,
     typer.Option(
-        metavar="FILE", help="Contract (TOML or JSON) of a --teacher that carries none; may repeat, in their order."
+        metavar="FILE",
+        help="Contract of a --teacher that carries none: TOML or JSON file, or a name; may repeat, in their order.",
     ),
 ]
 
@@ -63,9 +69,7 @@ def train(
         Path | None,
         typer.Option("--unlabeled", "--unlabelled", help="Unlabeled photos, used only in the distillation loss."),
     ] = None,
-    licence: Annotated[
-        str, typer.Option(metavar="TEXT", help="Licence of the photos; travels into every model.")
-    ] = "unknown",
+    licence: Annotated[str | None, typer.Option(metavar="TEXT", help=LICENCE)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run folder too.")
@@ -88,36 +92,47 @@ def train(
     """
     from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
+    from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint
     from edgeface.training.config import load_config
-    from edgeface.training.init.start import start_from
+    from edgeface.training.init.start import settings_of, start_from
     from edgeface.training.loop import train as run
+    from edgeface.training.processes import is_main_process
+    from edgeface.training.provenance import licence_of_photos, origins
 
-    reporter, given = TerminalReporter(), {"backbone": backbone, "loss": head, "epochs": epochs}
-    settings = load_config(config, setting or (), reporter=reporter, embedding_dim=embedding_dim, **given)
+    reporter = TerminalReporter() if is_main_process() else SILENT
+    given = {"backbone": backbone, "loss": head, "epochs": epochs}
+    settings = load_config(
+        config, setting or (), base=settings_of(init), reporter=reporter, embedding_dim=embedding_dim, **given
+    )
     faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
-        note(f"left out {file}: {reason}")
-    note(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+        reporter.say(f"left out {file}: {reason}")
+    reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        note(start_from(net, str(init), settings, faces=some, names=init_names))
+        reporter.say(start_from(net, str(init), settings, faces=some, names=init_names))
 
+    opened = open_teachers(teacher or (), teacher_contract or ())
+    feature_teacher = load_checkpoint(guide) if guide else None
     curves = run(
         faces,
         output,
         settings,
         reporter=reporter,
-        licence=licence,
+        licence=licence_of_photos(data, licence),
+        sources=origins(init, list(zip(teacher or (), opened, strict=True)), feature_teacher, unlabeled),
         resume=resume,
         init=start if init else None,
-        teachers=open_teachers(teacher or (), teacher_contract or ()),
-        feature_teacher=load_checkpoint(guide) if guide else None,
+        teachers=opened,
+        feature_teacher=feature_teacher,
         unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
         tensorboard=tensorboard,
     )
+    if not is_main_process():
+        return
     draw_curves(curves, output / "curves.png")
     last = curves[-1]
     if json:

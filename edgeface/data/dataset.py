@@ -47,16 +47,16 @@ class FaceData:
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
-    @property
-    def photos_sha256(self) -> str:
-        """Digest of the pixels alone, in their order: the same however they are split."""
-        return hashlib.sha256(np.ascontiguousarray(self.faces).data).hexdigest()
+    def photos_sha256(self, *splits: str) -> str:
+        """Digest of the pixels alone, in their order: of all faces, or of those of some splits."""
+        faces = self.faces[self.rows(*splits)] if splits else self.faces
+        return hashlib.sha256(np.ascontiguousarray(faces).data).hexdigest()
 
     def split_since(self, contract: Contract) -> str | None:
         """What to say where a model learnt from these photos under another split; None where it did not."""
-        if contract.photos_sha256 is None or contract.photos_sha256 != self.photos_sha256:
+        if contract.photos_sha256 is None or contract.photos_sha256 != self.photos_sha256():
             return None
-        if (contract.data_sha256 or "").endswith(self.sha256):
+        if contract.train_sha256 == self.photos_sha256("train"):
             return None
         return (
             f"the photos were split again after {contract.name} was trained on them: test photos are among those that "

@@ -13,6 +13,7 @@ from edgeface_devices.bench.interleaved import bench
 from edgeface_devices.bench.limits import NO_LIMITS, Limits
 from edgeface_devices.measurement import Embeddings, Measurement
 from edgeface_devices.results import Results
+from edgeface_devices.way import Setting
 from edgeface_runtime import UsageError
 
 
@@ -23,6 +24,7 @@ def measure(
     threads: int = 1,
     limits: Limits = NO_LIMITS,
     calls: int = 200,
+    photo: Sequence[Setting] = (),
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> Results:
     """Benches model files and, with data, fills ``top1`` and ``auc``.
@@ -38,7 +40,7 @@ def measure(
     if data is not None:
         _check(data)
     faces = None if data is None else data.faces
-    result = bench(paths, threads=threads, limits=limits, calls=calls, faces=faces, progress=progress)
+    result = bench(paths, threads=threads, limits=limits, calls=calls, faces=faces, photo=photo, progress=progress)
     return result if data is None else replace(result, rows=tuple(_scored(row, data) for row in result.rows))
 
 

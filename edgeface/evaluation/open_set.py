@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,7 +24,7 @@ from edgeface_runtime import Contract, Detector, ImageError, Rate, UsageError, r
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.images import SUFFIXES, open_photo
-from edgeface_runtime.thresholds import threshold_for
+from edgeface_runtime.thresholds import sure_score, threshold_for
 
 RATES = (0.1, 0.01, 0.001)
 """FPIRs that are asked for."""
@@ -34,6 +35,8 @@ LEAST_FALSE_POSITIVES = 10
 """Fewer expected at an FPIR make its threshold the luck of a few photos."""
 PROBES_EACH = 20
 """Photos of one person that are searched for, at most."""
+SAME_PHOTO = 0.99
+"""Cosine from which two photos are one."""
 _CHUNK = 512
 _REPLICATES = 200
 
@@ -48,6 +51,8 @@ class EmbeddedFaces:
     """(N,) numbers from 0."""
     failed: int
     """Photos in which no face was found, or that cannot be read."""
+    names: tuple[str, ...] = ()
+    """Of the people, by number."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -119,13 +124,17 @@ class OpenSet:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Heads and rows for a person."""
         heads = ["people", "photos each", "FPIR asked", "threshold", "FPIR, %", "FNIR, %", "FNIR at FPIR asked, %"]
-        rows = []
-        for cell in self.cells:
-            for at in cell.at:
-                limit = "–" if at.threshold is None else f"{at.threshold:.3f}{'*' if at.extrapolated else ''}"
-                cells = map(_shown, (at.fpir, at.fnir, cell.fnir_at_fpir[f"{at.asked:g}"]))
-                rows.append([str(cell.people), str(cell.photos_each), f"{at.asked:g}", limit, *cells])
-        return heads, rows
+        return heads, [
+            [str(cell.people), str(cell.photos_each), *row] for cell in self.cells for row in _rows(cell, " to ")
+        ]
+
+    def narrow_tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+        """A title, heads and rows for each number of photos a person, for a terminal of 80 columns."""
+        heads = ["people", "asked", "score", "FPIR, %", "FNIR, %", "FNIR at asked"]
+        for each in sorted({cell.photos_each for cell in self.cells}):
+            cells = [cell for cell in self.cells if cell.photos_each == each]
+            title = f"{each} photo{'' if each == 1 else 's'} a person"
+            yield title, heads, [[str(cell.people), *row] for cell in cells for row in _rows(cell, "–")]
 
 
 def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress: Progress = iter) -> EmbeddedFaces:
@@ -163,7 +172,37 @@ def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress:
     if not names:
         raise UsageError(f"{folder}: no photo with a face in it")
     rows_ND = np.concatenate([embedder.embed(faces[at : at + _CHUNK]) for at in range(0, len(faces), _CHUNK)])
-    return EmbeddedFaces(rows_ND, np.unique(names, return_inverse=True)[1].astype(np.int64), failed)
+    people, numbers = np.unique(names, return_inverse=True)
+    return EmbeddedFaces(rows_ND, numbers.astype(np.int64), failed, tuple(people.tolist()))
+
+
+def in_both(known: EmbeddedFaces, unknown: EmbeddedFaces, contract: Contract) -> list[tuple[str, str, float]]:
+    """Unknown people who are probably known: their name, the known person's, and the score, highest first.
+
+    So many comparisons of two people reach such a score in 1 % of cases.
+
+    Raises:
+        UsageError: one photo is in both.
+    """
+    chunks = range(0, len(unknown.people), _CHUNK)
+    rows = [unknown.embeddings[at : at + _CHUNK] @ known.embeddings.T for at in chunks]
+    nearest = np.concatenate([row.argmax(axis=1) for row in rows])
+    scores = np.concatenate([row.max(axis=1) for row in rows])
+    try:
+        surely = sure_score(partial(threshold_for, contract), 0.01, len(scores) * len(known.people))
+    except UsageError:  # the contract has no thresholds
+        surely = SAME_PHOTO
+    found: dict[int, tuple[str, str, float]] = {}
+    for row in np.argsort(-scores, kind="stable").tolist():
+        if scores[row] >= surely:
+            who, other = int(unknown.people[row]), int(known.people[nearest[row]])
+            found.setdefault(who, (unknown.names[who], known.names[other], float(scores[row])))
+    if found and (first := next(iter(found.values())))[2] >= SAME_PHOTO:
+        raise UsageError(
+            f"one photo is of {first[0]} among the unknown people and of {first[1]} among the known: "
+            "nobody may be in both; take those who are known out of the unknown"
+        )
+    return list(found.values())
 
 
 def measure_open_set(
@@ -321,11 +360,19 @@ def _curve(searches: _Searches) -> Iterator[tuple[float, float, float]]:
             yield fpir, fnir, limit
 
 
-def _shown(rate: Rate | Fnir | None) -> str:
+def _rows(cell: OpenSetCell, to: str) -> Iterator[list[str]]:
+    """Of each FPIR asked for: that, the threshold, and three rates with their intervals."""
+    for at in cell.at:
+        limit = "–" if at.threshold is None else f"{at.threshold:.3f}{'*' if at.extrapolated else ''}"
+        rates = (at.fpir, at.fnir, cell.fnir_at_fpir[f"{at.asked:g}"])
+        yield [f"{at.asked:g}", limit, *(_shown(rate, to) for rate in rates)]
+
+
+def _shown(rate: Rate | Fnir | None, to: str) -> str:
     """A rate in percent; a dash where it could not be measured."""
     if rate is None or rate.value is None or rate.low is None or rate.high is None:
         return "–"
-    return f"{100 * rate.value:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    return f"{100 * rate.value:.1f} ({100 * rate.low:.1f}{to}{100 * rate.high:.1f})"
 
 
 def _person(path: str) -> str:

@@ -77,6 +77,25 @@ def _refuse_unknown(document: object, kind: type, where: str) -> None:
             _refuse_unknown(value, _SECTIONS[name], f"{name}.")
 
 
+def contract_of(model: Path, contract: Path) -> Contract | None:
+    """The contract that is named for a model file: a TOML or JSON file, or a name of ``edgeface_export.contracts``.
+
+    Args:
+        model: an ONNX or TFLite file that carries none.
+        contract: a file, or the name of a public net; None is returned for ``auto``, which needs faces.
+
+    Raises:
+        UsageError: neither a file nor a name.
+        ContractError: not a contract.
+        ModelError: the file is not of that net.
+    """
+    if contract.suffix in (".toml", ".json") or contract.is_file():
+        return read_contract_file(contract)
+    from edgeface_export.contracts import AUTO, named_contract
+
+    return None if str(contract) == AUTO else named_contract(model, str(contract))
+
+
 def open_teachers(sources: Sequence[Path], contracts: Sequence[Path]) -> list[Embedder]:
     """Opens several models; those without a contract inside take the next of ``contracts``.
 
@@ -90,7 +109,10 @@ def open_teachers(sources: Sequence[Path], contracts: Sequence[Path]) -> list[Em
         file = next(spare, None) if lacks else None
         if lacks and file is None:
             raise UsageError(f"{source}: carries no contract; give one with --teacher-contract")
-        teachers.append(open_embedder(source, contract=read_contract_file(file) if file else None))
+        contract = contract_of(source, file) if file else None
+        if file and contract is None:
+            raise UsageError(f"{source}: --teacher-contract takes a file or a name; eval and export find out by auto")
+        teachers.append(open_embedder(source, contract=contract))
     if (surplus := next(spare, None)) is not None:
         raise UsageError(f"{surplus}: no teacher is left that lacks a contract")
     return teachers

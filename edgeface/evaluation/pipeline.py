@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeface.data.dataset import FaceData
 from edgeface.data.whole import open_faces
 from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
-from edgeface.evaluation.open_set import embed_people, measure_open_set
-from edgeface.evaluation.opening import EXPORTED, open_classifier, open_embedder, read_contract_file
+from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
+from edgeface.evaluation.opening import EXPORTED, contract_of, open_classifier, open_embedder
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
@@ -79,13 +82,13 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
     note = reporter.say
     groups = None if plan.groups is None else read_groups(plan.groups)
     classifier = open_classifier(model) if plan.method == "head" else None
-    embedder = classifier.embedder if classifier else _open(model, plan)
+    embedder, data = (classifier.embedder, None) if classifier else _open(model, plan, reporter)
     if plan.flip:
         embedder = with_flip(embedder)
-    result, data = Evaluation(), None
+    result = Evaluation()
     shown: tuple[Example, ...] = ()
     if plan.data is not None:
-        data = open_faces(plan.data, size=embedder.contract.input.size, reporter=reporter)
+        data = data or open_faces(plan.data, size=embedder.contract.input.size, reporter=reporter)
         for file, reason in data.rejected:
             note(f"left out {file}: {reason}")
         if leak := data.split_since(embedder.contract):
@@ -115,7 +118,15 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
         known, unknown = (embed_people(embedder, folder, found, progress) for folder in plan.open_set)
         for folder, kind in zip(plan.open_set, (known, unknown), strict=True):
             if kind.failed:
-                note(f"{folder}: {kind.failed} photos left out: no face found, or not to be read")
+                count = f"{kind.failed} photo{'' if kind.failed == 1 else 's'}"
+                note(f"{folder}: {count} left out: no face found, or not to be read")
+        if both := in_both(known, unknown, embedder.contract):
+            who, other, score = both[0]
+            people = f"{len(both)} {'person is' if len(both) == 1 else 'people are'}"
+            note(
+                f"{plan.open_set[1]}: {people} probably known, such as {who} (score {score:.2f} with {other}); "
+                "the FPIR is too high by them"
+            )
         result = replace(result, open_set=measure_open_set(known, unknown, embedder.contract))
     if groups is not None:
         if result.pairs is None or result.verification is None:
@@ -125,8 +136,34 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
     return Measured(result, data, shown)
 
 
-def _open(model: Path, plan: Plan) -> Embedder:
-    if plan.contract is not None and model.suffix not in EXPORTED:
+def _open(model: Path, plan: Plan, reporter: Reporter) -> tuple[Embedder, FaceData | None]:
+    """The model, and the faces of ``plan.data`` where its contract was held against them."""
+    if plan.contract is None:
+        return open_embedder(model, threads=plan.threads), None
+    if model.suffix not in EXPORTED:
         raise UsageError(f"--contract is for .onnx and .tflite files that carry none; {model} is neither")
-    contract = None if plan.contract is None else read_contract_file(plan.contract)
-    return open_embedder(model, threads=plan.threads, contract=contract)
+    contract = contract_of(model, plan.contract)
+    if plan.data is None:
+        if contract is None:
+            raise UsageError("--contract auto measures on the faces of --data FOLDER; name it")
+        return open_embedder(model, threads=plan.threads, contract=contract), None
+    from edgeface_export.contracts import doubt, drafted, find_contract
+
+    size = drafted(model).input.size if contract is None else contract.input.size
+    data = open_faces(plan.data, size=size, reporter=reporter)
+    faces, labels = held_against(data)
+    if contract is None:
+        found = find_contract(model, faces, labels)
+        reporter.say(f"{model}: contract {found.said}")
+        contract = found.best
+    elif doubtful := doubt(model, contract, faces, labels):
+        reporter.say(doubtful.said)
+    return open_embedder(model, threads=plan.threads, contract=contract), data
+
+
+def held_against(data: FaceData) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """(Faces, labels) that a contract is held against: those that do not test, where they show people twice."""
+    rows = data.rows("train", "val")
+    _, counts = np.unique(data.labels[rows], return_counts=True)
+    rows = rows if (counts > 1).sum() > 1 else np.arange(len(data.labels))
+    return data.faces[rows], data.labels[rows]

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
 from edgeface.templates import environment
+from edgeface_devices.choices import choose
 from edgeface_devices.measurement import Measurement
 from edgeface_devices.results import Results, by_board, origins, shown
-from edgeface_devices.verdicts import Verdict, change_table, choose
+from edgeface_devices.verdicts import Verdict, change_table
+from edgeface_devices.way_tables import by_setting, reasons, title, way_table
 from edgeface_runtime.files import write_text
 
 COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d"}
@@ -49,6 +51,10 @@ def write_boards(
         engines=list(dict.fromkeys(row.engine for row in verdict.rows)),
         tiles=verdict.choices or choose(verdict.rows),
         panels=panels(verdict.rows, letters),
+        ways=[
+            (title(row, setting), *way_table(its)) for row in verdict.rows for setting, its in by_setting(row).items()
+        ],
+        why=reasons(verdict.rows),
         has_accuracy=_has_accuracy(verdict.rows),
         origins=origins(verdict.rows),
         changes=change_table(verdict.changes),

@@ -21,7 +21,12 @@ from edgeface_runtime import GalleryCheck, GalleryFinding, Look, Photo, UnknownC
 from edgeface_runtime.files import write_text
 
 _FACES = 8
-"""Of a finding, at most."""
+"""Of one person in a finding, at most."""
+_COMPARED = 4
+"""Of the person's other photos."""
+
+Faces = list[tuple[str, list[tuple[str, str]]]]
+"""Rows of a finding: a title, and a data URI and a caption for each face."""
 
 
 def write_page(
@@ -46,7 +51,7 @@ def write_page(
         UsageError: the file cannot be written.
     """
     by_id = {photo.id: photo for photo in photos}
-    findings = [(row, _tiles(row, by_id, looks)) for row in found.findings]
+    findings = [(row, _faces(row, by_id, looks)) for row in found.findings]
     with matplotlib.rc_context(STYLE):
         picture = as_svg(draw_scores(found.own, found.others, found.threshold.value))
     page = (
@@ -94,12 +99,20 @@ def draw_scores(own: NDArray[np.float32], others: NDArray[np.float32], threshold
     return figure
 
 
-def _tiles(finding: GalleryFinding, photos: Mapping[int, Photo], looks: Mapping[int, Look]) -> list[tuple[str, str]]:
-    """(data URI, caption) of a finding's faces."""
-    shown = [number for number in finding.photos if number in looks][:_FACES]
-    return [
-        (_picture(looks[number].crop), f"{number}: {photos[number].name}, {photos[number].source}") for number in shown
-    ]
+def _faces(finding: GalleryFinding, photos: Mapping[int, Photo], looks: Mapping[int, Look]) -> Faces:
+    """The faces that a finding speaks of, and beside them others of the people whom it names."""
+    rows: Faces = []
+    for name in filter(None, (finding.name, finding.other)):
+        seen = [number for number, photo in photos.items() if photo.name == name and number in looks]
+        meant = [number for number in finding.photos if number in seen]
+        others = [number for number in seen if number not in finding.photos]
+        for title, numbers in (
+            (name, meant[:_FACES]),
+            (f"{'other ' if meant else ''}photos of {name}", others[:_COMPARED]),
+        ):
+            tiles = [(_picture(looks[number].crop), f"{number}: {photos[number].source}") for number in numbers]
+            rows += [(title, tiles)] if tiles else []
+    return rows
 
 
 def _picture(face: NDArray[np.uint8]) -> str:

@@ -24,11 +24,15 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
+from edgeface.data.dataset import FaceData
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
 from edgeface_runtime.files import replacing
+from edgeface_runtime.model import shipped
 
 KEY = "edgeface"
+SHIPPED = Path(__file__).parents[2] / "weights"
+"""The fp32 weights of the models that come with edgeface: in a clone of the repository, not in the package."""
 PACKAGES = ("torch", "accelerate", "numpy", "pillow", "safetensors", "scikit-learn")
 
 
@@ -117,9 +121,7 @@ class Checkpoint:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-def contract_draft(
-    config: TrainConfig, *, data_sha256: str, licence: str, photos_sha256: str | None = None
-) -> Contract:
+def contract_draft(config: TrainConfig, *, data_sha256: str, licence: str, photos: FaceData | None = None) -> Contract:
     """The contract as far as training knows it."""
     mean, std = config.model.pixel_statistics
     return Contract(
@@ -128,25 +130,34 @@ def contract_draft(
         input=InputSpec(size=config.model.input_size, mean=mean, std=std),  # type: ignore[arg-type]
         embedding=EmbeddingSpec(length=config.model.embedding_dim),
         data_sha256=data_sha256,
-        photos_sha256=photos_sha256,
+        photos_sha256=None if photos is None else photos.photos_sha256(),
+        train_sha256=None if photos is None else photos.photos_sha256("train"),
         licence=licence,
     )
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The file meant by a run folder (its best checkpoint) or a .safetensors file.
+    """The file meant by a run folder (its best checkpoint), a .safetensors file or the name of a shipped model.
 
     Raises:
-        UsageError: neither.
+        UsageError: none of these, or the shipped model's fp32 weights are not there.
     """
     if source.is_dir():
         best = source / "best.safetensors"
         if not best.exists():
             raise UsageError(f"{source}: no best.safetensors in it; is it a run of edgeface train?")
         return best
-    if not source.exists():
-        raise UsageError(f"{source}: no such file or run folder")
-    return source
+    if source.exists():
+        return source
+    if str(source) not in {model.name for model in shipped()}:
+        raise UsageError(f"{source}: no such file, run folder or shipped model")
+    weights = SHIPPED / f"{source}.safetensors"
+    if not weights.exists():
+        raise UsageError(
+            f"{source}: its fp32 weights are in a clone of edgeface's repository (weights/{weights.name}), not in the "
+            "installed package: name that file"
+        )
+    return weights
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:

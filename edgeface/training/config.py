@@ -270,21 +270,27 @@ NAMED = 3
 
 
 def load_config(
-    file: Path | None = None, settings: Iterable[str] = (), *, reporter: Reporter = SILENT, **options: object
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    *,
+    base: Mapping[str, object] | None = None,
+    reporter: Reporter = SILENT,
+    **options: object,
 ) -> TrainConfig:
-    """Defaults, then a TOML file, then ``key=value`` settings, then options that are not None.
+    """Defaults and ``base``, then a TOML file, then ``key=value`` settings, then options that are not None.
 
     Args:
         file: a TOML file, or the name of one that comes with edgeface (``paper``). Keys stand in a table for each
             group, or at the top.
         settings: ``key=value`` or ``group.key=value``, the value as JSON or plain text.
+        base: values by key that take the place of defaults, such as those of a model to start from.
         reporter: told of each old name, with the new one.
         options: values by key.
 
     Raises:
         UsageError: unreadable file, unknown key (the nearest is named) or a value of the wrong type.
     """
-    values: dict[str, object] = {}
+    values: dict[str, object] = dict(base or {})
     if file is not None:
         named = RECIPES / f"{file}.toml"
         file = named if file.parent == Path() and named.exists() and not file.exists() else file

@@ -12,15 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,9 +34,10 @@ from edgeface.training.checkpoints import Checkpoint, contract_draft, environmen
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_to_teachers, imprint_head
+from edgeface.training.init.fit import fit_last_layers
 from edgeface.training.pool import Pool
-from edgeface.training.processes import share_batch_norm
+from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
+from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
 from edgeface_runtime import UsageError
@@ -48,6 +47,7 @@ ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
 CHECK_EVERY = 20
 """Steps between looks at the loss: each one waits for the device."""
+NO_FP16 = "mixed_precision=fp16 needs a GPU, so this run is in float32; bf16 is for CPUs too"
 NO_VALIDATION = (
     "no validation photos: nothing can choose the best epoch, so the last one is kept and early stopping is off; give "
     "more photos a person"
@@ -63,6 +63,7 @@ def train(
     *,
     reporter: Reporter = SILENT,
     licence: str = "unknown",
+    sources: Sequence[Origin] = (),
     resume: bool = False,
     init: Callable[[nn.Module], None] | None = None,
     teachers: Sequence[Embedder] = (),
@@ -78,6 +79,7 @@ def train(
         config: every setting.
         reporter: told how far it is, and a line after each epoch.
         licence: what the photos allow.
+        sources: what it learns from beside them; their licences go with that of the photos.
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders whose outputs the student learns.
@@ -94,10 +96,11 @@ def train(
             never finite.
     """
     # ---- devices and processes
-    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
-    accelerator = Accelerator(mixed_precision=config.system.mixed_precision)
+    accelerator = join_processes(config.system.mixed_precision)
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    is_main = accelerator.is_main_process
+    reporter = reporter if (is_main := accelerator.is_main_process) else SILENT
+    if config.system.mixed_precision == "fp16" and device.type == "cpu":
+        reporter.say(NO_FP16)
 
     # ---- net and head, before a folder is made: their names may be wrong
     torch.manual_seed(config.system.seed)
@@ -114,37 +117,34 @@ def train(
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
     batch = config.data.batch_size
     _check_batch(batch, len(pool_rows), world)
+    begun = (folder / LAST).exists()  # asked before the wait, after which the main process may save it
     if is_main:
         new_folder(folder, marker="run.json", resume=resume)
     accelerator.wait_for_everyone()
-    if init is not None and not (folder / LAST).exists():
+    if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
     targets = None
     if teachers:
         student = net if init is not None else None
-        with accelerator.main_process_first():
-            targets = targets_of_run(data, unlabeled, teachers, student, config, folder / "teachers", reporter)
+        targets = targets_of_run(data, unlabeled, teachers, student, config, folder / "teachers", reporter)
     pool = Pool(data, unlabeled, targets, device)
 
     # ---- optimizer, and where an earlier run stopped
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not (folder / LAST).exists():
-        if config.init.fit_embedding:
-            fit_to_teachers(learner, pool, pool_rows, config, reporter)
-        if config.init.imprint_head:
-            imprint_head(learner, pool, train_rows, config, reporter)
+    if not begun:
+        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
     state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
-    contract = contract_draft(config, data_sha256=digest, photos_sha256=data.photos_sha256, licence=licence)
-    if (folder / LAST).exists():
+    contract = contract_draft(config, data_sha256=digest, photos=data, licence=whole_licence(licence, sources))
+    if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra))
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
@@ -163,6 +163,7 @@ def train(
         order = epoch_order(pool_rows, data.labels, config, epoch)
         model.train()
         seen: list[Tensor] = []
+        finite = torch.ones((), dtype=torch.bool, device=device)
         title = f"epoch {epoch + 1}/{epochs}"
         for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
             progress = (epoch * steps + step) / (steps * epochs)
@@ -177,8 +178,7 @@ def train(
             if hints is None:
                 x = augment(shrink(x, side), drawn, config.augment)
             else:  # at full size, which the teacher takes
-                x = augment(x, drawn, config.augment)
-                target = hints.embed(x)
+                target = hints.embed(x := augment(x, drawn, config.augment))
                 x = shrink(x, side)
             with _memory_explained(batch):
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -189,20 +189,21 @@ def train(
                     loss = loss + config.distill.hint_weight * hint_loss
                 optimizer.zero_grad()
                 accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
-            with torch.no_grad():
-                for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
-                    slope.clamp_(max=1.0)
+            clamp_slopes(slopes)
             if average is not None:
                 average.update_parameters(net)
             seen.append(figures)
-            if step % CHECK_EVERY == 0 and not torch.isfinite(figures[0]):
+            finite &= torch.isfinite(figures[0])
+            if norm is not None and accelerator.scaler is None:  # a scaler of gradients skips such a step by itself
+                finite &= torch.isfinite(norm)
+            if step % CHECK_EVERY == 0 and not agreed(finite):
                 break
 
-        # ---- a loss that is not finite: back to the last good state, at a lower rate
+        # ---- a loss, gradient or weight that is not finite: all back to the last good state, at a lower rate
         means = accelerator.reduce(torch.stack(seen).mean(0), "mean").tolist()
-        if not math.isfinite(means[0]):
+        if not agreed(finite & state.is_finite()):
             rollbacks += 1
             if rollbacks > ROLLBACKS:
                 raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, logit_scale or margin")
@@ -212,7 +213,7 @@ def train(
         # ---- how it stands, and what stays if the process dies now
         accuracy_cosine = _shown(means[1:], config, taught=targets is not None or hints is not None)
         held_out = validate(state, pool, val_rows, side, config)
-        margin = float(head.margin) if isinstance(head, LearnedArcFace) else margin
+        margin = head.margin.item() if isinstance(head, LearnedArcFace) else margin
         row = Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side)
         state.curves.append(row)
         if is_main:
@@ -258,6 +259,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
+@torch.no_grad()
+def clamp_slopes(slopes: Sequence[Tensor]) -> None:
+    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
+    for slope in slopes:
+        slope.clamp_(max=1.0)
+
+
 def shrink(x: Tensor, side: int) -> Tensor:
     """(N, 3, S, S) → (N, 3, side, side), smoothed first so that nothing aliases; the same tensor at full size."""
     return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", antialias=True)
@@ -265,15 +273,22 @@ def shrink(x: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    state: TrainingState, pool: Pool, rows: NDArray[np.int64], side: int, config: TrainConfig
+    state: TrainingState,
+    pool: Pool,
+    rows: NDArray[np.int64],
+    side: int,
+    config: TrainConfig,
 ) -> tuple[float | None, float | None, float | None]:
-    """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had."""
+    """(loss, accuracy of the head without margin, cosine to the teachers) on unaltered faces; None where not had.
+
+    Of several processes each looks at its share of the rows; all get the figures of the whole.
+    """
     if not len(rows):
         return None, None, None
     state.kept.eval()
     state.learner.eval()
     total = torch.zeros(3, device=pool.device)
-    for chunk in batches(rows, 64):
+    for chunk in batches(own_share(rows.tolist()), 64):
         faces, labels, target = pool.batch(chunk)
         x = normalize(faces, *config.model.pixel_statistics)
         if isinstance(hints := state.learner.feature_teacher, FeatureTeacher):
@@ -285,8 +300,9 @@ def validate(
         loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config.distill)
         hits = (plain.argmax(1) == labels).float().mean()
         total += len(chunk) * torch.stack([loss, hits, figures[2]])
-    loss_mean, accuracy, cosine = (total / len(rows)).tolist()
-    return loss_mean, accuracy if config.distill.classification_weight else None, cosine if target is not None else None
+    loss_mean, accuracy, cosine = (summed(total) / len(rows)).tolist()
+    taught = pool.targets is not None or state.learner.feature_teacher is not None
+    return loss_mean, accuracy if config.distill.classification_weight else None, cosine if taught else None
 
 
 def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[float | None, float | None]:
@@ -299,8 +315,9 @@ def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str
     return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
 
 
-def _write_card(path: Path, config: TrainConfig, data: dict[str, object]) -> None:
+def _write_card(path: Path, config: TrainConfig, data: dict[str, object], sources: Sequence[Origin]) -> None:
     document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    document["sources"] = [asdict(source) for source in sources]
     write_text(path, json.dumps(document, indent=2) + "\n")
 
 

@@ -1,10 +1,72 @@
-"""What several processes need to train as one: batch statistics over all of them."""
+"""What several processes need to train as one: batch statistics, sums and decisions over all of them."""
 
 from __future__ import annotations
 
+import datetime
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+
+T = TypeVar("T")
+
+PATIENCE = datetime.timedelta(days=1)
+"""How long a process waits for the others. The defaults, 10 minutes on GPUs and 30 on CPUs, end runs in which one
+process reads photos or embeds with a teacher meanwhile; a process that died is noticed at once in any case."""
+
+
+def join_processes(mixed_precision: str) -> Accelerator:
+    """Meets the other processes of the run, where there are any."""
+    AcceleratorState._reset_state()  # else a process that trained once keeps that run's precision, or is refused
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[group])
+
+
+def is_main_process() -> bool:
+    """True in the one process that prints and writes; known before the processes have met."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+
+
+def agreed(fine: Tensor) -> bool:
+    """True where it holds in every process: after a decision of one alone the others would wait for it for ever."""
+    if dist.is_initialized():
+        fine = fine.float()
+        dist.all_reduce(fine, dist.ReduceOp.MIN)
+    return bool(fine)
+
+
+def summed(total: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return total
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """Every n-th item, where n processes share a work."""
+    return items[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else items
+
+
+def gathered(share: Sequence[T]) -> list[T]:
+    """What each process made of its ``own_share``, put together in the order of the items."""
+    if not dist.is_initialized():
+        return list(share)
+    shares: list[Sequence[T]] = [()] * dist.get_world_size()
+    dist.all_gather_object(shares, share)
+    longest = max(map(len, shares))
+    return [each[index] for index in range(longest) for each in shares if index < len(each)]
+
+
+def wait_for_all() -> None:
+    """Until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 class _Sum(torch.autograd.Function):

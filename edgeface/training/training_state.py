@@ -77,6 +77,11 @@ class TrainingState:
         """The net that is validated and saved as the best."""
         return self.learner.net if self.average is None else self.average.module
 
+    def is_finite(self) -> Tensor:
+        """True where all weights and running statistics are: a finite loss may have had a gradient that was not."""
+        tensors = [*self.learner.state_dict().values(), *self.kept.state_dict().values()]
+        return torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()
+
     def save(self, folder: Path, config: TrainConfig, data_sha256: str, contract: Contract) -> None:
         """Writes curves, the best net when this epoch is the best, and the state, in that order.
 

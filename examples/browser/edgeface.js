@@ -3,11 +3,7 @@
 // The same file that a device opens is enough. Everything here follows docs/contract.md; an image is
 // { width, height, data }, data being RGB bytes row by row.
 
-import * as ort from "./vendor/ort.wasm.min.mjs";
-
-ort.env.wasm.numThreads = 1; // threads need headers that a plain static server does not send
-ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
-
+const VENDOR = new URL("./vendor/", import.meta.url);
 const SCHEMA = 1;
 const PROBES = "edgeface-waves-1";
 const METADATA_PROPS = 14; // of ModelProto, onnx/onnx.proto
@@ -22,22 +18,104 @@ const TEMPLATE = [
   [70.7299, 92.2041],
 ];
 
-/** The contract inside an ONNX file's bytes. Throws an Error of one line where there is none to be understood. */
+/** "tflite" or "onnx", told by the first bytes. */
+export const fileFormat = (bytes) => (decoded(bytes.subarray(4, 8)) === "TFL3" ? "tflite" : "onnx");
+
+/** The contract inside an ONNX or TFLite file's bytes. Throws an Error of one line where there is none to be understood. */
 export function readContract(bytes) {
-  let text = null;
-  try {
-    for (const [number, payload] of fields(bytes)) {
-      if (number !== METADATA_PROPS) continue;
-      const entry = new Map(fields(payload));
-      if (decoded(entry.get(1)) === "edgeface") text = decoded(entry.get(2));
-    }
-  } catch (error) {
-    throw new Error(`not a whole ONNX model: ${error.message}`);
-  }
+  const [name, read] = fileFormat(bytes) === "tflite" ? ["TFLite", tfliteText] : ["ONNX", onnxText];
+  const text = whole(name, () => read(bytes));
   if (text === null) throw new Error("the file carries no edgeface contract; export it with edgeface");
   const contract = JSON.parse(text);
   if (contract.schema > SCHEMA) throw new Error(`the contract has schema ${contract.schema}: update this page`);
   return contract;
+}
+
+function whole(name, work) {
+  try {
+    return work();
+  } catch (error) {
+    throw new Error(`not a whole ${name} model: ${error.message}`);
+  }
+}
+
+function onnxText(bytes) {
+  let text = null;
+  for (const [number, payload] of fields(bytes)) {
+    if (number !== METADATA_PROPS) continue;
+    const entry = new Map(fields(payload));
+    if (decoded(entry.get(1)) === "edgeface") text = decoded(entry.get(2));
+  }
+  return text;
+}
+
+/** Reads a FlatBuffer: tables and vectors by their field's number in tensorflow/lite/schema/schema.fbs. */
+function flatbuffer(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const number = (at) => view.getUint32(at, true);
+  const place = (table, field) => {
+    const vtable = table - view.getInt32(table, true);
+    const entry = 4 + 2 * field;
+    const offset = entry < view.getUint16(vtable, true) ? view.getUint16(vtable + entry, true) : 0;
+    return offset && table + offset;
+  };
+  const vector = (table, field) => {
+    const at = place(table, field);
+    if (!at) return [0, 0];
+    const start = at + number(at);
+    return [start + 4, number(start)];
+  };
+  const part = (at, length) => {
+    if (at + length > bytes.length) throw new Error("cut short");
+    return bytes.subarray(at, at + length);
+  };
+  const child = (table, field, index) => {
+    const [start, count] = vector(table, field);
+    if (index >= count) throw new Error("a table that is not there");
+    return start + 4 * index + number(start + 4 * index);
+  };
+  return { view, number, place, vector, part, child };
+}
+
+/** Model.metadata (6) names one of Model.buffers (4), which holds the text, or says where behind the FlatBuffer it is. */
+function tfliteText(bytes) {
+  const { view, number, place, vector, part, child } = flatbuffer(bytes);
+  const model = number(0);
+  let text = null;
+  for (let i = 0; i < vector(model, 6)[1]; i++) {
+    const entry = child(model, 6, i);
+    if (decoded(part(...vector(entry, 0))) !== "edgeface") continue;
+    const which = place(entry, 1);
+    const buffer = child(model, 4, which ? number(which) : 0);
+    const [behind, size] = [1, 2].map((field) => {
+      const at = place(buffer, field);
+      return at ? Number(view.getBigUint64(at, true)) : 0;
+    });
+    text = decoded(behind > 1 ? part(behind, size) : part(...vector(buffer, 0)));
+  }
+  return text;
+}
+
+/** The file for one image at a time: LiteRT.js runs the shapes that a file states, and has no way to ask for others. */
+function batchOfOne(bytes) {
+  const copy = bytes.slice();
+  const { view, number, vector, child } = flatbuffer(copy);
+  const graph = child(number(0), 2, 0); // of Model.subgraphs
+  const ends = [1, 2].map((field) => {
+    const [start, count] = vector(graph, field); // SubGraph.inputs and .outputs, numbers of .tensors
+    return Array.from({ length: count }, (_, i) => child(graph, 0, number(start + 4 * i)));
+  });
+  const batches = new Set();
+  for (const tensor of ends[0]) {
+    const [[shape, sides], [signature, known]] = [vector(tensor, 0), vector(tensor, 7)];
+    if (!sides || !known || view.getInt32(signature, true) >= 0) continue; // -1 where any size will do
+    batches.add(number(shape));
+    view.setInt32(shape, 1, true);
+  }
+  for (const [shape] of ends[1].map((tensor) => vector(tensor, 0))) {
+    if (shape && batches.has(number(shape))) view.setInt32(shape, 1, true);
+  }
+  return copy;
 }
 
 /** [field number, payload] of each length-delimited field of a protobuf message. */
@@ -70,13 +148,57 @@ function* fields(bytes) {
 
 const decoded = (bytes) => new TextDecoder().decode(bytes);
 
-/** An ONNX net ready to run: run(floats or bytes, shape) gives its outputs. */
-export async function openNet(bytes) {
+const once = (start) => {
+  let started = null;
+  return () => (started ??= start());
+};
+
+const onnxruntime = once(async () => {
+  const ort = await import("./vendor/ort.wasm.min.mjs");
+  ort.env.wasm.numThreads = 1; // threads need headers that a plain static server does not send
+  ort.env.wasm.wasmPaths = VENDOR.href;
+  return ort;
+});
+
+const litert = once(async () => {
+  const module = await import("./vendor/litert/index.js");
+  await module.loadLiteRt(new URL("litert/", VENDOR).href);
+  return module;
+});
+
+/** An ONNX or TFLite net ready to run: run(floats or bytes, shape) gives its outputs, each with data and dims. */
+export const openNet = (bytes) => (fileFormat(bytes) === "tflite" ? openTflite(bytes) : openOnnx(bytes));
+
+async function openOnnx(bytes) {
+  const ort = await onnxruntime();
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   return async (data, shape) => {
     const type = data instanceof Uint8Array ? "uint8" : "float32";
     const outputs = await session.run({ [session.inputNames[0]]: new ort.Tensor(type, data, shape) });
     return session.outputNames.map((name) => outputs[name]);
+  };
+}
+
+async function openTflite(bytes) {
+  const { Tensor, loadAndCompile } = await litert();
+  const model = await loadAndCompile(whole("TFLite", () => batchOfOne(bytes)), { accelerator: "wasm" });
+  const one = async (data, shape) => {
+    const taken = new Tensor(data, shape);
+    const given = await model.run([taken]);
+    const outputs = [];
+    for (const tensor of given) outputs.push({ data: (await tensor.data()).slice(), dims: [...tensor.type.layout.dimensions] });
+    for (const tensor of [taken, ...given]) tensor.delete(); // WebAssembly's memory has no garbage collector
+    return outputs;
+  };
+  return async (data, [count, ...sides]) => {
+    const each = data.length / count;
+    const answers = [];
+    for (let k = 0; k < count; k++) answers.push(await one(data.slice(k * each, (k + 1) * each), [1, ...sides]));
+    return answers[0].map(({ data: first, dims }, output) => {
+      const joined = new Float32Array(count * first.length);
+      answers.forEach((answer, k) => joined.set(answer[output].data, k * first.length));
+      return { data: joined, dims: [count, ...dims.slice(1)] };
+    });
   };
 }
 

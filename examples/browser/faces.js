@@ -38,10 +38,10 @@ const LOOKS = [
   [1.06, -0.05, -0.05],
 ]; // scale, shift
 
-/** find(photo): the faces of an image as { box, score, landmarks }, the most confident first. */
-export async function openDetector(folder) {
+/** find(photo): the faces of an image as { box, score, landmarks }, the most confident first. format: onnx or tflite. */
+export async function openDetector(folder, format = "onnx") {
   const open = async (file) =>
-    openNet(new Uint8Array(await (await fetch(new URL(`${file}.onnx`, folder))).arrayBuffer()));
+    openNet(new Uint8Array(await (await fetch(new URL(`${file}.${format}`, folder))).arrayBuffer()));
   const [wide, near, onet] = [await open(WIDE.file), await open(NEAR.file), await open("onet")];
 
   const confirmed = async (photo, proposals) => {

@@ -1,14 +1,15 @@
 // The page: a model and two photos in, faces, embeddings and "the same person?" out.
 
-import { align, cosine, openModel } from "./edgeface.js";
+import { align, cosine, fileFormat, openModel } from "./edgeface.js";
 import { mostCentral, openDetector } from "./faces.js";
 
 const FAR = "0.001"; // FMR: share of impostor pairs that may be accepted
 const PHOTOS = ["a", "b"];
 const element = (id) => document.getElementById(id);
-const detector = openDetector(new URL("./vendor/", import.meta.url));
+const detectors = {}; // by format, so that one engine is loaded and not both
 const embeddings = {};
 let model = null;
+let format = "onnx";
 
 /** What a handler says goes to an element; an error in red. */
 async function telling(target, work) {
@@ -28,7 +29,9 @@ async function openFile(file) {
     element(`photo-${name}`).disabled = true;
     delete embeddings[name]; // another model's cannot be compared
   }
-  const opened = await openModel(new Uint8Array(await file.arrayBuffer()));
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const opened = await openModel(bytes);
+  format = fileFormat(bytes);
   const { contract } = opened;
   const rows = [
     ["name", `${contract.name}, ${contract.precision}`],
@@ -61,7 +64,8 @@ async function openPhoto(name, file) {
   element(`crop-${name}`).width = 0;
   const canvas = element(`canvas-${name}`);
   const photo = await pixels(file, canvas);
-  const faces = await (await detector)(photo);
+  detectors[format] ??= openDetector(new URL("./vendor/", import.meta.url), format);
+  const faces = await (await detectors[format])(photo);
   if (!faces.length) throw new Error("no face found");
   const face = mostCentral(faces, photo);
   const crop = align(photo, face.landmarks, model.contract.input.size);

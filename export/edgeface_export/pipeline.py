@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 
 from edgeface_export.faces import ExportFaces
 from edgeface_export.formats import FORMATS, STATIC_FORMATS
-from edgeface_export.gate import Operators, Parity, compare_speed, is_int8, parity, refusal
+from edgeface_export.gate import (
+    ANYTHING,
+    Operators,
+    Parity,
+    alike,
+    check_source,
+    compare_speed,
+    is_int8,
+    parity,
+    refusal,
+)
 from edgeface_export.options import RECIPES, SEARCH, ExportOptions, Recipe
 from edgeface_export.paced import paced
 from edgeface_export.quantize.sensitivity import ExcludedLayer, exclude_layers, sensitivities
@@ -65,6 +75,9 @@ def export(
     expected = source.embed(faces.evaluation.faces)
     if not np.isfinite(expected).all():
         raise ModelError(f"{source.name}: gives embeddings that are not finite numbers")
+    warning = check_source(source.name, expected, faces.evaluation, options.max_drop)
+    if warning is not None:
+        progress(warning)
     with _workspace(folder) as workspace:
         job = _Job(source, faces, expected, options, workspace, progress)
         files = [_make(job, recipe) for recipe in recipes]
@@ -73,13 +86,13 @@ def export(
         reason = next((file.reason for file in files if file.reason), None)
         card = folder / _card_name(source)
         if reason is None:
-            (workspace / card.name).write_text(model_card(files, options), "utf-8")
+            (workspace / card.name).write_text(model_card(files, options, warning), "utf-8")
             for path in (*(file.path for file in files), workspace / card.name):
                 path.replace(folder / path.name)
     made = tuple(replace(file, path=folder / file.path.name) for file in files)
     kinds = dict.fromkeys(file.format for file in made)
     recommended = {kind: fastest([file for file in made if file.format == kind]) for kind in kinds}
-    return ExportResult(made, options, reason, card, recommended)
+    return ExportResult(made, options, reason, card, recommended, () if warning is None else (warning,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +145,11 @@ def _make(job: _Job, recipe: Recipe) -> ExportedFile:
             path.name, found, recipe, job.options.max_drop,
             operators=operators, spec=job.contract.input, mixed=bool(quantized.excluded),
         )  # fmt: skip
-        contract = _stamp(path, recipe, _contract(job, recipe, model, quantized, found, operators))
+        made = _contract(job, recipe, model, quantized, found, operators)
+        golden = np.array(made.golden.embeddings if made.golden else (), np.float32)
+        if reason is None and job.options.max_drop < ANYTHING and alike(golden):
+            reason = f"{path.name}: its answers to the golden probes are all the same, so that they would prove nothing"
+        contract = _stamp(path, recipe, made)
     except (EdgefaceError, OSError):
         raise
     except Exception as error:  # converters raise types of their own
@@ -219,6 +236,9 @@ def _contract(
     if job.faces.thresholds is not None:
         embeddings = model.embed(job.faces.thresholds.faces)
         thresholds, accuracy["thresholds"] = job.faces.thresholds.thresholds(embeddings)
+    # Of a model that was adapted from another, the other's thresholds, where none could be measured.
+    carried = {rate: item for rate, item in job.contract.thresholds.items() if item and "from" in item}
+    thresholds = {rate: thresholds.get(rate) or carried.get(rate) for rate in {**carried, **thresholds}}
     answers = model.embed(probe_images(job.contract.input.size))
     rows = tuple(tuple(round(float(value), 6) for value in row) for row in answers)
     return replace(

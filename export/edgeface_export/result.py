@@ -15,7 +15,6 @@ from edgeface_runtime import Contract
 _ENGINES = {"onnx": "onnxruntime", "tflite": "LiteRT", "ncnn": "ncnn"}
 CAVEATS = (
     "The threshold behind an accuracy is the best one on the pairs that it is measured on, so the figure flatters.",
-    "Intervals of accuracy take pairs as independent. Pairs that share a person are not: the truth is less certain.",
     "Photos of other light, age, skin or camera than the ones measured here may give other figures. Measure on your "
     "own photos: `edgeface eval`.",
     "A cosine above a threshold is evidence, not proof, that two photos show one person.",
@@ -100,6 +99,8 @@ class ExportedFile:
             "lost": self.drop.lost,
             "won": self.drop.won,
             "tar_drop_points": self.drop.tar,
+            "genuine": self.drop.genuine,
+            "eer": self.drop.eer,
             "threshold_shift": self.drop.threshold_shift,
             "operators": self.operators,
             "float_operators": self.float_operators,
@@ -126,6 +127,8 @@ class ExportResult:
     """The model card, written when all passed."""
     recommended: dict[str, Path]
     """Format → the fastest of its files on this machine; of nearly equal ones the smallest."""
+    warnings: tuple[str, ...] = ()
+    """What makes the source model itself doubtful."""
 
     @property
     def passed(self) -> bool:
@@ -160,6 +163,7 @@ class ExportResult:
             "schema": 1,
             "files": [file.as_json() for file in self.files],
             "gate": {"passed": self.passed, "max_drop_points": self.options.max_drop, "reason": self.reason},
+            "warnings": list(self.warnings),
             "card": str(self.card) if self.passed else None,
             "recommended": {kind: str(path) for kind, path in self.recommended.items()},
             "options": self.options.as_json(),
@@ -173,7 +177,7 @@ def fastest(files: Sequence[ExportedFile]) -> Path:
     return min(near, key=lambda file: file.size_bytes).path
 
 
-def model_card(files: Sequence[ExportedFile], options: ExportOptions) -> str:
+def model_card(files: Sequence[ExportedFile], options: ExportOptions, warning: str | None = None) -> str:
     """What a person should know before using the files of one export, as Markdown."""
     contract = files[0].contract  # what differs between files is taken from each
     spec = contract.input
@@ -198,8 +202,9 @@ def model_card(files: Sequence[ExportedFile], options: ExportOptions) -> str:
         "prints it.",
         "## Files",
         _table(("file", "bytes", "recipe", "cosine to source model", "accuracy", "drop, points"), rows),
-        f"Accuracy and drop: verification on {files[0].drop.pairs} evaluation pairs, with 95 % intervals. A positive "
-        "drop is a loss against the source model.",
+        f"Accuracy and drop: verification on {files[0].drop.pairs} evaluation pairs, {files[0].drop.genuine} of them "
+        "genuine, both kinds of equal weight (guessing has 50 %), with 95 % intervals. A positive drop is a loss "
+        "against the source model.",
         *_quantized(files),
         f"Export options: {', '.join(_option(name, value) for name, value in options.as_json().items())}.",
         "## Thresholds",
@@ -213,7 +218,7 @@ def model_card(files: Sequence[ExportedFile], options: ExportOptions) -> str:
             )
         ),
         "## Caveats",
-        "\n".join(f"- {caveat}" for caveat in CAVEATS),
+        "\n".join(f"- {caveat}" for caveat in (*([] if warning is None else [warning]), *CAVEATS)),
     )
     return "\n\n".join(sections) + "\n"
 
@@ -237,7 +242,9 @@ def _thresholds(files: Sequence[ExportedFile]) -> str:
     first, people = files[0].contract.thresholds, files[0].contract.accuracy.get("thresholds", {})
     asked = sorted(first, key=float, reverse=True)
     rates = [rate for rate in asked if first[rate]]
+    carried = [rate for rate in rates if "from" in first[rate]]
     said = [f"- FMR {rate}: none: {people['missing'][rate]}." for rate in asked if rate not in rates]
+    said += [f"- FMR {rate}: not measured on this file, but on {first[rate]['from']}." for rate in carried]
     if not rates:
         return "\n".join(said or ["None were measured."])
     rows = [
@@ -251,10 +258,12 @@ def _thresholds(files: Sequence[ExportedFile]) -> str:
         for rate in rates
         for item in [file.contract.thresholds[rate]]
     ]
-    intro = (
-        f"Accept when the cosine reaches the threshold. Measured all against all on {people['photos']} photos of "
-        f"{people['people']} people that the model was not trained on; 95 % intervals over people."
-    )
+    intro = "Accept when the cosine reaches the threshold."
+    if carried != rates:
+        intro += (
+            f" Measured all against all on {people['photos']} photos of {people['people']} people that the model was "
+            "not trained on; 95 % intervals over people."
+        )
     table = _table(("file", "false match rate (FMR)", "threshold", "genuine pairs accepted"), rows)
     return "\n\n".join([intro, table, *(["\n".join(said)] if said else [])])
 

@@ -89,7 +89,7 @@ def build_detector(name: str, folder: str | Path, yunet: str | Path | None = Non
         pair = [folder / f"{net}.tflite", folder / f"{net}.onnx"]
         pair[0].write_bytes(data)
         pair[1].write_bytes(tflite_to_onnx(data).SerializeToString())
-        _check(*pair)
+        check(*pair)
         if net == "yunet":
             pair[0].write_bytes(int8(data, _scenes()))
         written += pair
@@ -168,7 +168,8 @@ def _packaged(package: str, path: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def _check(tflite: Path, onnx: Path) -> None:
+def check(tflite: Path, onnx: Path) -> None:
+    """Raises ModelError where the two formats of a net differ by more than 1e-4 of its largest output."""
     engines = [open_engine(tflite), open_engine(onnx)]
     shape = [side or 48 for side in engines[0].input_shape]
     values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)

@@ -28,11 +28,11 @@ def number(name: str, value: object) -> float:
     raise UsageError(f"{name} is {described(value)}; it must be a number")
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
-    """``value`` as an int of at least ``least``.
+def whole(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an int of at least ``least`` and, where given, at most ``most``.
 
     Raises:
-        UsageError: it is no whole number, or a smaller one.
+        UsageError: it is no whole number, or out of these bounds.
     """
     try:
         count = operator.index(value)  # type: ignore[arg-type]
@@ -40,6 +40,8 @@ def whole(name: str, value: object, least: int = 1) -> int:
         raise UsageError(f"{name} is {described(value)}; it must be a whole number") from None
     if count < least:
         raise UsageError(f"{name} is {count}; it must be at least {least}")
+    if most is not None and count > most:
+        raise UsageError(f"{name} is {count}; it must be at most {most}")
     return count
 
 

@@ -120,7 +120,9 @@ class Contract:
     data_sha256: str | None = None
     """Of the card of the training data."""
     photos_sha256: str | None = None
-    """Of the faces of the training data alone, however they are split."""
+    """Of the pixels of the training data's photos, however they are named and split."""
+    train_sha256: str | None = None
+    """Of the pixels of those of them that trained."""
     calibration: dict[str, Any] | None = None
     """Size, seed and digest of the calibration faces of a quantized file."""
     accuracy: dict[str, Any] = field(default_factory=dict)

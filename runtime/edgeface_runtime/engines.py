@@ -26,6 +26,7 @@ from edgeface_runtime.metadata import KEY, file_format, other_kind, tar_members
 
 _USEARCH = (2, 26, 2)
 """From here on it must not be loaded before onnxruntime."""
+_THREADS = 1024  # engines start as many as they are told, until the system has no more
 _MUTING = threading.RLock()
 _OVERFLOW = Path(__file__).parent / "overflow.onnx"
 """A convolution and a product of rows, each with 16 channels of the largest int8 weight (scripts/overflow_probe.py)."""
@@ -224,13 +225,13 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
 
     Args:
         path: the model file.
-        threads: how many threads one call may use, at least 1.
+        threads: how many threads one call may use, 1 to 1,024.
 
     Raises:
-        UsageError: ``threads`` is below 1, or the engine is not installed.
+        UsageError: ``threads`` is out of these bounds, or the engine is not installed.
         ModelError: the engine does not take the file.
     """
-    threads, path = whole("threads", threads), path_of("the model file", path)
+    threads, path = whole("threads", threads, most=_THREADS), path_of("the model file", path)
     try:
         with path.open("rb") as file:
             head = file.read(512)

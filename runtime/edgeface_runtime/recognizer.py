@@ -88,7 +88,7 @@ class FaceRecognizer:
             model: an exported file, the name of a shipped model, or an opened model; None for the default one.
             detector: ``"blazeface"``, ``"yunet"``, ``"mtcnn"``, the path of a YuNet file, or anything with a
                 detector's ``detect``. A named one runs in the model's engine.
-            threads: how many threads one call may use, at least 1.
+            threads: how many threads one call may use, 1 to 1,024.
             min_face: smallest face that a named detector looks for, in pixels of the photo, at least 12; its own (40,
                 for ``"mtcnn"`` 20) where None. Half of it takes up to four times as long.
 

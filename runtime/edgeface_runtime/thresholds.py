@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -82,6 +83,26 @@ def threshold_for(contract: Contract, far: float, comparisons: int | None = None
         ahead = (_score(points, rate_per_comparison(far, n)) - STEP * (n - comparisons) for n in larger)
         value = max(value, *ahead, -1.0)
     return Threshold(value, extrapolated=wanted < smallest)
+
+
+def sure_score(threshold: Callable[[float], Threshold], rate: float, comparisons: int) -> float:
+    """The score that so many comparisons of two people together reach at most at a rate, or at the least known rate.
+
+    Args:
+        threshold: of a rate for one comparison.
+        rate: of all together.
+        comparisons: how many.
+
+    Raises:
+        UsageError: there is no threshold for ``rate`` itself.
+    """
+    while True:
+        try:
+            return threshold(rate / max(comparisons, 1)).value
+        except UsageError:
+            if comparisons <= 1:
+                raise
+            comparisons //= 2
 
 
 def _score(points: list[_Point], wanted: float) -> float:

@@ -248,10 +248,10 @@ def test_eval_without_pairs_of_one_person_leaves_verification_out(
 
 
 def test_export_prints_what_it_made(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    line = ["export", str(trained.run), "--data", str(trained.photos), "--format", "onnx", "--int8", "--faces", "8"]
+    line = ["export", str(trained.run), "--data", str(trained.photos), "--format", "onnx", "--precision", "fp32"]
     assert run([*line, "-o", str(tmp_path / "models"), "--max-drop", "100", "--min-cosine", "-1", "--json"]) == 0
     found = document(capsys)
-    assert [row["path"] for row in found["files"]] == [str(tmp_path / "models" / "mobilefacenet.int8.onnx")]
+    assert [row["path"] for row in found["files"]] == [str(tmp_path / "models" / "mobilefacenet.fp32.onnx")]
     assert found["gate"] == {"passed": True, "max_drop_points": 100, "reason": None}
     assert Path(found["files"][0]["path"]).stat().st_size == found["files"][0]["size_bytes"]
 

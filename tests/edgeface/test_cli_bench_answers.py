@@ -63,6 +63,35 @@ def test_the_cards_beside_exported_files_are_passed_over(model: Path, capsys: py
     assert "no model file given" in capsys.readouterr().err
 
 
+def test_the_whole_way_stands_in_the_document_the_tables_and_the_page(tmp_path: Path, capsys):
+    report, files = tmp_path / "page.html", ["mobilefacenet-tiny.tflite", "mobilefacenet.onnx"]
+    asked = ["bench", *files, "--photo", "--device", "rpi-5,rpi-4b,rpi-zero2w", "--report", str(report)]
+    assert run([*asked, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["device"] for row in rows} == {"Raspberry Pi 5", "Raspberry Pi 4B", "Raspberry Pi Zero 2 W"}
+    for way in (way for row in rows for way in row["photo"]):
+        assert way["source"] == "estimated"
+        assert way["frames_per_second"] is None
+        for part in way["parts"].values():
+            assert part["interval_ms"] or part["reason"] or not way["faces"]
+            assert part["p90_ms"] is part["cpu_p50_ms"] is None
+    assert "From a photo to names" in report.read_text()
+    assert run(asked) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("estimated, not measured") == len(rows)
+
+
+def test_a_budget_over_the_whole_way_names_detector_and_interval(capsys: pytest.CaptureFixture[str]):
+    asked = ["bench", "mobilefacenet-tiny.tflite", "--photo", "--calls", "3", "--detector", "yunet", "--min-face", "60"]
+    assert run([*asked, "--budget-ms", "100000", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (choice,) = document["choices"]
+    assert (choice["fits"], choice["detector"], choice["min_face"], choice["interval"]) == (True, "yunet", 60.0, 1)
+    (row,) = document["rows"]
+    assert [(way["scene"], way["faces"]) for way in row["photo"]] == [("one face", 1), ("six faces", 6), ("no face", 0)]
+    assert all(way["parts"]["whole"]["p50_ms"] > 0 and way["frames_per_second"]["6"] for way in row["photo"])
+
+
 def test_a_limit_that_is_met_exits_with_1_and_the_line(model: Path, capsys: pytest.CaptureFixture[str]):
     timed = ["bench", str(model), "--calls", "12", "--fail-if", "p90>100000"]
     assert run(timed) == 0
@@ -102,6 +131,11 @@ def test_the_help_names_every_figure_that_can_be_limited(capsys: pytest.CaptureF
         (["--add", "{model}"], "not JSON"),
         (["--device", "here,rpi-9"], "no board is called 'rpi-9'"),
         (["--device", "rpi-4b", "--budget-ms", "-1"], "above 0"),
+        (["--detector", "yunet"], "are for --photo"),
+        (["--photo", "--detector", "none"], "no detector 'none'"),
+        (["--photo", "--device", "rpi-4b", "--detector", "none"], "no detector 'none'"),
+        (["--photo", "--min-face", "3"], "no face below 12 pixels"),
+        (["--photo", "--device", "rpi-4b", "--budget-ms", "-1"], "above 0"),
         (["--device", "rpi-4b", "--min-accuracy", "97"], "0 to 1"),
     ],
 )

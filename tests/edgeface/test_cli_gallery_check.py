@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,36 @@ def test_the_document(say: Say):
     page = Path("page.html").read_text(encoding="utf-8")
     assert "wrong &amp; &lt;b&gt;.jpg" in page
     assert "<b>" not in page
-    assert page.count("data:image/jpeg") == len(fault["photos"])
+    assert page.count("data:image/jpeg") == 1 + 4 + 4  # the photo, others of s2, and of s1
+    assert [
+        re.search(rf'class="whose">{title}<', page) is not None
+        for title in ("s2", "other photos of s2", "photos of s1")
+    ] == [True] * 3
     assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_the_page_shows_the_faces_of_both_names(say: Say):
+    Path("both").mkdir()
+    for name, takes in (("Ann", (1, 2)), ("Anna", (3, 4))):
+        (Path("both") / name).mkdir()
+        for take in takes:
+            shutil.copy(f"family/s1/{take}.jpg", f"both/{name}/{take}.jpg")
+    shutil.copytree("family/s3", "both/s3")
+    assert run(["enroll", "both", "--force", "-g", "both.gallery"]) == 0
+    code, out, _ = say("both.gallery", "--photos", "both", "--report", "both.html")
+    assert code == 1
+    assert re.search(r"Ann and Anna: probably one person under two names .*1\.jpg.* of Ann and .*3\.jpg.* of Anna", out)
+    page = Path("both.html").read_text(encoding="utf-8")
+    shown = re.findall(r'class="whose">([^<]*)<|<figcaption>\d+: (\d)', page)
+    assert [name or take for name, take in shown] == ["Ann", "1", "2", "Anna", "3", "4"]
+
+
+def test_unknown_people_who_are_enrolled_are_noticed(say: Say):
+    code, _, err = say("family.gallery", "--unknown", "family/s3")
+    assert code == 0
+    assert err.startswith("family/s3: 4 photos show somebody who is probably enrolled, such as family/s3/")
+    assert "(score 1.00 with s3); the FPIR is too high by them" in err
+    assert say("family.gallery", "--unknown", "visitors/v21")[2] == ""
 
 
 def test_what_cannot_be_checked_is_one_line(say: Say, tmp_path: Path):

@@ -96,10 +96,37 @@ def test_who_has_no_photo_is_named_and_stays_in_the_old_file(say: Say, family: P
         ("s2", 1, 3),
         ("s3", 4, 4),
     ]
-    assert err.splitlines()[1:] == ["s1: 3 photos only in g", "s2: 2 photos only in g"]
+    assert err.splitlines()[1:] == [
+        "s1: 3 of 3 photos not moved, which g still has",
+        "s2: 2 of 3 photos not moved, which g still has",
+    ]
     assert "family/s2/3.pgm: not the photo that was enrolled (score " in err.splitlines()[0]
     assert len(photos("g")) == 10
     assert len(photos("new")) == 5
+
+
+def test_small_faces_are_found_again_where_they_are_looked_for(say: Say, att: Path, tmp_path: Path):
+    """A face of 20 pixels, which was enrolled with ``--min-face``, for the commands that look at its photo again."""
+    shapes = np.random.default_rng(7).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    photo = Image.fromarray(shapes).resize((1280, 960), Image.Resampling.BICUBIC)
+    photo.paste(Image.open(att / "s1" / "1.pgm").convert("RGB").resize((20, 24), Image.Resampling.LANCZOS), (600, 500))
+    folder, g = tmp_path / "far", tmp_path / "g"
+    (folder / "Ann").mkdir(parents=True)
+    photo.save(folder / "Ann" / "far.png")
+    small = ("--min-face", 16)
+    assert say("enroll", folder, "-g", g, "--force", *small)[0] == 0
+    move = ("gallery", "move", g, folder, "-m", NEW, "-o")
+    code, found, err = say(*move, tmp_path / "new")
+    assert (code, found["people"]) == (1, [{"name": "Ann", "moved": 0, "photos": 1}])
+    assert "far.png: no face found" in err
+    assert say(*move, tmp_path / "new2", *small)[0] == 0
+    check = ("gallery", "check", g, "--photos", folder)
+    assert [bool(say(*check, *more)[2]) for more in ((), small)] == [True, False]
+    group = ("group", folder, "-o", tmp_path / "groups")
+    assert [say(*group, *more)[1].get("faces") for more in ((), (*small, "--forget"))] == [0, 1]
+    code, _, err = say(*group)
+    assert code == 2
+    assert "made with mobilefacenet int8 and blazeface --min-face 16" in err
 
 
 def test_a_gallery_of_a_model_of_ones_own_is_moved_by_the_rules_of_enrollment(

@@ -160,10 +160,10 @@ def test_identities_with_few_photos_validate_together(each: int, val: int):
 def test_photos_that_were_split_again_are_known_by_their_digests(people: Path):
     data = load_data(people, size=16)
     fields = {"name": "net", "backbone": "net", "embedding": EmbeddingSpec(length=2)}
-    learnt = Contract(**fields, data_sha256=data.sha256, photos_sha256=data.photos_sha256)
+    learnt = Contract(**fields, photos_sha256=data.photos_sha256(), train_sha256=data.photos_sha256("train"))
     again = replace(data, split=split_photos(data.labels, seed=5))
     assert data.split_since(learnt) is None
-    assert data.split_since(replace(learnt, data_sha256="unlabeled first" + data.sha256)) is None
+    assert replace(data, paths=tuple(f"x{path}" for path in data.paths)).split_since(learnt) is None
     assert "the photos were split again after net was trained on them" in (again.split_since(learnt) or "")
     assert again.split_since(Contract(**fields)) is None
     faces = data.faces.copy()

@@ -71,6 +71,13 @@ def test_a_projection_loses_no_more_than_the_best_one(faces: NDArray[np.uint8], 
     np.testing.assert_allclose(short @ short.T, best @ best.T, atol=2e-2)
 
 
+def test_fewer_faces_than_the_embedding_is_long_keep_all_cosines(faces: NDArray[np.uint8], tmp_path: Path):
+    found = teacher_targets(every(faces[:9]), [teacher("one", 16)], 12, tmp_path / "short")
+    whole = teacher_targets(every(faces[:9]), [teacher("one", 16)], 16, tmp_path / "whole")
+    assert found.shape == (9, 12)
+    np.testing.assert_allclose(found @ found.T, whole @ whole.T, atol=1e-5)
+
+
 def test_answers_are_asked_once_and_kept(faces: NDArray[np.uint8], tmp_path: Path):
     calls: list[int] = []
     one = teacher("one", 16, calls)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,16 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from edgeface.backbones import build_backbone
 from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
+from edgeface.training.config import DistillConfig
+from edgeface.training.loop import losses
+from edgeface.training.training_state import Learner
 from edgeface_runtime import UsageError
 
 _spec = importlib.util.spec_from_file_location("heads_oracle", Path(__file__).parents[1] / "oracles" / "heads.py")
@@ -140,9 +146,15 @@ class WithoutDeviceGuard(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.__getitem__:
             tensor, subscript = args
-            assert subscript == (slice(None), None)
-            return tensor.unsqueeze(1)
+            assert set(subscript[1:]) == {None}
+            return tensor.view(*tensor.shape, *(1,) * (len(subscript) - 1))
         return func(*args, **(kwargs or {}))
+
+
+def fake_cuda() -> tuple[FakeTensorMode, Callable[[torch.Tensor], FakeTensor]]:
+    """What makes CUDA tensors without a GPU: they go through the dispatcher's CUDA keys, autocast's among them."""
+    mode = FakeTensorMode()
+    return mode, lambda tensor: FakeTensor(mode, tensor.detach().to("meta"), torch.device("cuda"))
 
 
 @pytest.fixture
@@ -157,12 +169,7 @@ def cuda_autocast(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("cuda_autocast", HALF, indirect=True)
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_compute_in_float32_under_cudas_autocast(name: str, cuda_autocast: torch.dtype):
-    # Fake tensors go through the dispatcher's CUDA keys, autocast's among them, and need no GPU.
-    mode = FakeTensorMode()
-
-    def on_cuda(tensor: torch.Tensor) -> FakeTensor:
-        return FakeTensor(mode, tensor.detach().to("meta"), torch.device("cuda"))
-
+    mode, on_cuda = fake_cuda()
     head = build_head(name, 6, 5, s=64.0, m=0.5)
     weights = {key: on_cuda(weight) for key, weight in head.named_parameters()}
     faces, layer, labels = map(on_cuda, (torch.empty(9, 6), torch.empty(6, 6), torch.zeros(9, dtype=torch.int64)))
@@ -172,6 +179,26 @@ def test_heads_compute_in_float32_under_cudas_autocast(name: str, cuda_autocast:
         for given in (embeddings, embeddings.float()):
             logits = functional_call(head, weights, (given, labels, 0.3))
             assert (logits.dtype, logits.device.type, logits.shape) == (torch.float32, "cuda", (9, 5))
+
+
+@pytest.mark.parametrize("cuda_autocast", HALF, indirect=True)
+@pytest.mark.parametrize("net", ["mobilefacenet", "resnet18", "vgg11"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_step_of_each_net_and_head_takes_cudas_autocast(head: str, net: str, cuda_autocast: torch.dtype):
+    mode, on_cuda = fake_cuda()
+    backbone = build_backbone(net, embedding=16, size=112)
+    learner = Learner(backbone, build_head(head, 16, 5, s=64.0, m=0.5)).eval()  # batch norm alike in both modes
+    state = {name: on_cuda(value) for name, value in (*learner.named_parameters(), *learner.named_buffers())}
+    seen: set[torch.dtype] = set()
+    convolution = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    convolution.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    x, labels = on_cuda(torch.empty(4, 3, 112, 112)), on_cuda(torch.zeros(4, dtype=torch.int64))
+    with mode, torch.no_grad(), WithoutDeviceGuard():
+        embeddings, logits, _ = functional_call(learner, state, (x, labels, 0.3))
+        loss, _ = losses(embeddings, logits, labels, None, 4, DistillConfig())
+    assert seen == {cuda_autocast}
+    assert (loss.dtype, loss.device.type, loss.shape) == (torch.float32, "cuda", ())
+    assert (embeddings.dtype, logits.dtype) == (torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", HALF)

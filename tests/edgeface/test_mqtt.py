@@ -213,6 +213,10 @@ def test_ten_thousand_events_outlive_a_broker_that_ends(broker: Broker, listener
             return state is not None and json.loads(state)["person"] == str(count - 1)
 
         listener.wait(is_last, 120)
+        # Subscribed again too: Home Assistant that asks is told who is there.
+        before = len(listener.found)
+        listener.client.publish("homeassistant/status", "online", qos=1)
+        listener.wait(lambda: any("/config" in topic for topic, *_ in listener.found[before:]))
     found = [int(json.loads(payload)["name"]) for topic, payload, _ in listener.found if topic == f"{base}/event"]
     missing = set(range(count)) - set(found)
     # A broker that is killed loses what it took after it last saved its state, every 100 messages here; one that is

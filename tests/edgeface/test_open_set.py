@@ -204,7 +204,8 @@ def test_the_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         capsys, "--open-set", folders / "staff", folders / "visitors", "-o", tmp_path / "out", "--report", page
     )
     assert code == 0
-    assert "1 photos left out" in err
+    assert "visitors: 1 photo left out" in err
+    assert "probably known" not in err
     assert (found["identification"], found["verification"]) == (None, None)
     cells = found["open_set"]["cells"]
     assert [(cell["people"], cell["photos_each"]) for cell in cells] == [(5, 1), (8, 1), (5, 3), (8, 3)]
@@ -220,6 +221,39 @@ def test_the_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(rows) == 12
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"open_set_1.png", "open_set_3.png"}
     assert "FNIR over FPIR, 3 photos a person" in page.read_text(encoding="utf-8")
+
+
+def test_unknown_people_who_are_known_are_noticed(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from edgeface.data.att import att_folder
+
+    visitors = tmp_path / "visitors"
+    shutil.copytree(folders / "visitors", visitors)
+    (visitors / "guest").mkdir()
+    for take in (7, 8):  # other photos of one of the staff
+        shutil.copy(att_folder() / "s1" / f"{take}.pgm", visitors / "guest")
+    code, found, err = call(capsys, "--open-set", folders / "staff", visitors)
+    assert code == 0
+    (line,) = (line for line in err.splitlines() if "probably known" in line)
+    assert line.startswith(f"{visitors}: 1 person is probably known, such as guest (score 0.")
+    assert " with s1); the FPIR is too high by them" in line
+    assert found["open_set"]["unknown"]["people"] == 11
+    shutil.copy(att_folder() / "s2" / "1.pgm", visitors / "guest")  # enrolled itself
+    code, found, err = call(capsys, "--open-set", folders / "staff", visitors)
+    assert (code, found) == (2, {})
+    assert "one photo is of guest among the unknown people and of s2 among the known" in err.splitlines()[-1]
+
+
+def test_the_table_fits_80_columns(folders: Path, capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    assert run(["eval", "mobilefacenet", "--open-set", str(folders / "staff"), str(folders / "visitors")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(", ", 1)[1] for line in lines if "open set" in line] == [
+        "1 photo a person",
+        "3 photos a person",
+    ]
+    rows = [line for line in lines if "│" in line]
+    assert len(rows) == 12, "a row each, none of them broken"
+    assert max(map(len, rows)) <= 80
 
 
 def test_what_cannot_be_measured_is_one_line(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -231,6 +231,16 @@ def test_two_cameras_at_once_and_the_events_say_which(place: Path, att: Path):
         assert process.returncode == 130, err
         found = {(row["camera"], row["track"], row["name"]) for row in rows if row["kind"] == "named"}
         assert found == {(address(one), 1, "s1"), (address(two), 1, "s2")}
+        # Two channels of one recorder differ in what is not shown.
+        channels = [f"{address(one)}?channel={number}" for number in (1, 2)]
+        process = started("--camera", channels[0], "--camera", channels[1], "--json-lines")
+        rows = []
+        while sum(row["kind"] == "named" for row in rows) < 2:
+            rows += until(process, "named")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        found = {(row["camera"], row["track"], row["name"]) for row in rows if row["kind"] == "named"}
+        assert found == {(address(one), 1, "s1"), (f"{address(one)} (2)", 1, "s1")}
         process = started("--camera", address(one), "--camera", address(two), "-o", "both.mp4")
         assert process.communicate(timeout=60)[1].startswith("edgeface: --output and --show draw one camera")
 

@@ -241,6 +241,6 @@ def test_photos_that_were_split_again_are_refused_where_files_are_stamped(traine
         export_model(trained.run, ExportPhotos(data=again), tmp_path / "models")
     assert not (tmp_path / "models").exists()
     contract = trained.export.files[0].contract
-    assert contract.photos_sha256 == trained.data.photos_sha256
+    assert contract.photos_sha256 == trained.data.photos_sha256()
     assert again.split_since(contract)
     assert trained.data.split_since(contract) is None

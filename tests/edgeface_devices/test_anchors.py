@@ -12,7 +12,8 @@ from edgeface_devices.boards.profiles import find_profile, profiles
 from edgeface_devices.estimate import evidence
 from edgeface_devices.estimate.evidence import Anchor, keep, load_anchors, ncnn_times, nets, rows
 from edgeface_devices.estimate.latency import MEASURED_FACTOR, SAME_FACTOR, estimate
-from edgeface_devices.measurement import Figure, of_file
+from edgeface_devices.figures import Figure
+from edgeface_devices.measurement import of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import UsageError
 from scripts import latency_fit

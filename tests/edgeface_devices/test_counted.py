@@ -252,7 +252,7 @@ def test_an_emulated_row_has_no_time_and_its_estimate_stands_apart(
     monkeypatch.setattr(emulated.userland, "find", lambda: tmp_path)
     monkeypatch.setattr(emulated.userland, "install", lambda root: "/opt")
     monkeypatch.setattr(emulated, "embed_here", lambda *_, **__: (none, "2"))
-    monkeypatch.setattr(emulated, "_run", lambda *_: (found, next(totals), none))
+    monkeypatch.setattr(emulated, "_run", lambda *_: (found, next(totals), none, ()))
     counted_row, other = emulated.emulate(files, profiles()["rpi-4b"]).to_json()["rows"]
     for row in (counted_row, other):
         assert row["source"] == "emulated"

@@ -11,7 +11,8 @@ import pytest
 
 from edgeface_devices.boards.profiles import find_profile, profiles
 from edgeface_devices.emulate import userland as emulator
-from edgeface_devices.emulate.core import emulate, instructions
+from edgeface_devices.emulate.core import emulate
+from edgeface_devices.emulate.counts import instructions
 from edgeface_devices.measurement import compare_embeddings
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import UsageError

@@ -60,7 +60,14 @@ def test_a_name_is_never_replaced_by_the_host(tmp_path: Path):
     assert find_profile("rpi-zero-2w", model=tmp_path / "model").name == "rpi-zero-2w"
 
 
-@pytest.mark.parametrize(("name", "near"), [("rpi4b", "rpi-4b"), ("RPI-5", "rpi-5"), ("zero-2w", "rpi-zero-2w")])
+@pytest.mark.parametrize(
+    ("name", "board"), [("rpi4b", "rpi-4b"), ("rpi-zero2w", "rpi-zero-2w"), ("rpi-4b1500", "rpi-4b-1500")]
+)
+def test_hyphens_do_not_matter(name: str, board: str):
+    assert find_profile(name).name == board
+
+
+@pytest.mark.parametrize(("name", "near"), [("rpi4c", "rpi-4b"), ("RPI-5", "rpi-5"), ("zero-2w", "rpi-zero-2w")])
 def test_an_unknown_name_shows_the_nearest(name: str, near: str):
     with pytest.raises(UsageError, match=rf"no board is called '{name}'; near it: .*\b{near}\b"):
         find_profile(name)

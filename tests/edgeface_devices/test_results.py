@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeface_devices.boards.health import BoardState, Conditions, Repetition
-from edgeface_devices.measurement import Figure, Measurement, compare_embeddings, names
+from edgeface_devices.figures import Figure
+from edgeface_devices.measurement import Measurement, compare_embeddings, names
 from edgeface_devices.results import Results, board_table, by_board, merge, origins, read_results, share_accuracy
 from edgeface_devices.verdicts import FIGURES
 from edgeface_runtime import UsageError

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeface_devices.bench.timing import sample, spread, summarise
-from edgeface_devices.measurement import Figure
+from edgeface_devices.figures import Figure
 
 
 class FakeClock:

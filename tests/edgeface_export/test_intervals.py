@@ -42,6 +42,19 @@ def test_the_interval_over_people_covers_the_true_share_as_often_as_it_says_and_
     assert inside[1] / SAMPLES < 0.93
 
 
+def test_the_interval_of_photos_that_several_draws_ask_about_covers_the_true_share():
+    """As in naming people from a few of their photos, drawn anew: the same photo is asked about again and again."""
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(SAMPLES):
+        people = np.repeat(np.arange(105), 20)
+        hard = rng.beta(0.5, 4.5, 105)[people] > rng.random(len(people))
+        asked = np.concatenate([rng.permutation(len(people))[:1500] for _ in range(5)])
+        low, high = share_interval(~hard[asked], people[asked])
+        inside += low <= 0.9 <= high
+    assert 0.93 <= inside / SAMPLES <= 0.97
+
+
 def test_the_variance_is_the_sum_over_pairs_that_share_somebody():
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 12, (2, 60))

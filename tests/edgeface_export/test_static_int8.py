@@ -59,10 +59,10 @@ def with_pairs(faces: np.ndarray, labels: np.ndarray) -> EvaluationSet:
 
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, Any]:
-    """Forty people whom even random weights tell apart, six noisy photos each."""
+    """Forty people whom even random weights tell apart, six photos each."""
     rng = np.random.default_rng(0)
     people = np.repeat(rng.integers(0, 256, (40, 16, 16, 3)), 6, axis=0)
-    faces = np.clip(people + rng.normal(0, 70, people.shape), 0, 255).astype(np.uint8)
+    faces = np.clip(people + rng.normal(0, 12, people.shape), 0, 255).astype(np.uint8)
     labels, turn = np.repeat(np.arange(40), 6), np.arange(240) % 6
     spec = {"input": InputSpec(size=16), "embedding": EmbeddingSpec(length=16)}
     return {

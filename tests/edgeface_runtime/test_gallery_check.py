@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -18,6 +19,7 @@ from edgeface_runtime import (
     GalleryError,
     check_gallery,
     check_unknown,
+    import_gallery,
     look_again,
     open_rgb,
 )
@@ -91,6 +93,52 @@ def test_one_person_under_two_names_is_named(people: Gallery, fake: FaceRecogniz
     for take in range(photos):
         people.enroll("Twin", fake_photo(17 * 5, 20 + take), force=True)
     assert faults(check_gallery(people, fake)) == [("two_names", "P05", "Twin")]
+
+
+def two_people(path: Path, alike: float, names: tuple[str, str], photos: int = 6) -> None:
+    """A gallery of two people whose photos score 0.6 with their own and ``alike`` of it with the other's."""
+    rng = np.random.default_rng(0)
+    noise, _ = np.linalg.qr(rng.normal(size=(64, 2 * photos + 2)))
+    two = alike * noise[:, 0] + np.sqrt(1 - alike**2) * noise[:, 1]
+    people = np.repeat([noise[:, 0], two], photos, axis=0)
+    rows = np.sqrt(0.6) * people + np.sqrt(0.4) * noise[:, 2:].T
+    source = path.with_suffix(".npz")
+    np.savez(source, names=np.repeat(names, photos), embeddings=rows.astype(np.float32))
+    import_gallery(source, path, fake_recognizer().model)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.7, []), (0.98, [("two_names", "Ada", "Bea")])])
+def test_two_who_are_alike_are_no_person_under_two_names(
+    path: Path, fake: FaceRecognizer, share: float, found: list[tuple[str, str, str]]
+):
+    two_people(path, share, ("Ada", "Bea"))
+    with Gallery(path, fake) as gallery:
+        assert faults(check_gallery(gallery, fake)) == found
+
+
+def test_a_photo_as_near_to_a_lookalike_as_to_its_own_is_no_wrong_name(path: Path, fake: FaceRecognizer):
+    two_people(path, 0.4, ("Ada", "Bea"))
+    with Gallery(path, fake) as gallery:
+        photos, rows = gallery.contents()
+        ada = [row for row, photo in enumerate(photos) if photo.name == "Ada"]
+        between = rows.mean(axis=0) + 0.02 * (rows[len(ada) :].mean(axis=0) - rows[: len(ada)].mean(axis=0))
+        between /= np.linalg.norm(between)
+        source = path.with_name("one.npz")
+        np.savez(source, names=np.array(["Ada"]), embeddings=between[None])
+        assert gallery.merge(source, force=True).added == 1
+        rows = gallery.contents()[1]
+        own, other = between @ rows[: len(ada)].mean(axis=0), between @ rows[len(ada) + 1 :].mean(axis=0)
+        assert own < other
+        assert faults(check_gallery(gallery, fake)) == []
+
+
+def test_who_is_in_a_mistake_gets_no_advice_that_contradicts_it(people: Gallery, fake: FaceRecognizer):
+    people.enroll("Twin", fake_photo(17 * 5, 20), force=True)  # one photo of P05
+    people.enroll("Alone", fake_photo(336), force=True)
+    found = check_gallery(people, fake)
+    assert [(row.kind, row.name) for row in found.findings] == [("two_names", "P05"), ("few_photos", "Alone")]
+    text = found.faults[0].text
+    assert re.search(r": photos \d+, \d+ and 2 more of P05 and photo \d+ of Twin$", text), text
 
 
 def test_several_faults_at_once(people: Gallery, fake: FaceRecognizer):
@@ -234,10 +282,12 @@ def test_unknown_people_s_ceiling(people: Gallery, fake: FaceRecognizer, tmp_pat
     assert found.fpir is not None
     assert (found.fpir.value, found.fpir.photos, found.fpir.people) == (pytest.approx(1 / 3), 6, 3)
     assert [row.name for row in found.highest[:2]] == ["P05", "P05"]
+    assert found.enrolled == found.highest[:2]
     scores = [row.score for row in found.highest]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == pytest.approx(people.search(fake.embed(fake_photo(85, 50)))[0][0].score, abs=0.02)
     assert [line.endswith("no face found") for line in found.failed] == [True]
+    assert not check_unknown(people, fake, photos[:4]).enrolled
     flat = check_unknown(people, fake, [path for path in photos if path.parent.name == "v336"])
     assert flat.fpir is not None
     assert flat.fpir.people == flat.fpir.photos == 2  # photos of one folder are as many people

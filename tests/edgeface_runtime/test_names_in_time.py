@@ -61,6 +61,7 @@ def test_who_takes_a_place_does_not_take_the_name(fps: float, after: str, gap: f
 def test_with_the_faults_of_real_looks_too(fps: float):
     for name, scene in SCENES["SCENES"].items():
         said = SCENES["measure"](scene, fps)
+        assert said.visits <= said.comings, name
         assert said.longest <= 1.0, name
         assert said.wrong <= 0.04 * said.present, name
         assert said.twice == 0, name

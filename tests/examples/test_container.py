@@ -50,7 +50,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "--only-binary=:all:", "--dest", context / "dist", extras, "pip",
     )  # fmt: skip
     done("mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-venv", "bookworm", place / "base.tar")
-    buildah: list[str | Path] = ["buildah", "--root", store, "--runroot", place / "run", "--storage-driver", "vfs"]
+    buildah: list[str | Path] = ["buildah", "--root", store, "--runroot", place / "run"]
     base = done(*buildah, "from", "scratch")
     done(*buildah, "add", base, place / "base.tar", "/")
     done(*buildah, "commit", base, "localhost/base")
@@ -77,6 +77,12 @@ def inside(root: Path, *words: str, **options: object) -> subprocess.Popen[str]:
         f'exec chroot --userspec=1000:1000 {root} /usr/bin/env -C /data "$@"'
     )
     return subprocess.Popen([*command, script, "sh", *words], text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """SIGTERM to the first process inside."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
 
 
 def said(root: Path, *words: str) -> str:
@@ -108,7 +114,7 @@ def test_it_enrolls_watches_and_ends_well(image: Path):
     assert [json.loads(line)["kind"] for line in out.splitlines()] == ["appeared", "named", "left"]
     assert (image / "data" / "named.mp4").stat().st_uid == 1000
     # SIGTERM reaches the first process of the container.
-    camera = [EDGEFACE, "run", "--camera", "", "-g", "g", "--json-lines", "-o", "camera.mp4"]
+    camera = [EDGEFACE, "run", "--camera", "", "-g", "g", "--json-lines", "-o", "camera.mp4", "--patience", "60"]
     Camera.picture = (image / "data" / "family" / "ada.jpg").read_bytes()
     with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
         server.daemon_threads = True
@@ -116,9 +122,9 @@ def test_it_enrolls_watches_and_ends_well(image: Path):
         camera[3] = f"http://127.0.0.1:{server.server_port}/"
         with inside(image, *camera, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout
-            assert [json.loads(process.stdout.readline())["kind"] for _ in range(2)] == ["appeared", "named"]
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(children[0]), signal.SIGTERM)
+            while json.loads(process.stdout.readline())["kind"] != "named":
+                pass
+            end(process)
             out, err = process.communicate(timeout=60)
         server.shutdown()
     assert process.returncode == 0, err
@@ -160,5 +166,5 @@ def test_its_service_answers_that_it_is_well(image: Path):
             else:
                 raise AssertionError("it does not answer")
         finally:
-            process.kill()
-            process.communicate()
+            end(process)
+            process.communicate(timeout=60)

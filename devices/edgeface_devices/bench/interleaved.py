@@ -11,19 +11,26 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from edgeface_devices.bench.limits import NO_LIMITS, DoesNotFitError, Limits
 from edgeface_devices.bench.process import Worker
+from edgeface_devices.bench.protocol import PhotoTimes
+from edgeface_devices.bench.scenes import SCENES
 from edgeface_devices.bench.timing import spread, summarise
-from edgeface_devices.measurement import Embeddings, Faces, Figure, Measurement, of_file
+from edgeface_devices.figures import Figure
+from edgeface_devices.measurement import Embeddings, Faces, Measurement, of_file
 from edgeface_devices.results import Device, Results, ratios
+from edgeface_devices.way import PARTS, WHOLE, Part, PhotoWay, Setting
 from edgeface_runtime import ModelError, UsageError
 
 _WARM_UP = 10
 """Calls before the first one that counts: clocks rise and caches fill."""
+_PHOTO_CALLS, _PHOTO_ROUNDS = 30, 3
+"""Timed calls of each part of the whole way, at most, and in how many rounds the files take turns."""
 
 
 def bench(
@@ -35,6 +42,7 @@ def bench(
     rounds: int = 20,
     seed: int = 0,
     faces: Faces | None = None,
+    photo: Sequence[Setting] = (),
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> Results:
     """Measures model files on this machine, each in a fresh process, with interleaved calls.
@@ -50,6 +58,7 @@ def bench(
         rounds: into how many parts a file's calls are divided.
         seed: of the order within the rounds.
         faces: (N, S, S, 3) uint8 RGB; when given, each row keeps its embeddings of them.
+        photo: detectors with which the whole way from a photo to names is measured too, for each drawn scene.
         progress: wraps the sequence of rounds, as a progress bar does.
 
     Raises:
@@ -77,6 +86,9 @@ def bench(
                 cpu[turn] += cpu_ms
         # Before the embeddings: those run in batches, which take memory that one face does not.
         rows = [_filled(*each, rounds, limits) for each in zip(rows, workers, wall, cpu, strict=True)]
+        if photo:
+            ways = _ways(workers, photo, min(calls, _PHOTO_CALLS))
+            rows = [replace(row, photo=tuple(its)) for row, its in zip(rows, ways, strict=True)]
         if faces is not None:
             embedded = zip(rows, _embed(workers, faces), strict=True)
             rows = [replace(row, embeddings=embeddings) for row, embeddings in embedded]
@@ -115,6 +127,39 @@ def _filled(
         calls=latency.calls,
         peak_mb=round(worker.peak_mb(), 1),
         note=limits.words or None,
+    )
+
+
+def _ways(workers: Sequence[Worker], settings: Sequence[Setting], calls: int) -> list[list[PhotoWay]]:
+    """For each file the ways of all settings and scenes; the files take turns."""
+    found: list[list[PhotoWay]] = [[] for _ in workers]
+    for setting, scene in product(settings, SCENES):
+        answers = [
+            [worker.photo(scene, setting, math.ceil(calls / _PHOTO_ROUNDS)) for worker in workers]
+            for _ in range(_PHOTO_ROUNDS)
+        ]
+        for ways, its in zip(found, zip(*answers, strict=True), strict=True):
+            ways.append(_way(scene, setting, its))
+    return found
+
+
+def _way(scene: str, setting: Setting, answers: Sequence[PhotoTimes]) -> PhotoWay:
+    last, parts = answers[-1], {}
+    for name in last.wall_ms:
+        wall = summarise([ms for answer in answers for ms in answer.wall_ms[name]])
+        cpu = summarise([ms for answer in answers for ms in answer.cpu_ms[name]])
+        parts[name] = Part(p50_ms=wall.p50_ms, p90_ms=wall.p90_ms, cpu_p50_ms=cpu.p50_ms)
+    sums = np.sum([[ms for answer in answers for ms in answer.cpu_ms[name]] for name in PARTS], axis=0)
+    wholes = np.array([ms for answer in answers for ms in answer.cpu_ms[WHOLE]])
+    return PhotoWay(
+        scene=scene,
+        faces=last.faces,
+        setting=setting,
+        gallery=last.gallery,
+        source="measured",
+        parts=parts,
+        peak_mb=round(last.peak_mb, 1),
+        parts_over_whole=round(float(np.median(sums / wholes)), 4),
     )
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_devices.bench.limits import NO_LIMITS, Limits
-from edgeface_devices.bench.protocol import EngineStart
+from edgeface_devices.bench.protocol import EngineStart, PhotoMarks, PhotoTimes
+from edgeface_devices.way import Setting
 from edgeface_runtime.errors import ModelError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -89,6 +90,15 @@ class Worker:
     def mark(self, calls: int) -> None:
         """Runs ``calls`` calls, with a mark of the instruction counter before the first and after each."""
         self._ask(op="mark", calls=calls)
+
+    def photo(self, scene: str, setting: Setting, calls: int) -> PhotoTimes:
+        """Times ``calls`` ways from one photo to names, in parts and as one call."""
+        asked = {"scene": scene, "threads": self._threads, "calls": calls} | asdict(setting)
+        return PhotoTimes(**self._ask(op="photo", **asked))
+
+    def photo_marks(self, scene: str, setting: Setting) -> PhotoMarks:
+        """Runs each part of one way from a photo to names between two marks of the instruction counter."""
+        return PhotoMarks(**self._ask(op="photo_marks", scene=scene, threads=self._threads, **asdict(setting)))
 
     def profile(self, calls: int) -> tuple[float, list[tuple[str, str, float]]]:
         """(median processor milliseconds of a call, (name, kind, milliseconds) of each operator)."""

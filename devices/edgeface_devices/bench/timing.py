@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeface_devices.measurement import Figure, Source
+from edgeface_devices.figures import Figure, Source
 
 LEAST_FOR_P90 = 10
 LEAST_FOR_P99 = 100

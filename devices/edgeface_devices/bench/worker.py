@@ -10,6 +10,10 @@ request a line:
 - ``{"op": "time", "calls"}`` → ``wall_ms`` and ``cpu_ms`` (all threads of the process), one
   duration a call. A call is ``Model.embed`` of one face: from uint8 pixels to a unit embedding;
 - ``{"op": "mark", "calls"}`` → ``{}``, after calls with marks between them for the emulator's instruction counter;
+- ``{"op": "photo", "scene", "detector", "min_face", "threads", "calls"}`` → ``faces``, ``gallery``, ``wall_ms`` and
+  ``cpu_ms`` of each part of the way from a photo to names (``whole.steps``), and ``peak_mb``;
+- ``{"op": "photo_marks", "scene", "detector", "min_face", "threads"}`` → ``faces``, ``gallery`` and the ``parts`` that
+  ran between marks;
 - ``{"op": "profile", "threads", "calls"}`` → ``cpu_ms`` of a call and ``operators``, each (name, kind, ms);
 - ``{"op": "peak"}`` → ``peak_mb``, the most memory the process has held so far (10⁶ bytes);
 - ``{"op": "embed", "faces", "output"}`` → reads faces.npy, writes output.npy.
@@ -148,10 +152,35 @@ def _mark(model: Model, *, calls: int) -> Answer:
     for number in range(calls + 1):
         if number:
             model.embed(face)
-        # Closing this descriptor always fails; the counter sees the call (qemu/icount.c).
-        with contextlib.suppress(OSError):
-            os.close(_FIRST_MARK - number)
+        _set_mark(number)
     return {}
+
+
+def _set_mark(number: int) -> None:
+    # Closing this descriptor always fails; the counter sees the call (qemu/icount.c).
+    with contextlib.suppress(OSError):
+        os.close(_FIRST_MARK - number)
+
+
+def _photo(model: Model, *, scene: str, detector: str, min_face: float | None, threads: int, calls: int) -> Answer:
+    from edgeface_devices.bench.whole import GALLERY, steps, timed
+
+    with steps(model, scene, detector=detector, min_face=min_face, threads=threads) as (parts, faces):
+        wall_ms, cpu_ms = timed(parts, calls)
+        return {"faces": faces, "wall_ms": wall_ms, "cpu_ms": cpu_ms, "gallery": GALLERY, "peak_mb": peak_mb()}
+
+
+def _photo_marks(model: Model, *, scene: str, detector: str, min_face: float | None, threads: int) -> Answer:
+    from edgeface_devices.bench.whole import GALLERY, steps
+
+    with steps(model, scene, detector=detector, min_face=min_face, threads=threads) as (parts, faces):
+        for part in parts.values():
+            part()
+        _set_mark(0)
+        for number, part in enumerate(parts.values(), 1):
+            part()
+            _set_mark(number)
+        return {"faces": faces, "parts": list(parts), "gallery": GALLERY}
 
 
 def _profile(model: Model, *, threads: int, calls: int) -> Answer:
@@ -171,6 +200,8 @@ _OPERATIONS: dict[str, Callable[..., Answer]] = {
     "time": _time,
     "mark": _mark,
     "embed": _embed,
+    "photo": _photo,
+    "photo_marks": _photo_marks,
     "profile": _profile,
     "peak": _peak,
 }

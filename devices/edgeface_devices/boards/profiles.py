@@ -61,7 +61,7 @@ def profiles() -> dict[str, BoardProfile]:
 
 
 def find_profile(name: str, *, model: Path = _MODEL) -> BoardProfile:
-    """The board of that name; ``rpi`` is this host where it is a known board, else the 4B.
+    """The board of that name, hyphens or not; ``rpi`` is this host where it is a known board, else the 4B.
 
     Raises:
         UsageError: no such board; shows the nearest names.
@@ -69,8 +69,9 @@ def find_profile(name: str, *, model: Path = _MODEL) -> BoardProfile:
     known = profiles()
     if name == "rpi":
         return _host(model) or known[DEFAULT]
-    if name in known:
-        return known[name]
+    for board in known.values():
+        if board.name.replace("-", "") == name.replace("-", ""):
+            return board
     near = difflib.get_close_matches(name.lower(), ["rpi", *known], n=3, cutoff=0.4) or ["rpi", *known]
     raise UsageError(f"no board is called {name!r}; near it: {', '.join(near)} (edgeface devices lists all)")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -18,10 +15,12 @@ from edgeface_devices.bench.process import Worker, thread_settings
 from edgeface_devices.bench.protocol import EngineStart
 from edgeface_devices.boards.profiles import BoardProfile
 from edgeface_devices.emulate import userland
+from edgeface_devices.emulate.counts import instructions, ways
 from edgeface_devices.estimate.evidence import Anchor
 from edgeface_devices.estimate.latency import Estimate, device_of, estimated
 from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, of_file
 from edgeface_devices.results import Results
+from edgeface_devices.way import PhotoWay, Setting
 from edgeface_runtime import UsageError
 
 _COUNTED = 3
@@ -37,6 +36,7 @@ def emulate(
     *,
     faces: Faces | None = None,
     measured: Sequence[Anchor] = (),
+    photo: Sequence[Setting] = (),
     progress: Progress = lambda chunks, _: chunks,
 ) -> Results:
     """Runs model files on a board's core under emulation and on this machine, one thread, in fresh processes.
@@ -49,6 +49,7 @@ def emulate(
         board: whose core is emulated.
         faces: (N, S, S, 3) uint8 RGB to embed; None: the four golden probe images of each file's size.
         measured: the user's own rows, which estimates rest on first.
+        photo: detectors with which the whole way from a photo to names is counted too, for each drawn scene.
         progress: wraps the chunks of one file's faces under a title, as a progress bar does.
 
     Raises:
@@ -66,7 +67,8 @@ def emulate(
         images = faces_for(file.contract.input.size, faces)
         here, version = embed_here(file.path, images, threads=1)
         with tempfile.TemporaryDirectory() as folder:
-            loaded, counts, there = _run(file.path, images, Path(folder), root, core, python_path, progress)
+            run = _run(file.path, images, Path(folder), root, core, python_path, photo, progress)
+            loaded, counts, there, found = run
         row = replace(
             file,
             engine=loaded.engine,
@@ -75,6 +77,7 @@ def emulate(
             agreement=compare_embeddings(here, there, engine_version_here=version),
             embeddings=there,
             embeddings_here=here,
+            photo=found,
         )
         rows.append(_with_estimate(row, board, measured))
     device = replace(device_of(board, "emulated"), name=f"{board.board} (emulated {board.core})", clock_mhz=None)
@@ -82,8 +85,15 @@ def emulate(
 
 
 def _run(
-    path: Path, faces: Faces, scratch: Path, root: Path, core: str, python_path: str, progress: Progress
-) -> tuple[EngineStart, dict[str, int] | None, Embeddings]:
+    path: Path,
+    faces: Faces,
+    scratch: Path,
+    root: Path,
+    core: str,
+    python_path: str,
+    photo: Sequence[Setting],
+    progress: Progress,
+) -> tuple[EngineStart, dict[str, int] | None, Embeddings, tuple[PhotoWay, ...]]:
     settings = thread_settings(1) | {"PYTHONPATH": python_path}
     worker_command = ["python3", "-P", "-m", "edgeface_devices.bench.worker"]
     inner = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker_command]
@@ -96,10 +106,12 @@ def _run(
     there = []
     with closing(Worker(path, command=command, seen_as=f"/mnt/{path.name}")) as worker:
         worker.mark(_COUNTED)
+        counted = instructions(count.read_text())
+        found = tuple(ways(worker, photo, count.read_text))
         for start in progress(range(0, len(faces), _CHUNK), path.name):
             np.save(mnt / "faces.npy", faces[start : start + _CHUNK])
             there.append(worker.embed(Path("/mnt/faces.npy"), Path("/mnt/embeddings.npy"), seen_here=mnt))
-    return worker.loaded, instructions(count.read_text()), np.concatenate(there)
+    return worker.loaded, counted, np.concatenate(there), found
 
 
 def _with_estimate(row: Measurement, board: BoardProfile, measured: Sequence[Anchor]) -> Measurement:
@@ -107,15 +119,3 @@ def _with_estimate(row: Measurement, board: BoardProfile, measured: Sequence[Anc
     whole = estimated(replace(row, threads=board.threads), board, measured, instructions=total)
     said = Estimate(ms=whole.p50_ms, note=whole.note or "")
     return replace(row, estimate=whole, note=f"estimate for the board itself, {board.threads} threads: {said}")
-
-
-def instructions(lines: str) -> dict[str, int] | None:
-    """Instructions of one call by class, from the counter's lines: the median of the differences of two marks.
-
-    ``dot`` (dot products) is part of ``simd``. None without lines.
-    """
-    marks = [{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)} for line in lines.splitlines()]
-    if len(marks) < 2:
-        return None
-    pairs = list(pairwise(marks))
-    return {key: int(median(after[key] - before[key] for before, after in pairs)) for key in marks[0]}

@@ -31,6 +31,8 @@ _LAYOUT = 1
 """Grows when a root that an older edgeface built no longer serves."""
 MARKER = Path("/etc/edgeface-emulated")
 """In the root: whoever measures time there must see that it is no board."""
+COUNTS = Path("/emu/count")
+"""What the counter has written, as a program in the emulator sees it."""
 _SUITE = "bookworm"
 _PYTHON = "3.11"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -23,7 +23,8 @@ from edgeface_devices.estimate.evidence import (
     nets,
     predict,
 )
-from edgeface_devices.measurement import Figure, Measurement, Source, of_file
+from edgeface_devices.figures import Figure, Source
+from edgeface_devices.measurement import Measurement, of_file
 from edgeface_devices.results import Device, Results
 from edgeface_runtime import Contract
 
@@ -218,7 +219,9 @@ def _anchored(net: Costs, board: BoardProfile, engine: str, kind: str, threads: 
         # No factor for the version: the rows are of versions four years apart.
         guess = _from_costs(net, _cost_fit(board, "float", threads))
         note = f"{guess.note} by ncnn; times {found.ratio:.2f}, {engine} in {kind} on {found.nets} published rows"
-        return _Guess(guess.ms * found.ratio, found.half_width, f"{note} of plain nets (no shuffles, no wide branches)")
+        if engine == "litert":
+            note += " of nets without shuffled channels and wide branches"
+        return _Guess(guess.ms * found.ratio, found.half_width, note)
     guess = _ncnn(net, board, "float", threads, version)
     width = max(ANCHOR_FACTOR, guess.half_width * found.spread)
     against = f"{engine} in {kind} against ncnn in float on {found.nets} published nets"

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +20,13 @@ import numpy as np
 
 from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.interleaved import bench, local_device
+from edgeface_devices.bench.process import Worker
 from edgeface_devices.boards.health import BoardState, Conditions, Repetition, read_state, throttling
-from edgeface_devices.emulate.userland import MARKER
+from edgeface_devices.emulate.counts import ways
+from edgeface_devices.emulate.userland import COUNTS, MARKER
 from edgeface_devices.measurement import of_file
 from edgeface_devices.results import Results
+from edgeface_devices.way import PhotoWay, Setting
 from edgeface_runtime import EdgefaceError
 from edgeface_runtime.files import replacing
 
@@ -39,6 +43,8 @@ class Job:
     """Minutes during which the measurement is repeated; 0: once."""
     has_faces: bool
     """``faces.npy`` is there."""
+    photo: tuple[Setting, ...] = ()
+    """Detectors with which the whole way from a photo to names is measured too."""
 
 
 def perform(folder: Path, job: Job) -> Results:
@@ -53,8 +59,9 @@ def perform(folder: Path, job: Job) -> Results:
         core = os.environ.get("EDGEFACE_EMULATED", "arm64")
         device = replace(local_device(), name=f"emulated {core}, no board", source="emulated")
         # No durations: under emulation they would mean nothing.
-        files = (of_file(path, threads=job.threads, source="emulated") for path in paths)
-        results = Results(device=device, rows=tuple(files))
+        files = [of_file(path, threads=job.threads, source="emulated") for path in paths]
+        rows = [replace(file, photo=_counted(file.path, job)) for file in files]
+        results = Results(device=device, rows=tuple(rows))
     else:
         results = _measure(folder, paths, job, states)
     faces = np.load(folder / "faces.npy", mmap_mode="r") if job.has_faces else None
@@ -69,6 +76,15 @@ def perform(folder: Path, job: Job) -> Results:
     return replace(results, rows=tuple(rows), state=conditions)
 
 
+def _counted(path: Path, job: Job) -> tuple[PhotoWay, ...]:
+    """Instructions of the whole way, where the emulator counts them."""
+    if not job.photo:
+        return ()
+    lines = COUNTS.read_text if os.environ.get("QEMU_PLUGIN") else str
+    with closing(Worker(path, threads=job.threads)) as worker:
+        return tuple(ways(worker, job.photo, lines))
+
+
 def _measure(folder: Path, paths: Sequence[Path], job: Job, states: list[BoardState]) -> Results:
     """The last repetition, with what shows drift of each; a state is added to ``states`` at every round."""
     started, repetitions = time.monotonic(), list[Repetition]()
@@ -81,7 +97,7 @@ def _measure(folder: Path, paths: Sequence[Path], job: Job, states: list[BoardSt
             states.append(read_state())
 
     while True:
-        results = bench(paths, threads=job.threads, calls=job.calls, progress=watched)
+        results = bench(paths, threads=job.threads, calls=job.calls, photo=job.photo, progress=watched)
         medians = tuple(round(row.median_ms, 4) for row in results.rows)
         minutes = round(_minutes(started), 2)
         repetitions.append(Repetition(minutes=minutes, medians_ms=medians, state=states[-1]))
@@ -102,7 +118,8 @@ def main() -> None:
     """Performs the job in the folder named on the command line."""
     folder = Path(sys.argv[1])
     entries = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    job = Job(**entries | {"models": tuple(entries["models"])})
+    photo = tuple(Setting(**setting) for setting in entries["photo"])
+    job = Job(**entries | {"models": tuple(entries["models"]), "photo": photo})
     try:
         document = perform(folder, job).to_json()
     except EdgefaceError as error:

@@ -25,6 +25,7 @@ from edgeface_devices.measurement import Embeddings, Faces, compare_embeddings
 from edgeface_devices.remote.job import Job
 from edgeface_devices.remote.ssh import Connection, ConnectionLostError, connect, persistently
 from edgeface_devices.results import Device, Results, ratios
+from edgeface_devices.way import Setting
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
 from edgeface_runtime.metadata import file_format
@@ -62,6 +63,7 @@ def measure(
     calls: int = 200,
     faces: Faces | None = None,
     sustained_min: float = 0,
+    photo: Sequence[Setting] = (),
     allow_throttled: bool = False,
     options: Sequence[str] = (),
     python: str = DEFAULT_PYTHON,
@@ -77,6 +79,7 @@ def measure(
         calls: timed calls of each file.
         faces: (N, S, S, 3) uint8 RGB to embed there and here; None: the golden probe images.
         sustained_min: minutes during which the measurement is repeated; the rows are those of the last repetition.
+        photo: detectors with which the whole way from a photo to names is measured too, for each drawn scene.
         allow_throttled: give the numbers of a board that was held back all the same.
         options: more options for ssh -o.
         python: the Python there; where it lacks the engines they are installed in a virtual environment beside the job.
@@ -89,7 +92,14 @@ def measure(
     if not paths:
         raise UsageError("no model file given")
     names = tuple(str(path) for path in paths)
-    job = Job(models=names, threads=threads, calls=calls, sustained_min=sustained_min, has_faces=faces is not None)
+    job = Job(
+        models=names,
+        threads=threads,
+        calls=calls,
+        sustained_min=sustained_min,
+        has_faces=faces is not None,
+        photo=tuple(photo),
+    )
     modules = sorted({_MODULES[file_format(path.read_bytes())] for path in paths})
     contracts = [read_contract(path) for path in paths]
     load = _pack(job, paths, faces)

@@ -16,6 +16,7 @@ from edgeface.embedder import Embedder
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
+from edgeface.training.processes import gathered, is_main_process, own_share, wait_for_all
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import replacing
 from edgeface_runtime.model import unit_rows
@@ -106,6 +107,7 @@ def teacher_targets(
         from sklearn.decomposition import TruncatedSVD
 
         outputs = TruncatedSVD(length, random_state=seed).fit_transform(outputs)
+        outputs = np.pad(outputs, ((0, 0), (0, length - outputs.shape[1])))  # fewer faces than ``length`` span fewer
     return unit_rows(outputs.astype(np.float32))
 
 
@@ -132,7 +134,9 @@ def rotate_to_student(
     Returns:
         (N, D) unit rows.
     """
-    if not file.exists():
+    begun = file.exists()
+    wait_for_all()
+    if not begun and is_main_process():
         net.eval()
         aims, faces = sample
         embeddings = torch.cat(
@@ -144,12 +148,16 @@ def rotate_to_student(
         left, _, right = np.linalg.svd(aims.T @ unit_rows(embeddings.numpy()))
         with replacing(file) as beside, beside.open("wb") as out:
             np.save(out, left @ right)
+    wait_for_all()
     rotated: NDArray[np.float32] = targets @ np.load(file)
     return rotated
 
 
 def _embed_both(faces: Embedded, teacher: Embedder, cache: Path, reporter: Reporter) -> NDArray[np.float32]:
-    """(M, D) unit rows: the mean of each face's embedding and its mirror image's; cached as float16."""
+    """(M, D) unit rows: the mean of each face's embedding and its mirror image's; cached as float16.
+
+    Of several processes each embeds its share.
+    """
     outputs = []
     for array, rows in faces:
         parts_of = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
@@ -157,13 +165,17 @@ def _embed_both(faces: Embedded, teacher: Embedder, cache: Path, reporter: Repor
         for part in parts_of:
             digest.update(array[part].data)
         file = cache / f"teacher-{digest.hexdigest()[:24]}.npy"
-        if not file.exists():
+        begun = file.exists()
+        wait_for_all()  # else one process might find what another has just written, and the shares would not add up
+        if not begun:
             title = f"embedding with {teacher.contract.name}"
-            parts = [teacher.embed(_with_mirror(array[part])) for part in reporter.track(parts_of, title)]
-            both = [part.reshape(2, -1, part.shape[1]).mean(axis=0) for part in parts]
-            cache.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as beside, beside.open("wb") as out:
-                np.save(out, np.concatenate(both).astype(np.float16))
+            parts = [teacher.embed(_with_mirror(array[part])) for part in reporter.track(own_share(parts_of), title)]
+            both = gathered([part.reshape(2, -1, part.shape[1]).mean(axis=0).astype(np.float16) for part in parts])
+            if is_main_process():
+                cache.mkdir(parents=True, exist_ok=True)
+                with replacing(file) as beside, beside.open("wb") as out:
+                    np.save(out, np.concatenate(both))
+        wait_for_all()
         outputs.append(unit_rows(np.load(file).astype(np.float32)))
     return np.concatenate(outputs)
 

@@ -73,6 +73,20 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
     return float(F.cosine_similarity(y + bias, target).mean())
 
 
+def fit_last_layers(
+    learner: Learner,
+    pool: Pool,
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+    config: TrainConfig,
+    reporter: Reporter,
+) -> None:
+    """What ``config.init`` asks for; ``rows`` are those of all faces, and of those with labels."""
+    if config.init.fit_embedding:
+        fit_to_teachers(learner, pool, rows[0], config, reporter)
+    if config.init.imprint_head:
+        imprint_head(learner, pool, rows[1], config, reporter)
+
+
 @torch.no_grad()
 def fit_to_teachers(
     learner: Learner, pool: Pool, rows: NDArray[np.int64], config: TrainConfig, reporter: Reporter

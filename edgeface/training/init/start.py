@@ -61,16 +61,46 @@ def start_from(
     return f"{source}: pruned to {model.backbone}; {near}"
 
 
-def _wider(net: nn.Module, source: str) -> Checkpoint | None:
-    """The checkpoint that is meant where it is one of ours with the net's layers and more channels."""
-    path = None if source == "imagenet" else find_checkpoint(Path(source))
-    if path is None or path.suffix != ".safetensors":
+def settings_of(source: str | None) -> dict[str, object]:
+    """Backbone, embedding, input size and normalization of a checkpoint of ours; nothing of any other source.
+
+    Raises:
+        UsageError: the fp32 weights of a shipped model are not there.
+    """
+    checkpoint = own_checkpoint(source)
+    if checkpoint is None:
+        return {}
+    spec = checkpoint.contract.input
+    found = {
+        "backbone": checkpoint.contract.backbone,
+        "embedding_dim": checkpoint.contract.embedding.length,
+        "input_size": spec.size,
+    }
+    normalization = _normalization(spec)
+    return found | ({"normalization": normalization} if normalization in NORMALIZATIONS else {})
+
+
+def own_checkpoint(source: str | None) -> Checkpoint | None:
+    """The checkpoint that is meant where it is one of ours.
+
+    Raises:
+        UsageError: no such file, or the fp32 weights of a shipped model are not there.
+    """
+    if source is None or source == "imagenet":
+        return None
+    path = find_checkpoint(Path(source))
+    if path.suffix != ".safetensors":
         return None
     try:
-        checkpoint = load_checkpoint(path)
+        return load_checkpoint(path)
     except (ModelError, ContractError):
         return None  # init_backbone says what it is
-    if not is_wider(checkpoint.net, net):
+
+
+def _wider(net: nn.Module, source: str) -> Checkpoint | None:
+    """The checkpoint that is meant where it is one of ours with the net's layers and more channels."""
+    checkpoint = own_checkpoint(source)
+    if checkpoint is None or not is_wider(checkpoint.net, net):
         return None
     theirs, ours = checkpoint.net.state_dict(), net.state_dict()
     return None if all(theirs[name].shape == ours[name].shape for name in ours) else checkpoint

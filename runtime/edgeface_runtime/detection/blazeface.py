@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.detection.boxes import read_onet, square, suppress
 from edgeface_runtime.detection.pixels import area_crops, framed, require_rgb, resized, running_sums
+from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
-from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
 
@@ -39,7 +39,7 @@ _LOOKS = np.array([(0.94, 0.05, 0.05), (0.94, -0.05, 0.05), (1.06, 0.05, -0.05),
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BlazeFace:
+class BlazeFace(ProposalSettings):
     """BlazeFace's two nets take (1, side, side, 3) float32, (x - 127.5) / 127.5; ``onet`` is MTCNN's."""
 
     near: Engine
@@ -48,21 +48,8 @@ class BlazeFace:
     """Full range: (1, 192, 192, 3) → (1, 2304, 16), (1, 2304, 1)."""
     onet: Engine
     """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
-    min_face: float = 40.0
-    """Smallest face to look for, in pixels of the photo; decides how many tiles a large photo is cut into."""
     proposal: float = 0.2
     """Confidence from which a proposal of BlazeFace is looked at, 0 to 1; of the short-range net, at least 0.5."""
-    threshold: float = 0.7
-    """Least confidence of O-Net that it is a face, 0 to 1."""
-    sure: float = 0.97
-    """Where no face of a photo is as confident, ``find_faces`` also looks at its quarter turns; 0: never."""
-
-    def __post_init__(self) -> None:
-        if not 12 <= self.min_face < math.inf:
-            raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
-        for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
-            if not 0 < value < 1:
-                raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
 
     def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.

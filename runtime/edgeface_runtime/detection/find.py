@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.checks import number
+from edgeface_runtime.checks import described, number
 from edgeface_runtime.detection.blazeface import BlazeFace
 from edgeface_runtime.detection.mtcnn import Mtcnn
 from edgeface_runtime.detection.pixels import reduced, require_rgb
@@ -37,17 +37,19 @@ def load_detector(
 
     Args:
         name: ``"blazeface"``, ``"yunet"``, ``"mtcnn"``, or the path of a YuNet file in ONNX.
-        threads: how many threads one call may use, at least 1.
+        threads: how many threads one call may use, 1 to 1,024.
         engine: ``"onnxruntime"``, ``"litert"``, or ``"auto"`` for the first of these that is installed. A YuNet
             file is opened by the engine that reads it.
         min_face: smallest face to look for, in pixels of the photo, at least 12; the detector's own (40, for
             ``"mtcnn"`` 20) where None. Half of it takes up to four times as long.
 
     Raises:
-        UsageError: no such detector, file or engine, the engine is not installed, ``threads`` is below 1, or
-            ``min_face`` below 12 or for a YuNet file, which has none.
+        UsageError: no such detector, file or engine, the engine is not installed, ``threads`` is below 1 or above
+            1,024, or ``min_face`` below 12 or for a YuNet file, which has none.
         ModelError: the engine does not take the file.
     """
+    if not isinstance(name, (str, Path)):
+        raise UsageError(f"the detector is {described(name)}; give {' or '.join(DETECTORS)}, or a YuNet .onnx file")
     suffix, name = _suffix(engine), detector_name(name)
 
     def net(stem: str) -> Engine:

@@ -7,7 +7,6 @@ Networks", 2016. Thresholds, rounding and weights are facenet-pytorch's, so that
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.detection.boxes import confidence, read_onet, regress, square, suppress
 from edgeface_runtime.detection.pixels import AreaTable, area_cells, area_crops, reduced, require_rgb
+from edgeface_runtime.detection.settings import require_min_face, require_shares
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
@@ -44,10 +44,8 @@ class Mtcnn:
     """Ratio of one pyramid level to the level before, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if not _CELL <= self.min_face < math.inf:
-            raise UsageError(f"min_face is {self.min_face}; MTCNN finds no face below {_CELL} pixels")
-        if not 0 < self.factor < 1:
-            raise UsageError(f"factor is {self.factor}; it must lie between 0 and 1")
+        require_min_face(self.min_face)
+        require_shares(factor=self.factor)
         if not all(0 < threshold < 1 for threshold in self.thresholds):
             raise UsageError(f"thresholds are {self.thresholds}; each must lie between 0 and 1")
 

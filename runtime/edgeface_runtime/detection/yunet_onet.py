@@ -17,8 +17,8 @@ from PIL import Image
 
 from edgeface_runtime.detection.boxes import suppress
 from edgeface_runtime.detection.pixels import Area, framed, require_rgb, resized
+from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
-from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
 
@@ -40,28 +40,15 @@ _MIRRORED = [1, 0, 2, 4, 3]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class YunetOnet:
+class YunetOnet(ProposalSettings):
     """YuNet takes (1, H + 1, W + 1, 3) int8, RGB less 128, with a first row and column of black."""
 
     yunet: Engine
     """Three maps, (1, H/8, W/8, 16) and so on: two logits, box in cells, five points in cells."""
     onet: Engine
     """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
-    min_face: float = 40.0
-    """Smallest face to look for, in pixels of the photo; the time goes with the square of its inverse."""
     proposal: float = 0.15
     """Confidence from which a proposal of YuNet is looked at, 0 to 1."""
-    threshold: float = 0.7
-    """Least confidence of O-Net that it is a face, 0 to 1."""
-    sure: float = 0.97
-    """Where no face of a photo is as confident, ``find_faces`` also looks at its quarter turns; 0: never."""
-
-    def __post_init__(self) -> None:
-        if not 12 <= self.min_face < math.inf:
-            raise UsageError(f"min_face is {self.min_face}; no face below 12 pixels is found")
-        for name, value in (("proposal", self.proposal), ("threshold", self.threshold)):
-            if not 0 < value < 1:
-                raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
 
     def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
@@ -89,6 +76,16 @@ class YunetOnet:
         part = (-border, -border, longest + border, longest + border)
         scale = min(1.0, _ENOUGH / (longest + 2 * border))
         return self._confirmed(image, [self._look(image, part, scale, max(_CLEAR, self.proposal))])
+
+    def follow(self, image: NDArray[np.uint8], face: Face) -> Face | None:
+        """Where a face of the frame before is in this one, by O-Net at its last place; None where it has gone.
+
+        Raises:
+            ImageError: ``image`` has another shape or dtype.
+        """
+        require_rgb(image)
+        found = self._judged(image, face.box)
+        return found if found and found.score > self.threshold else None
 
     def _tiles(self, size: tuple[int, ...]) -> Iterator[tuple[Area, float]]:
         """Left, top, right and bottom of the parts that YuNet sees, and their scale: tiles, then all of it."""
@@ -135,36 +132,34 @@ class YunetOnet:
         kept = suppress(boxes, scores, _OVERLAP)
         kept = kept[: int((scores[kept] >= _FAINT).sum()) + _FAINT_MOST]
         boxes, is_faint = boxes[kept], scores[kept] < _FAINT
-        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) * np.float32(_REACH)
-        corners = (boxes[:, :2] + boxes[:, 2:]) / 2 - sides * np.array([0.5, 0.5 + _RAISE], np.float32)
-        found = [
-            Face(box * side + np.tile(corner, 2), score, points * side + corner)
-            for corner, side, faint in zip(corners, sides[:, 0], is_faint, strict=True)
-            for score, box, points in self._judged(_crop(photo, corner, float(side)))
-            if score > (max(self.threshold, _FAINT_SURE) if faint else self.threshold)
-        ]
-        if not found:
-            return []
+        least = np.where(is_faint, max(self.threshold, _FAINT_SURE), self.threshold)
+        judged = [(self._judged(photo, box), enough) for box, enough in zip(boxes, least, strict=True)]
+        found = [face for face, enough in judged if face and face.score > enough]
+        if len(found) < 2:
+            return found
         placed, sure = np.stack([face.box for face in found]), np.array([face.score for face in found], np.float32)
         return [found[i] for i in suppress(placed, sure, _OVERLAP)]
 
-    def _judged(self, crop: NDArray[np.uint8]) -> Iterator[tuple[float, NDArray[np.float32], NDArray[np.float32]]]:
-        """Confidence, (4,) box and (5, 2) points in parts of the crop's side, where the crop may be a face.
+    def _judged(self, photo: Pixels, proposed: NDArray[np.float32]) -> Face | None:
+        """What O-Net makes of a (4,) box, YuNet's or its own; None where its first look sees no face.
 
-        The mean of what O-Net says of the crop and of its mirror image, each in a call of its own: it takes no longer
+        The mean of what it says of the crop and of its mirror image, each in a call of its own: it takes no longer
         than one for all, and LiteRT prepares its memory anew for each number of crops.
         """
+        side = float((proposed[2:] - proposed[:2]).max()) * _REACH
+        corner = (proposed[:2] + proposed[2:]) / 2 - np.float32(side) * np.array([0.5, 0.5 + _RAISE], np.float32)
+        crop = _crop(photo, corner, side)
         values = crop.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(128) - np.float32(127.5 / 128)
         first = self.onet.run(values)[0][0]
         if first[0] < _HOPELESS:
-            return
+            return None
         second = self.onet.run(np.ascontiguousarray(values[..., ::-1]))[0][0]
         score = float((1 / (1 + np.exp(-np.array([first[0], second[0]])))).mean())
         box, mirrored = (answer[1:5] + np.array([0, 0, 1, 1], np.float32) for answer in (first, second))
         mirrored[[0, 2]] = 1 - mirrored[[2, 0]]
         points, other = (answer[5:].reshape(2, 5).T for answer in (first, second))
         other = other[_MIRRORED] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
-        yield score, (box + mirrored) / 2, (points + other) / 2
+        return Face((box + mirrored) / 2 * side + np.tile(corner, 2), score, (points + other) / 2 * side + corner)
 
 
 def _shrunk(photo: Pixels, part: Area, size: tuple[int, int]) -> NDArray[np.uint8]:

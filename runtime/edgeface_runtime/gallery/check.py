@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from edgeface_runtime.images import open_photo, shown
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop
 from edgeface_runtime.rates import Rate, rate_over_people
-from edgeface_runtime.thresholds import Threshold
+from edgeface_runtime.thresholds import Threshold, sure_score
 
 _MEAN = 3  # so many times larger may the rate be for a mean of scores
 
@@ -65,6 +66,8 @@ class UnknownCheck:
     """Share of the photos that get somebody's name; None where no photo shows a face."""
     highest: list[UnknownPhoto]
     """The ten with the highest scores, the highest first: the scores that a threshold must lie above."""
+    enrolled: list[UnknownPhoto]
+    """Those whose score so many photos of other people reach in 1 % of cases: probably of people who are enrolled."""
     failed: list[str] = field(default_factory=list)
     """Why photos could not be used, a line each."""
 
@@ -106,7 +109,7 @@ def check_gallery(
 
     A photo, or a group of photos, that scores with the person's others as photos of two people do is a fault, as are
     two names whose photos show one person. Two people who are alike, a person whose own photos would not be named, and
-    photos that are missing are advice.
+    photos that are missing are advice, which people with faults get when these are mended.
 
     Args:
         gallery: who is enrolled.
@@ -131,11 +134,14 @@ def check_gallery(
     enrolled = grouped(photos, rows_ND, least)
     scores = compared(enrolled)
     # A mean over a person's photos scatters less than the score of a pair, which thresholds are measured on.
-    likeness = _surely(recognizer, max(1, len(enrolled.names) // _MEAN))
-    pairs = same_people(enrolled, scores, likeness, _surely(recognizer, _pairs(len(enrolled.names))))
+    likeness = sure_score(recognizer.threshold, ENROLMENT_FAR, len(enrolled.names) // _MEAN)
+    surely = sure_score(recognizer.threshold, ENROLMENT_FAR, math.comb(len(enrolled.names), 2))
+    pairs = same_people(enrolled, scores, likeness, surely)
     faults = [*misplaced(enrolled, scores, likeness, least, set(pairs)), *two_names(enrolled, pairs)]
     bad = {photo for fault in faults for photo in fault.photos}
     clean = np.array([photo.id not in bad for photo in photos])
+    at_fault = {name for fault in faults for name in (fault.name, fault.other)}
+    faultless = np.array([photo.name not in at_fault for photo in photos])
     values = np.array([_value(recognizer, rate, len(photos)) for rate in RATES])
     people = _people(enrolled, scores, threshold.value, values, recognizer.model.contract.input.size, looks or {})
     counted = clean & np.isfinite(scores.other)
@@ -147,7 +153,7 @@ def check_gallery(
         far=far,
         threshold=threshold,
         people=people,
-        findings=[*faults, *advice(enrolled, scores, threshold.value, values, people, clean)],
+        findings=[*faults, *advice(enrolled, scores, threshold.value, values, people, faultless)],
         named=rate_over_people(count(enrolled.who, named), count(enrolled.who, tried)),
         fpir=rate_over_people(count(enrolled.who, mistaken), count(enrolled.who, counted)),
         own=scores.own,
@@ -194,25 +200,6 @@ def _missing(photos: Sequence[Photo], size: int, light: Sequence[float]) -> tupl
         (bool(light) and max(light) < MIN_BRIGHTNESS, "bright photo"),
     )
     return tuple(what for applies, what in checks if applies)
-
-
-def _pairs(people: int) -> int:
-    return max(people * (people - 1) // 2, 1)
-
-
-def _surely(recognizer: FaceEncoder, comparisons: int) -> float:
-    """The score that so many comparisons of two people reach at most at ``ENROLMENT_FAR``, or at the least known rate.
-
-    Raises:
-        UsageError: the model's contract has no thresholds.
-    """
-    while True:
-        try:
-            return recognizer.threshold(ENROLMENT_FAR / comparisons).value
-        except UsageError:
-            if comparisons == 1:
-                raise
-            comparisons = max(comparisons // 2, 1)
 
 
 def _value(recognizer: FaceEncoder, far: float, comparisons: int) -> float:
@@ -269,7 +256,8 @@ def check_unknown(
         named[person] += best.score >= threshold
     found.sort(key=lambda photo: -photo.score)
     fpir = rate_over_people([named[person] for person in people], list(people.values()))
-    return UnknownCheck(fpir, found[:10], failed)
+    surely = sure_score(recognizer.threshold, ENROLMENT_FAR, len(found) * len(gallery))
+    return UnknownCheck(fpir, found[:10], [photo for photo in found if photo.score >= surely], failed)
 
 
 def look_again(

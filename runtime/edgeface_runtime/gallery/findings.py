@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.gallery.likeness import CHUNK, Enrolled, Scores, enough
+from edgeface_runtime.gallery.likeness import CHUNK, NEARER, SAME, Enrolled, Scores, enough, likeness_of
 
 Kind = Literal["wrong_name", "unlike", "two_people", "two_names", "lookalike", "seldom_named", "few_photos"]
 FAULTS: frozenset[Kind] = frozenset({"wrong_name", "unlike", "two_people", "two_names"})
@@ -72,7 +72,7 @@ def same_people(
     for start in range(0, len(unit_PD), CHUNK):
         cosines = unit_PD[start : start + CHUNK] @ unit_PD.T
         for row, other in np.argwhere(cosines >= surely).tolist():
-            if start + row < other:
+            if start + row < other and likeness_of(enrolled, start + row, other) >= SAME:
                 found[start + row, other] = (float(cosines[row, other]), surely)
     nearer = (scores.other_mean >= likeness) & (scores.other_mean > scores.own_mean) & (enrolled.groups == 0)
     for person in np.unique(enrolled.who[nearer]).tolist():
@@ -92,7 +92,7 @@ def misplaced(
     """Photos that do not show the person whose name they have."""
     for person, name in enumerate(enrolled.names):
         rows = np.array(enrolled.of(person))
-        nearer = (scores.other_mean[rows] >= likeness) & (scores.other_mean[rows] > scores.own_mean[rows])
+        nearer = (scores.other_mean[rows] >= likeness) & (NEARER * scores.other_mean[rows] > scores.own_mean[rows])
         lone = [rows[i : i + 1] for i in np.flatnonzero(nearer & (enrolled.groups[rows] == 0))]
         groups = [rows[enrolled.groups[rows] == group] for group in range(1, enrolled.groups[rows].max() + 1)]
         for part in (*groups, *lone):
@@ -115,10 +115,11 @@ def misplaced(
             elif len(part) == len(main):
                 text = f"{_photos(enrolled, main)} of {name} and {_photos(enrolled, part)}: not alike ({at_hand})"
                 remedy = f"look at them, and remove those that do not show {name}"
-                yield GalleryFinding("two_people", name, None, enrolled.ids([*main, *part]), own, unlike, text, remedy)
+                ids = enrolled.ids(np.stack([main, part], axis=1).ravel())
+                yield GalleryFinding("two_people", name, None, ids, own, unlike, text, remedy)
             elif len(part) == 1:
                 text = f"{what}: not like the other photos of {name} ({at_hand})"
-                remedy = "remove it if it shows somebody else, or a face that is hidden, turned or cut"
+                remedy = "remove it if it shows somebody else; replace it if the face is hidden, turned or cut"
                 yield GalleryFinding("unlike", name, None, ids, own, unlike, text, remedy)
             else:
                 text = f"{what}: alike, but not like the other photos of {name} ({at_hand})"
@@ -130,7 +131,8 @@ def two_names(enrolled: Enrolled, pairs: Mapping[tuple[int, int], tuple[float, f
     """Pairs of names that show one person."""
     for (a, b), (score, limit) in sorted(pairs.items()):
         one, two = enrolled.names[a], enrolled.names[b]
-        text = f"{one} and {two}: probably one person under two names (score {score:.2f}, from {limit:.2f})"
+        shown = " and ".join(f"{_photos(enrolled, enrolled.of(row), 2)} of {enrolled.names[row]}" for row in (a, b))
+        text = f"{one} and {two}: probably one person under two names (score {score:.2f}, from {limit:.2f}): {shown}"
         remedy = "if so, remove one and enroll its photos as the other; if they are twins, do not rely on either name"
         ids = enrolled.ids([*enrolled.of(a), *enrolled.of(b)])
         yield GalleryFinding("two_names", one, two, ids, score, limit, text, remedy)
@@ -144,7 +146,7 @@ def advice(
     people: Sequence[PersonCheck],
     clean: NDArray[np.bool_],
 ) -> Iterator[GalleryFinding]:
-    """What is no mistake, but will cause some.
+    """What is no mistake, but will cause some, of people without mistakes: with them gone, all may be well.
 
     Args:
         enrolled: the gallery.
@@ -152,7 +154,7 @@ def advice(
         threshold: the score that is enough for a name.
         values: the thresholds for ``RATES``.
         people: what is known of each person.
-        clean: (N,) False for the photos of faults.
+        clean: (N,) False for the photos of people whom faults name.
     """
     nearest: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row in np.flatnonzero(clean & (scores.other >= threshold)).tolist():
@@ -172,6 +174,8 @@ def advice(
         yield GalleryFinding("lookalike", one, two, ids, score, threshold, text, remedy)
     for number, person in enumerate(people):
         ids = enrolled.ids(enrolled.of(number))
+        if not clean[enrolled.starts[number]]:
+            continue
         if person.named is not None and 2 * person.named < person.photos:
             text = f"{person.name}: {person.named} of {person.photos} photos would be named if they were not enrolled"
             remedy = "enroll more photos, taken as they will be asked about, or allow a larger --far"
@@ -183,10 +187,10 @@ def advice(
             )
 
 
-def _photos(enrolled: Enrolled, rows: Sequence[int] | NDArray[np.intp]) -> str:
+def _photos(enrolled: Enrolled, rows: Sequence[int] | NDArray[np.intp], most: int = 4) -> str:
     shown = [enrolled.photos[row] for row in rows]
-    named = [f"{photo.id} ({photo.source})" if photo.source else str(photo.id) for photo in shown[:4]]
-    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    named = [f"{photo.id} ({photo.source})" if photo.source else str(photo.id) for photo in shown[:most]]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return f"photo{'s' if len(shown) > 1 else ''} {', '.join(named)}{more}"
 
 

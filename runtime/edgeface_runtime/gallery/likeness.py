@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from edgeface_runtime.gallery.enrollment import Photo, alike
 
 UNLIKE = 0.51
-"""Of the threshold for an FMR of 0.01. Below it are the mean scores of 97 % of other people's photos with a person's
-photos, of 99 % of crops without a face, and of 0.1 % of the person's own (Pins, ten photos a person)."""
+"""Of the threshold for an FMR of 0.01. Below it are the mean scores of 95 % of other people's photos with a person's
+photos, of 99 % of crops without a face, and of 0.1 % of the person's own (LFW, ten photos a person)."""
 OTHER = 0.5
 """Photos of two groups score at most this share of what they score within the groups, where they show two people."""
+SAME = 0.75
+"""Photos of one person under two names score at least this share of what they score under each name."""
+NEARER = 0.9
+"""A photo of somebody else scores at most this share of what it scores with that person's photos, with those of the
+person whose name it has."""
 _GROUP = 3
 """Photos; fewer that are alike may be of one moment."""
 CHUNK = 256
@@ -117,8 +122,23 @@ def enough(scores: NDArray[np.float32], a: NDArray[np.intp], b: NDArray[np.intp]
     """
     if min(len(a), len(b)) < _GROUP:
         return UNLIKE * least
-    within = [(scores[np.ix_(part, part)].sum() - len(part)) / (len(part) * (len(part) - 1)) for part in (a, b)]
-    return max(UNLIKE * least, OTHER * float(np.sqrt(max(within[0], 0) * max(within[1], 0))))
+    within = [_within(float(scores[np.ix_(part, part)].sum()), len(part)) for part in (a, b)]
+    return max(UNLIKE * least, OTHER * float(np.sqrt(within[0] * within[1])))
+
+
+def likeness_of(enrolled: Enrolled, a: int, b: int) -> float:
+    """The mean score of two people's photos of group 0, as a share of what each one's score; 1 for few photos."""
+    counts = [int((enrolled.groups[enrolled.starts[person] : enrolled.ends[person]] == 0).sum()) for person in (a, b)]
+    if min(counts) < _GROUP:
+        return 1.0
+    means = [enrolled.means[person] for person in (a, b)]
+    within = [_within(count**2 * float(mean @ mean), count) for count, mean in zip(counts, means, strict=True)]
+    return float(means[0] @ means[1]) / max(float(np.sqrt(within[0] * within[1])), 1e-6)
+
+
+def _within(total: float, count: int) -> float:
+    """The mean score of photos with each other, each with itself left out, from the sum of all."""
+    return max((total - count) / (count * (count - 1)), 0.0)
 
 
 def compared(enrolled: Enrolled) -> Scores:

@@ -48,6 +48,8 @@ class Followed:
     """Seconds of the last look."""
     confirmed: float = -math.inf
     """Seconds of the last look that gave the visit's name."""
+    denied: float = math.inf
+    """Seconds of the first look since then that did not."""
     threshold: float | None = None
 
     def mean(self, name: str) -> float:

@@ -83,8 +83,10 @@ class Visits:
             return True
         self._followed = seconds
         for face in self._seen:
-            found = look(pixels, face.track.face)
-            if found is None or float(overlap(found.box[None], face.track.face.box[None])[0, 0]) < _JUMP:
+            # One look takes a face only part of the way to where it is: it begins where the face should be.
+            expected = face.track.box_at(seconds)
+            found = look(pixels, replace(face.track.face, box=expected))
+            if found is None or float(overlap(found.box[None], expected[None])[0, 0]) < _JUMP:
                 return False
             face.track.moved_to(found, seconds, is_detected=False)
         boxes = [face.track.face.box for face in self._seen]
@@ -168,6 +170,8 @@ class Visits:
 
     def _contradicts(self, face: Followed, name: str | None) -> bool:
         """Notes a look against the face's name; True where it withdraws it."""
+        if face.visit.name not in (None, name):
+            face.denied = min(face.denied, self._seconds)
         if face.visit.name in (None, name) or face.visit.is_withdrawn:
             return False
         was_contradicted = bool(face.votes) and face.votes[-1][0] != face.visit.name
@@ -213,7 +217,7 @@ class Visits:
                 return
             self._discount(face, name)
         # On a face that was followed all the while a few bad looks are more likely than somebody else.
-        waited = not face.visit.is_withdrawn or self._seconds - face.confirmed >= FRESH
+        waited = not face.visit.is_withdrawn or self._seconds - face.denied >= FRESH
         if len(face.votes) == self.config.votes and not visit.is_unknown and waited:
             self._settle(face, None)
 
@@ -225,7 +229,7 @@ class Visits:
 
     def _confirm(self, face: Followed) -> None:
         """A look has given the visit's name, or enough have given the name that it gets."""
-        face.confirmed, face.is_doubtful = self._seconds, False
+        face.confirmed, face.denied, face.is_doubtful = self._seconds, math.inf, False
         scores = [face.visit.score, *(score for given, score in face.votes if given == face.visit.name)]
         face.visit.score = max((score for score in scores if score is not None), default=None)
 

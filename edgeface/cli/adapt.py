@@ -1,0 +1,70 @@
+"""``edgeface adapt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
+from edgeface.cli.train import LICENCE, SETTING
+
+MODEL = "What to adapt: the name of a shipped model, a run folder or a .safetensors checkpoint."
+
+
+def adapt(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="PEOPLE", help="Folder of <identity>/<photo>, or one made by edgeface data prepare."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("runs/adapt"),
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = "mobilefacenet",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the photos.  [default: 10]")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
+    licence: Annotated[str | None, typer.Option(metavar="TEXT", help=LICENCE)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue in the output folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Adapt a model that knows faces to your own people.
+
+    Fine-tunes gently and keeps the mean of the old and the new weights, so that other people are told
+    apart as before. Then it shows what became better on the photos that were held out; exit code 1 when
+    nothing did: enroll with the model as it is. Photos of one person in different light and years help
+    most. To be recognized nobody needs this: edgeface enroll takes a photo each.
+
+    \b
+    Examples:
+      edgeface adapt people/
+      edgeface adapt prepared/ --model runs/mine -o runs/adapted
+      edgeface export runs/adapt --data people/ --int8
+    """
+    from edgeface.adapting import adapt as run
+    from edgeface.adapting import adapt_config
+    from edgeface.data.dataset import load_data
+    from edgeface.progress import SILENT
+    from edgeface.training.processes import is_main_process
+    from edgeface.training.provenance import licence_of_photos
+
+    reporter = TerminalReporter() if is_main_process() else SILENT
+    config = adapt_config(model, setting or (), reporter=reporter, epochs=epochs)
+    faces = load_data(data, size=config.model.input_size)
+    for file, reason in faces.rejected:
+        reporter.say(f"left out {file}: {reason}")
+    reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
+    licence = licence_of_photos(data, licence)
+    found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume)
+    if not is_main_process():
+        return
+    if json:
+        print_json(found.as_json())
+    else:
+        rows = [
+            (f"FMR {rate}", *("too few photos" if each.value is None else each for each in (before, found.after[rate])))
+            for rate, before in found.before.items()
+        ]
+        print_table(f"{found.photos} held-out photos: genuine pairs accepted", ("at", "before", "after"), rows)
+        typer.echo(f"{output}: next: edgeface export {output} --data {data} --int8")
+    if found.is_better is False:
+        note("edgeface: no better on the held-out photos; enroll with the model as it is")
+        raise typer.Exit(1)
