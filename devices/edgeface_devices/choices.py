@@ -171,4 +171,4 @@ def _unknown(rows: Sequence[Measurement]) -> str:
     if not known:
         return "no time of the whole way is known"
     least = min(known, key=lambda ms: ms.value)
-    return f"no time of the whole way is known; its nets alone take {least:.0f}"
+    return f"no time of the whole way is known; its nets alone take {least:.0f} ms"

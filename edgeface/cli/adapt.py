@@ -37,18 +37,18 @@ def adapt(
     Examples:
       edgeface adapt people/
       edgeface adapt prepared/ --model runs/mine -o runs/adapted
-      edgeface export runs/adapt --data people/ --int8
+      edgeface adapt people/ --epochs 5 --set lr=1e-4 --licence "photos of employees, with consent"
     """
     from edgeface.adapting import adapt as run
     from edgeface.adapting import adapt_config
-    from edgeface.data.dataset import load_data
+    from edgeface.data.whole import open_faces
     from edgeface.progress import SILENT
     from edgeface.training.processes import is_main_process
     from edgeface.training.provenance import licence_of_photos
 
     reporter = TerminalReporter() if is_main_process() else SILENT
     config = adapt_config(model, setting or (), reporter=reporter, epochs=epochs)
-    faces = load_data(data, size=config.model.input_size)
+    faces = open_faces(data, size=config.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
     reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")

@@ -88,6 +88,9 @@ def bench(
         list[str] | None,
         typer.Option(help="Exit with 1 if a row meets it: FIGURE, one of > >= < <=, NUMBER; may repeat."),
     ] = None,
+    share: Annotated[
+        Path | None, typer.Option(help="JSON file to write of what was measured, without host, account or folders.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
     json: Json = False,
@@ -113,15 +116,15 @@ def bench(
       edgeface bench models/* --device here,rpi-4b,rpi-5 --budget-ms 30 --min-accuracy 0.97 --report report.html
       edgeface bench models/* --photo --detector blazeface --detector yunet --budget-ms 50
       edgeface bench models/* --device rpi --host pi@192.168.1.20 --sustained 10
+      edgeface bench mobilefacenet.tflite mobilefacenet.onnx --threads 4 --photo --share my-board.json
       edgeface bench models/* --device rpi-4b --emulate --data photos/
       edgeface bench models/net.int8.tflite --cpus 1 --memory 70
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
     from edgeface_devices.bench.limits import Limits
     from edgeface_devices.results import merge, read_results
+    from edgeface_devices.share import shareable
     from edgeface_devices.verdicts import judge, parse_limit
-    from edgeface_devices.way import Setting
-    from edgeface_runtime.detection.find import load_detector
     from edgeface_runtime.files import write_text
 
     elsewhere = emulate or host is not None
@@ -136,14 +139,10 @@ def bench(
     if not files:
         raise UsageError("no model file given: only the model cards that export writes beside them")
     conditions = [parse_limit(text) for text in fail_if or ()]
-    if not photo and (detector or min_face):
-        raise UsageError("--detector and --min-face are for --photo")
-    least: Sequence[float | None] = min_face or [None]
-    settings = [Setting(detector=name, min_face=side) for name in detector or ["blazeface"] for side in least]
-    _check_targets(report, output)
-    for setting in settings if photo else ():
-        # Before minutes of measuring.
-        load_detector(setting.detector, min_face=setting.min_face)
+    settings = _settings(photo, detector, min_face)
+    _check_targets(report, output, share)
+    if share is not None and (len(boards) > 1 or emulate or (HERE not in boards and host is None)):
+        raise UsageError("--share is for what one machine measures: run it on the board, or with --host")
     earlier = {str(path): read_results(path) for path in add or ()}
     before = None if baseline is None else read_results(baseline)
     faces = None if data is None else _faces(files, data)
@@ -164,7 +163,7 @@ def bench(
         threads=threads,
         calls=calls,
         limits=Limits(cpus=cpus, memory_mb=memory),
-        photo=list(dict.fromkeys(settings)) if photo else [],
+        photo=settings,
         emulate=emulate,
         ssh=ssh,
     )
@@ -174,6 +173,9 @@ def bench(
     document = merged.to_json() | verdict.to_json()
     if output is not None:
         write_text(output, dumps(document, indent=2) + "\n")
+    if share is not None:
+        write_text(share, dumps(shareable(results[0]), indent=2) + "\n")
+        note(f"to send: {share}; look into it first, it is text")
     if report is not None:
         _report(report, merged, verdict, faces, data, budget_ms, min_accuracy)
     if json:
@@ -188,11 +190,27 @@ def bench(
         raise typer.Exit(1)
 
 
-def _check_targets(report: Path | None, output: Path | None) -> None:
-    """Whether both can be written, before minutes of measuring."""
+def _settings(photo: bool, detectors: Sequence[str] | None, min_faces: Sequence[float] | None) -> list[Setting]:
+    """How faces are looked for, each way tried before minutes of measuring; none without ``photo``."""
+    if not photo and (detectors or min_faces):
+        raise UsageError("--detector and --min-face are for --photo")
+    if not photo:
+        return []
+    from edgeface_devices.way import Setting
+    from edgeface_runtime.detection.find import load_detector
+
+    least: Sequence[float | None] = min_faces or [None]
+    found = [Setting(detector=name, min_face=side) for name in detectors or ["blazeface"] for side in least]
+    for setting in found:
+        load_detector(setting.detector, min_face=setting.min_face)
+    return list(dict.fromkeys(found))
+
+
+def _check_targets(report: Path | None, output: Path | None, share: Path | None) -> None:
+    """Whether all can be written, before minutes of measuring."""
     from edgeface_runtime.files import check_target
 
-    for target in (report, output):
+    for target in (report, output, share):
         if target is not None:
             check_target(target)
     if report is not None:

@@ -196,6 +196,8 @@ def find_contract(path: Path, faces: NDArray[np.uint8], labels: NDArray[np.int64
         way, (loss, error) = others[0]
         sure = "" if loss > Z * error else ", which chance can make: give more photos"
         line += f"; the next, {described(way)}, is {100 * loss:.1f} ± {100 * Z * error:.1f} points behind{sure}"
+    else:
+        line += f"; all others are more than {100 * _NEAR:.0f} points behind"
     if _is_grey(faces):
         line += "; the photos are grey, so the order of colours cannot be told"
     return Found(best, line)

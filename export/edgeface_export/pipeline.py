@@ -138,7 +138,7 @@ def _make(job: _Job, recipe: Recipe) -> ExportedFile:
             quantized = _Quantization()
             FORMATS[recipe.format].WRITERS[recipe.precision](float_file, path)
         FORMATS[recipe.format].make_portable(path)
-        model = load(path, contract=job.contract)
+        model = load(path, contract=replace(job.contract, recipe=recipe.name))
         found = quantized.parity or job.parity(model)
         operators = FORMATS[recipe.format].operators(path, job.contract)
         reason = refusal(

@@ -6,7 +6,6 @@ IMAGES.npy holds a batch as the file's contract wants it; each image goes in alo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -140,21 +139,19 @@ def opencv(path: str, first: Any, option: str) -> Run:
 
 
 def mnn(path: str, first: Any, option: str) -> Run:
-    """Converted by MNN's own tool first."""
+    """Converted first, by what MNN.tools.mnnconvert calls: that module installs a package and reports conversions."""
+    import _tools
     import MNN
-    from MNN.tools import mnnconvert
 
     kind = "TFLITE" if path.endswith(".tflite") else "ONNX"
     with tempfile.TemporaryDirectory() as folder:
         made = str(Path(folder) / "net.mnn")
-        sys.argv = ["mnnconvert", "-f", kind, "--modelFile", path, "--MNNModel", made, "--bizCode", "x"]
-        with contextlib.suppress(SystemExit):
-            mnnconvert.main()
+        _tools.mnnconvert(["mnnconvert", "-f", kind, "--modelFile", path, "--MNNModel", made, "--bizCode", "x"])
         if not Path(made).exists():
-            raise ValueError("mnnconvert writes no file")
+            raise ValueError("its converter writes no file")
         net = MNN.nn.load_module_from_file(made, [], [])
         types = {"uint8": MNN.expr.uint8, "float32": MNN.expr.float}
-        layout = MNN.expr.NCHW if first.shape[1] == 3 else MNN.expr.NHWC
+        layout = MNN.expr.NHWC if kind == "TFLITE" else MNN.expr.NCHW  # of the format, not of the picture
 
         def run(image: Any) -> Any:
             taken = MNN.expr.placeholder(list(image.shape), layout, types[str(image.dtype)])
@@ -184,6 +181,8 @@ def onnx2tf(path: str, first: Any, option: str) -> Run:
 
     name = onnx.load(path).graph.input[0].name
     with tempfile.TemporaryDirectory() as folder:
+        # In the trial's own folder, or it would download photos of this name.
+        np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
         onnx2tf.convert(
             input_onnx_file_path=path,
             output_folder_path=folder,

@@ -21,7 +21,7 @@ from reproduce.engines.files import ModelFile
 from reproduce.engines.manifest import Engine
 
 HERE = Path(__file__).parent
-LIMIT_S = 300
+LIMIT_S = 120
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def attempt(engine: Engine, file: ModelFile, environment: Path, limit_s: float =
         if engine.probe == "browser":  # it is this harness's own Python
             kept.add("PYTHONPATH")
         variables = {name: value for name, value in os.environ.items() if name in kept}
+        if engine.pip:  # what a package calls by name is its own environment's or the system's, never the caller's
+            variables["PATH"] = f"{environment / 'bin'}:{os.defpath}"
         variables |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         try:
             done = subprocess.run(

@@ -12,8 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgeface.adapting import Adapted, adapt, adapt_config
+from edgeface.cli import run
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.deploy import ExportPhotos, export_model
+from edgeface.evaluation.tails import TarAtFar
 from edgeface.training import checkpoints
 from edgeface.training.checkpoints import find_checkpoint, load_checkpoint
 from edgeface_export.options import ExportOptions
@@ -116,6 +118,44 @@ def test_a_finished_adaptation_resumes_to_the_same(made: Made, tmp_path: Path):
         adapt(made.own, made.result.folder, NAME, config, licence="mine")
     adapt(made.own, made.result.folder, NAME, config, licence="mine", resume=True)
     assert (made.result.folder / "best.safetensors").read_bytes() == before
+
+
+def test_the_command_prints_one_document_and_exits_with_0(made: Made, capsys: pytest.CaptureFixture[str]):
+    (people,) = (path for path in made.result.folder.parent.iterdir() if path.name == "people")
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    words = ["adapt", str(people), "--model", NAME, "-o", str(made.result.folder), "--epochs", "2", *options]
+    assert run([*words, "--licence", "mine", "--resume", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {"schema", "run", "photos", "better", "before", "after"}
+    assert document["before"].keys() == document["after"].keys() == {"0.01", "0.001"}
+    assert document["photos"] == len(made.own.rows("test"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [((0.9, 0.8), (0.8, 0.9), True), ((0.9, None), (0.9, None), False), ((None, None), (None, None), None)],
+)
+def test_the_smallest_rate_that_could_be_measured_decides(
+    before: tuple[float | None, ...], after: tuple[float | None, ...], better: bool | None
+):
+    figures = ({"0.01": TarAtFar(first), "0.001": TarAtFar(second)} for first, second in (before, after))
+    first, second = figures
+    assert Adapted(folder=Path(), photos=0, before=first, after=second, curves=[]).is_better is better
+
+
+def test_train_takes_the_settings_of_the_model_that_it_starts_from(
+    att_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["train", str(att_people), "-o", str(tmp_path / "run"), "--epochs", "1", "--init", NAME, "--json"]
+    assert run(words) == 0
+    capsys.readouterr()
+    document = json.loads((tmp_path / "run" / "run.json").read_text())
+    start = load_checkpoint(NAME).contract
+    model = document["config"]["model"]
+    assert (model["backbone"], model["embedding_dim"]) == (start.backbone, start.embedding.length)
+    assert model["normalization"] == "imagenet"
+    assert document["sources"][0]["licence"] == start.licence
+    assert load_checkpoint(tmp_path / "run").contract.licence.startswith(f"photos: unknown; init {NAME}: research only")
 
 
 def test_a_model_brings_its_settings():

@@ -183,7 +183,7 @@ def test_what_is_no_model_is_named(checkpoint: Path, tmp_path: Path):
     checkpoints.save_tensors(tmp_path / "last.safetensors", TENSORS, {"config": {}})
     with pytest.raises(ContractError, match=r"a state to resume from, not a model; name best\.safetensors"):
         checkpoints.load_checkpoint(tmp_path / "last.safetensors")
-    with pytest.raises(UsageError, match="no such file or run folder"):
+    with pytest.raises(UsageError, match="no such file, run folder or shipped model"):
         checkpoints.load_checkpoint(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no best\.safetensors in it; is it a run"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -90,6 +91,26 @@ def test_a_budget_over_the_whole_way_names_detector_and_interval(capsys: pytest.
     (row,) = document["rows"]
     assert [(way["scene"], way["faces"]) for way in row["photo"]] == [("one face", 1), ("six faces", 6), ("no face", 0)]
     assert all(way["parts"]["whole"]["p50_ms"] > 0 and way["frames_per_second"]["6"] for way in row["photo"])
+
+
+def test_what_is_shared_says_nothing_of_whose_it_is(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, output = tmp_path / "share.json", tmp_path / "all.json"
+    assert run(["bench", str(model), "--calls", "12", "--share", str(file), "--output", str(output), "--json"]) == 0
+    shared, row = json.loads(file.read_text()), json.loads(output.read_text())["rows"][0]
+    assert shared["rows"][0]["path"] == "face.onnx"
+    assert shared["rows"][0]["p50_ms"] == row["p50_ms"]
+    assert shared["rows"][0]["costs"]["pointwise"] == 220.0
+    assert shared["device"]["source"] == "measured"
+    text = file.read_text()
+    for told in (str(tmp_path), str(Path.home()), platform.node(), "host", "origin", "serial"):
+        assert told not in text
+
+
+@pytest.mark.parametrize("device", ["rpi-5", "here,rpi-5"])
+def test_only_what_was_measured_is_shared(device: str, model: Path, tmp_path: Path, capsys):
+    assert run(["bench", str(model), "--device", device, "--share", str(tmp_path / "a.json")]) == 2
+    assert "--share is for what one machine measures" in capsys.readouterr().err
+    assert not (tmp_path / "a.json").exists()
 
 
 def test_a_limit_that_is_met_exits_with_1_and_the_line(model: Path, capsys: pytest.CaptureFixture[str]):

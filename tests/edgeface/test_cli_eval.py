@@ -188,6 +188,13 @@ def test_foreign_files_need_a_contract(say: Say, tiny_onnx: Path, people: Path, 
     _, found, _ = say(tmp_path / "foreign.onnx", "--data", people, "--contract", tmp_path / "contract.json")
     _, expected, _ = say(tiny_onnx, "--data", people)
     assert found["identification"] == expected["identification"]
+    code, found, err = say(tmp_path / "foreign.onnx", "--data", people, "--contract", "auto")
+    assert (code, found["verification"] is None) == (0, False)
+    assert f"{tmp_path / 'foreign.onnx'}: contract found: " in err
+    code, _, err = say(tmp_path / "foreign.onnx", "--data", people, "--contract", "insightface")
+    assert (code, "takes faces of 32 pixels, insightface of 112" in err) == (2, True)
+    code, _, err = say(tmp_path / "foreign.onnx", "--data", people, "--contract", "nobody")
+    assert (code, "there are auto, insightface, insightface-mxnet, sface, " in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -120,13 +120,18 @@ def started(*words: object, **options: Any) -> subprocess.Popen[str]:
 
 
 def until(process: subprocess.Popen[str], kind: str) -> list[dict[str, Any]]:
-    """The events up to one of a kind, as they come."""
+    """The events up to one of a kind, as they come; a process that tells none for a minute or two is ended."""
     assert process.stdout
     found: list[dict[str, Any]] = []
-    while not found or found[-1]["kind"] != kind:
-        text = process.stdout.readline()
-        assert text, process.communicate()[1]
-        found.append(json.loads(text))
+    timer = threading.Timer(120, process.kill)
+    timer.start()
+    try:
+        while not found or found[-1]["kind"] != kind:
+            text = process.stdout.readline()
+            assert text, process.communicate()[1]
+            found.append(json.loads(text))
+    finally:
+        timer.cancel()
     return found
 
 

@@ -30,6 +30,7 @@ case ${{EDGEFACE_BOARD-}} in
     full) first="mount -t tmpfs -o size=64k none $EMULATED_MNT/home";;
     no-python) first="mount --bind /dev/null $EMULATED_ROOT/usr/bin/python3.11";;
     32-bit) path=/mnt/32-bit:;;
+    counted) export EMULATED_COUNT={folder}/count;;
 esac
 exec unshare --user --map-root-user --mount sh -c "$first; "'exec "$@"' sh sh {enter} cortex-a72 \\
     /bin/sh -c "export HOME=/mnt/home PATH=$path\\$PATH; "'cd; exec sh -c "$1"' sh "$SSH_ORIGINAL_COMMAND"
@@ -92,6 +93,7 @@ def pi(emulated_root: Path) -> Iterator[Pi]:
     with tempfile.TemporaryDirectory(prefix="pi-") as scratch:
         folder = Path(scratch)
         (folder / "mnt" / "home").mkdir(parents=True)
+        (folder / "count").touch()
         for name in ("host", "user", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", folder / name]
             subprocess.run(command, check=True)

@@ -9,7 +9,9 @@ import pytest
 
 from edgeface.cli import run
 from edgeface_devices.remote.measure import measure
+from edgeface_devices.way import WHOLE, Setting
 from edgeface_runtime import ModelError, UsageError
+from edgeface_runtime.model import find_model
 
 _NULL = ("import_ms", "load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms", "cpu_p50_ms", "interval_ms", "peak_mb")
 
@@ -54,6 +56,21 @@ def test_bench_brings_back_emulated_rows_without_times_over_a_connection_that_br
         assert row["agreement"]["min_cosine"] > 0.999999
         assert row["engine_version"] == row["agreement"]["engine_version_here"]
     assert not pi.jobs()
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_whole_way_are_its_instructions(pi):
+    """Over ssh, on a machine that counts: no time, and the parts together within 5 % of one call."""
+    options = (*pi.options, "SetEnv=EDGEFACE_BOARD=counted")
+    model = find_model("mobilefacenet-tiny")
+    results = measure(pi.host, [model], say=ignore, options=options, photo=[Setting()])
+    (row,) = results.rows
+    assert [(way.scene, way.faces) for way in row.photo] == [("one face", 1), ("six faces", 6), ("no face", 0)]
+    for way in row.photo:
+        assert way.source == "emulated"
+        assert all(part.p50_ms is None for part in way.parts.values())
+        assert all(way.part(name).instructions > 10_000 for name in ("decode", "find", WHOLE))
+        assert way.parts_over_whole == pytest.approx(1, abs=0.05)
 
 
 def test_an_instruction_that_the_core_lacks_is_named(pi, tiny_onnx: Path):

@@ -18,7 +18,9 @@ from edgeface_devices.remote import measure as remote
 from edgeface_devices.remote import ssh
 from edgeface_devices.remote.measure import measure
 from edgeface_devices.remote.ssh import ConnectionLostError, connect, persistently
+from edgeface_devices.way import Setting
 from edgeface_runtime import ModelError, UsageError, load
+from edgeface_runtime.model import find_model
 
 _SSH = """#!/bin/sh
 # The last argument is what the board's shell would get.
@@ -98,6 +100,19 @@ def test_a_sustained_run_repeats_and_tells_each_repetition(board: Path, tiny_onn
     assert [entry["minutes"] for entry in sustained] == sorted(entry["minutes"] for entry in sustained)
     assert sustained[-1]["minutes"] >= 0.05
     assert sustained[-1]["p50_ms"] == [result.to_json()["rows"][0]["p50_ms"]]
+
+
+def test_the_whole_way_is_timed_there(board: Path):
+    results = measure("pi@board", [find_model("mobilefacenet-tiny")], say=ignore, calls=3, photo=[Setting(min_face=80)])
+    (row,) = results.rows
+    assert [(way.scene, way.faces, way.source) for way in row.photo] == [
+        ("one face", 1, "measured"),
+        ("six faces", 6, "measured"),
+        ("no face", 0, "measured"),
+    ]
+    assert all(way.setting == Setting(min_face=80) and way.peak_mb > 50 for way in row.photo)
+    assert all(part.p50_ms.value >= 0 for way in row.photo for part in way.parts.values())
+    assert all(way.frame_ms(6) < way.frame_ms(1) for way in row.photo)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

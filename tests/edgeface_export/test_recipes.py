@@ -85,6 +85,9 @@ def test_each_file_answers_as_the_fp32_file_does(recipe: Recipe, six: ExportResu
     # It is no copy of the fp32 file.
     assert cosines.min() < 1 - 1e-8
     assert inspect_file(by(recipe, six)).ok
+    golden = load(by(recipe, six)).golden_cosine()
+    assert golden is not None
+    assert golden > 0.999998  # here they are computed as they were when the file was made
 
 
 @pytest.mark.parametrize("recipe", OTHERS, ids=lambda recipe: recipe.suffix)

@@ -275,6 +275,21 @@ def test_a_video_whose_frame_rate_sinks_keeps_its_times(tmp_path: Path):
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
 
 
+def test_so_does_one_whose_frames_are_stored_out_of_order(tmp_path: Path):
+    needs = "import gi; gi.require_version('Gst', '1.0'); from gi.repository import Gst; Gst.init(None);"
+    needs += "assert all(Gst.ElementFactory.find(e) for e in ('x264enc', 'h264parse', 'mp4mux'))"
+    if not Path(SYSTEM).exists() or subprocess.run([SYSTEM, "-c", needs], capture_output=True).returncode:
+        pytest.skip("no encoder: apt-get install python3-gi gstreamer1.0-plugins-{base,good,bad,ugly}")
+    command = [SYSTEM, str(SERVER.with_name("sinking_video.py")), str(tmp_path / "phone.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = [float(line) for line in done.stdout.split()]
+    frames = list(open_source(tmp_path / "phone.mp4").frames)
+    assert len(frames) > 100
+    shades = [frame.pixels[20, 20].mean() for frame in frames]
+    assert np.all(np.diff(shades) >= 0)
+    np.testing.assert_allclose([f.seconds for f in frames], expected[: len(frames)], atol=0.05)
+
+
 def test_frames_from_elsewhere_have_the_times_that_are_given():
     images = [np.zeros((4, 4, 3), np.uint8)] * 4
     assert [frame.seconds for frame in in_turn(images, times=[7, 7.5, 9, 9.25])] == [0, 0.5, 2, 2.25]

@@ -1,6 +1,8 @@
 """The shipped detector nets compute what their sources compute."""
 
 import importlib.util
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,29 @@ def test_yunet_equals_opencvs_file_at_every_size(shared: Path, suffix: str, shap
         assert np.abs(1 / (1 + np.exp(-flat[:, 1])) - theirs[3 + level][0, :, 0]).max() < rate
         assert np.abs(flat[:, 2:6] - theirs[6 + level][0]).mean() < near
         assert np.abs(flat[:, 6:] - theirs[9 + level][0]).mean() < near
+
+
+_MEMORY = """
+import re, sys
+from pathlib import Path
+from edgeface_runtime.engines import open_engine
+
+def kilobytes():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+open_engine(sys.argv[1])  # with the engine itself
+before = kilobytes()
+engine = open_engine(sys.argv[2])
+print(kilobytes() - before)
+"""
+
+
+@pytest.mark.parametrize("net", ["onet", "rnet", "pnet", "yunet"])
+def test_a_net_keeps_memory_for_one_photo(net: str) -> None:
+    """XNNPACK keeps memory for as many photos as a file names, however many come."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("reads Linux's /proc")
+    pytest.importorskip("ai_edge_litert")
+    files = [NETS / f"{name}.tflite" for name in ("blazeface_short_range", net)]
+    done = subprocess.run([sys.executable, "-c", _MEMORY, *map(str, files)], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 12_000

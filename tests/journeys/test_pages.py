@@ -29,6 +29,7 @@ BLOCKS = {
     "docs/privacy.md": {"": 4},
     "docs/streams.md": {"": 4, "board": 1, "camera": 2, "picamera": 1},
     "docs/training.md": {"workstation": 1},
+    "docs/your-board.md": {"board": 2},
     "examples/container/README.md": {"container": 2},
     "examples/service/README.md": {"": 2},  # test_examples follows it
 }
