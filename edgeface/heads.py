@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -119,6 +120,60 @@ class CosFace(ClassCentres):
         return self.s * cosines.scatter(1, labels[:, None], target)
 
 
+class AdaFace(ClassCentres):
+    """M. Kim, A. K. Jain, X. Liu, "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022.
+
+    Logits s·(cos(θ + g_angle) − g_add) of the label's class and s·cos θ of the others (equations 13 to 15), with
+    g_angle = −m·ẑ, g_add = m·ẑ + m and ẑ = clip((‖z‖ − μ) / (σ / h), −1, 1): the length of an embedding stands for the
+    quality of its photo, so that hard photos count where quality is high, easy ones where it is low. μ and σ are the
+    running mean and deviation of the lengths, momentum 0.99, here started at those of the first batch.
+    """
+
+    H, MOMENTUM, EPS = 0.33, 0.99, 1e-3
+    length_mean: Tensor
+    length_std: Tensor
+    batches: Tensor
+
+    def __init__(self, embedding: int, classes: int, *, s: float = 64.0, m: float = 0.4) -> None:
+        super().__init__(embedding, classes)
+        self.s, self.m = s, m
+        self.register_buffer("length_mean", torch.zeros(()))
+        self.register_buffer("length_std", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
+        """(N, D) embeddings and (N,) int64 labels → (N, classes) logits; ``margin`` replaces m."""
+        m = self.m if margin is None else margin
+        cosines, quality = self.cosines(embeddings), self.quality(embeddings)
+        theta = torch.acos(cosines.gather(1, labels[:, None]).clamp(-1 + _EDGE, 1 - _EDGE))
+        target = torch.cos((theta - m * quality).clamp(0, torch.pi)) - (m * quality + m)
+        return self.s * cosines.scatter(1, labels[:, None], target)
+
+    @torch.no_grad()
+    def quality(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings → ẑ (N, 1), −1 to 1; while training their lengths go into the running statistics."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            lengths = embeddings.to(self.weight.dtype).norm(dim=1, keepdim=True)
+        if self.training:
+            mean = _mean_of_all(lengths)
+            std = _mean_of_all((lengths - mean).square()).sqrt()
+            rate = torch.where(self.batches == 0, 1.0, 1 - self.MOMENTUM)
+            self.length_mean += rate * (mean - self.length_mean)
+            self.length_std += rate * (std - self.length_std)
+            self.batches += 1
+        quality: Tensor = self.H * (lengths - self.length_mean) / (self.length_std + self.EPS)
+        return quality.clamp(-1, 1)
+
+
+def _mean_of_all(values: Tensor) -> Tensor:
+    """The mean over the batches of all processes, which are equally large."""
+    mean = values.mean()
+    if dist.is_initialized():
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return mean
+
+
 class Softmax(ClassCentres):
     """A linear layer over the embedding, the baseline that margin heads are measured against.
 
@@ -135,10 +190,11 @@ class Softmax(ClassCentres):
             return F.linear(embeddings.to(self.weight.dtype), self.weight, self.bias)
 
 
-HEADS: dict[str, type[ArcFace | CosFace | Softmax]] = {
+HEADS: dict[str, type[ArcFace | CosFace | AdaFace | Softmax]] = {
     "arcface": ArcFace,
     "arcface-learned": LearnedArcFace,
     "cosface": CosFace,
+    "adaface": AdaFace,
     "softmax": Softmax,
 }
 

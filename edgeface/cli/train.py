@@ -17,7 +17,10 @@ BACKBONE = (
     "mobilefacenet, mobilefacenet-tiny, resnet18, vgg11 or vgg16; options follow a colon: resnet18:pool=none.  "
     "[default: mobilefacenet]"
 )
-HEAD = "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface or softmax.  [default: arcface]"
+HEAD = (
+    "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface, adaface (a margin by the photo's "
+    "quality) or softmax.  [default: arcface]"
+)
 INIT = (
     "Weights to start from: a shipped model's name, a run folder or .safetensors, whose backbone, embedding and "
     "normalization are taken too, .pt, imagenet; a wider MobileFaceNet is pruned to fit, dlib's net initializes "

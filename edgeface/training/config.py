@@ -103,7 +103,7 @@ class ModelConfig(Group):
 class HeadConfig(Group):
     """The loss head on top of the embedding; it stays behind when training ends."""
 
-    loss: str = setting("arcface", "arcface, arcface-learned, cosface or softmax", was="head")
+    loss: str = setting("arcface", "arcface, arcface-learned, cosface, adaface or softmax", was="head")
     """What turns embeddings and labels into a loss."""
     logit_scale: float = positive(16.0, unit="factor", was="s")
     """Scale s of the logits (ArcFace, eq. 3): 16 suits tens of identities, 30 hundreds, 64 tens of thousands."""

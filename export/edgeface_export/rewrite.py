@@ -84,8 +84,10 @@ class Preprocess(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 1, 1, 3))
-        self.register_buffer("scale", 1 / torch.tensor(spec.std).view(1, 1, 1, 3))
+        # A whole row of pixels: engines broadcast three numbers one by one.
+        row = (1, 1, spec.size, 3)
+        self.register_buffer("mean", torch.tensor(spec.mean).expand(row).contiguous())
+        self.register_buffer("scale", (1 / torch.tensor(spec.std)).expand(row).contiguous())
 
     def forward(self, faces: Tensor) -> Tensor:
         """(N, S, S, 3) uint8 → (N, 3, S, S) float."""

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from edgeface.backbones import build_backbone
-from edgeface.heads import HEADS, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
+from edgeface.heads import HEADS, AdaFace, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
 from edgeface.training.config import DistillConfig
 from edgeface.training.loop import losses
 from edgeface.training.training_state import Learner
@@ -44,6 +44,29 @@ def test_cosface_logits_are_the_formula(seed: int, s: float, m: float):
     head = CosFace(6, 5, s=s, m=m).double()
     expected = oracle.cosface(embeddings.numpy(), head.weight.detach().numpy(), labels.tolist(), s, m)
     np.testing.assert_allclose(head(embeddings, labels).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_adaface_logits_are_the_formula_with_running_statistics_of_the_lengths():
+    head = AdaFace(6, 5, s=16.0, m=0.4).double()
+    mean = std = 0.0
+    for seed in range(4):
+        embeddings, labels = batch(seed)
+        lengths = np.sqrt((embeddings.numpy() ** 2).sum(1))
+        rate = 0.01 if seed else 1.0
+        mean, std = mean + rate * (lengths.mean() - mean), std + rate * (lengths.std() - std)
+        given = embeddings.numpy(), head.weight.detach().numpy(), labels.tolist(), 16.0
+        expected = oracle.adaface(*given, 0.4, mean, std)
+        np.testing.assert_allclose(head(embeddings, labels).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+    head.eval()
+    for _ in range(2):  # looking changes nothing
+        expected = oracle.adaface(*given, 0.2, mean, std)
+        np.testing.assert_allclose(head(embeddings, labels, 0.2).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_adaface_without_a_margin_is_the_scaled_cosine():
+    embeddings, labels = batch()
+    head = AdaFace(6, 5, s=16.0).double()
+    torch.testing.assert_close(head(embeddings, labels, 0.0), 16 * head.cosines(embeddings), rtol=1e-6, atol=1e-6)
 
 
 def test_softmax_logits_are_the_formula():
@@ -170,8 +193,8 @@ def cuda_autocast(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_compute_in_float32_under_cudas_autocast(name: str, cuda_autocast: torch.dtype):
     mode, on_cuda = fake_cuda()
-    head = build_head(name, 6, 5, s=64.0, m=0.5)
-    weights = {key: on_cuda(weight) for key, weight in head.named_parameters()}
+    head = build_head(name, 6, 5, s=64.0, m=0.5).eval()  # fake tensors cannot be written to
+    weights = {key: on_cuda(weight) for key, weight in (*head.named_parameters(), *head.named_buffers())}
     faces, layer, labels = map(on_cuda, (torch.empty(9, 6), torch.empty(6, 6), torch.zeros(9, dtype=torch.int64)))
     with mode, torch.no_grad(), WithoutDeviceGuard():
         embeddings = F.linear(faces, layer)

@@ -25,3 +25,20 @@ def softmax(embeddings: np.ndarray, centres: np.ndarray, bias: np.ndarray) -> np
         for column, centre in enumerate(centres):
             logits[row, column] = sum(x * y for x, y in zip(embedding, centre, strict=True)) + bias[column]
     return logits
+
+
+def adaface(
+    embeddings: np.ndarray, centres: np.ndarray, labels: list[int], s: float, m: float, mean: float, std: float
+) -> np.ndarray:
+    """Equations 13 to 15 of the paper with h = 0.33, and the 0.001 beside the deviation that the authors' code has."""
+    logits = np.zeros((len(embeddings), len(centres)))
+    for row, embedding in enumerate(embeddings):
+        length = math.sqrt(sum(embedding * embedding))
+        quality = max(-1.0, min(1.0, (length - mean) / ((std + 1e-3) / 0.33)))
+        for column, centre in enumerate(centres):
+            found = cosine(embedding, centre)
+            if column == labels[row]:
+                angle = min(max(math.acos(found) - m * quality, 0.0), math.pi)
+                found = math.cos(angle) - (m * quality + m)
+            logits[row, column] = s * found
+    return logits
