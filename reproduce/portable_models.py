@@ -1,4 +1,4 @@
-"""Rewrites model files so that more engines read them; weights, contract and every bit of the answers stay.
+"""Rewrites model files so that more engines read them, and faster; weights, contract and every bit of the answers stay.
 
     python -m reproduce.portable_models                      # the shipped models
     python -m reproduce.portable_models runs/mine/*.int8.onnx
@@ -15,8 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
-from edgeface_export.formats import FORMATS
+from edgeface_export.formats import FORMATS, tflite_graph
 from edgeface_runtime import ModelError, load
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.metadata import file_format
@@ -33,6 +35,7 @@ def rewrite(path: Path) -> tuple[int, int]:
     with TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
         shutil.copyfile(path, written)
+        widen(written, contract.input.size)
         kind.make_portable(written)
         kind.write_contract(written, contract.to_json())
         seal(written)
@@ -42,6 +45,33 @@ def rewrite(path: Path) -> tuple[int, int]:
         sizes = path.stat().st_size, written.stat().st_size
         written.replace(path)
     return sizes
+
+
+def widen(path: Path, size: int) -> None:
+    """Writes the mean and the scale of each channel as a row of pixels: engines broadcast three numbers one by one.
+
+    Args:
+        path: of a file whose first two operators with constants are those of the preprocessing.
+        size: pixels of a row.
+    """
+
+    def row(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(np.broadcast_to(values, (1, 1, size, 3)))
+
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        for item in model.graph.initializer:
+            if list(item.dims) == [1, 1, 1, 3]:
+                item.CopyFrom(onnx.numpy_helper.from_array(row(onnx.numpy_helper.to_array(item)), item.name))
+        onnx.save(model, path)
+        return
+    model = tflite_graph.read_graph(path)
+    for tensor in model.subgraphs[0].tensors:
+        if list(tensor.shape) == [1, 1, 1, 3] and model.buffers[tensor.buffer].data is not None:
+            values = row(tflite_graph.constant(model, tensor))
+            tensor.shape = np.array(values.shape, np.int32)
+            tflite_graph.replace_constant(model, tensor, values)
+    path.write_bytes(tflite_graph.packed(model))
 
 
 def main() -> int:

@@ -8,11 +8,13 @@ first need slopes a ≤ 1, the last one a slope a channel; a layer without falls
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule, Tracer
 from torch.fx.experimental.optimization import fuse
 
 from edgeface_runtime import InputSpec
@@ -68,12 +70,35 @@ class _Depthwise(nn.Module):
         return y
 
 
+class _Folded(nn.Module):
+    """A convolution and PReLU in one: with y = a·x by the convolution, y + relu((1/a − 1)·y).
+
+    It saves one of the two products of the depthwise form. That its convolution gives a·x shows in its name.
+    """
+
+    def __init__(self, layer: nn.Conv2d, bias: Tensor, slopes: Tensor) -> None:
+        super().__init__()
+        channels = len(slopes)
+        self.times_a = layer
+        self.k = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        with torch.no_grad():
+            layer.weight *= slopes.view(-1, 1, 1, 1)
+            bias *= slopes
+            self.k.weight.copy_((1 / slopes - 1).view(-1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.times_a(x)
+        return y + F.relu(self.k(y))
+
+
 PRELU_FORMS: dict[str, Callable[[Tensor], nn.Module]] = {
     "relus": _Relus,
     "maximum": _Maximum,
     "affine": _Affine,
     "depthwise": _Depthwise,
 }
+_SPREAD = 4.0
+"""Slopes of one layer may differ by this factor where they are folded: a channel loses as much of its 8 bits."""
 
 
 class Preprocess(nn.Module):
@@ -84,8 +109,10 @@ class Preprocess(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 1, 1, 3))
-        self.register_buffer("scale", 1 / torch.tensor(spec.std).view(1, 1, 1, 3))
+        # A whole row of pixels: engines broadcast three numbers one by one.
+        row = (1, 1, spec.size, 3)
+        self.register_buffer("mean", torch.tensor(spec.mean).expand(row).contiguous())
+        self.register_buffer("scale", (1 / torch.tensor(spec.std)).expand(row).contiguous())
 
     def forward(self, faces: Tensor) -> Tensor:
         """(N, S, S, 3) uint8 → (N, 3, S, S) float."""
@@ -117,8 +144,33 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
             fits = bool((slopes <= 1).all()) and not (prelu == "depthwise" and len(slopes) == 1)
             form = prelu if fits else "relus"
             rewritten.set_submodule(name, PRELU_FORMS[form](slopes))
-    fused = fuse(rewritten)
+    # Traced with each PReLU in one piece, so that it can be seen what lies before it.
+    fused = fuse(GraphModule(rewritten, _Tracer().trace(rewritten)), no_trace=True)
+    assert isinstance(fused, GraphModule)
+    _fold(fused)
     for module in fused.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels and min(module.kernel_size) >= 5:
             module.__class__ = GlobalDepthwise
     return nn.Sequential(Preprocess(spec), fused).eval()
+
+
+class _Tracer(Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (_Affine, _Depthwise)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _fold(graph: GraphModule) -> None:
+    """Folds what it can of the depthwise form into the convolution before it."""
+    calls = Counter(node.target for node in graph.graph.nodes)
+    for node in graph.graph.nodes:
+        form = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(form, _Depthwise):
+            continue
+        before = node.args[0]
+        layer = graph.get_submodule(before.target) if before.op == "call_module" else None
+        slopes = form.a.weight.detach().flatten()
+        if not isinstance(layer, nn.Conv2d) or layer.bias is None or len(before.users) > 1 or calls[before.target] > 1:
+            continue
+        if slopes.min() > 0 and slopes.max() <= _SPREAD * slopes.min():
+            graph.set_submodule(node.target, _Folded(layer, layer.bias, slopes))
+            graph.set_submodule(before.target, nn.Identity())

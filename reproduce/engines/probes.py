@@ -181,6 +181,8 @@ def onnx2tf(path: str, first: Any, option: str) -> Run:
 
     name = onnx.load(path).graph.input[0].name
     with tempfile.TemporaryDirectory() as folder:
+        # In the trial's own folder, or it would download photos of this name.
+        np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
         onnx2tf.convert(
             input_onnx_file_path=path,
             output_folder_path=folder,

@@ -104,7 +104,7 @@ def test_a_video_is_watched_and_drawn(say: Say, place: Path):
     named = list(open_source("named.mp4").frames)
     assert len(named) == 36
     for result, frame in zip(results, named, strict=True):
-        changed = np.abs(frame.pixels.astype(int) - result.frame.pixels).max(axis=2) > 60
+        changed = np.abs(frame.pixels.astype(int) - result.frame.pixels).max(axis=2) > 50
         assert changed.any() == bool(result.people)
         for person in result.people:
             ys, xs = np.nonzero(changed)

@@ -93,7 +93,7 @@ def test_other_names_are_matched_by_order(make_onnx: MakeModel, tmp_path: Path):
 def test_int8_stays_near_its_parent_and_ends_where_the_engine_does(kind: str, trained: Trained):
     files = [trained.file(precision, kind) for precision in ("fp32", "int8")]
     layers = compare_files(*files)
-    assert len(layers) > 100
+    assert len(layers) >= 100
     assert min(layer.cosine for layer in layers) > 0.5
     parent, child = (load(file).embed(probe_images(112)) for file in files)
     assert layers[-1].shape == (128,)

@@ -44,8 +44,8 @@ def test_no_two_layers_share_their_weights(tmp_path: Path):
         return [node.input[1] for node in onnx.load(path).graph.node if node.op_type == "Conv"]
 
     quant_pre_process(tmp_path / "net.onnx", tmp_path / "shared.onnx", skip_symbolic_shape=True)
-    assert len(set(weights(tmp_path / "shared.onnx"))) == 4
-    assert len(set(weights(onnx_file.prepare(tmp_path / "net.onnx", tmp_path)))) == 6
+    assert len(set(weights(tmp_path / "shared.onnx"))) == 3
+    assert len(set(weights(onnx_file.prepare(tmp_path / "net.onnx", tmp_path)))) == 4
 
 
 def test_int8_weights_say_their_zero_points(tmp_path: Path):

@@ -94,6 +94,43 @@ def test_a_slope_above_one_falls_back_for_its_layer_alone():
     assert (called.count(torch.maximum), called.count(nn.functional.relu)) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("slopes", "folded"),
+    [
+        ([0.2, 0.25, 0.3, 0.25], True),
+        ([0.1, 0.4, 0.2, 0.2], True),  # a channel may lose two of its eight bits, not more
+        ([0.09, 0.4, 0.2, 0.2], False),
+        ([0.2, 0.0, 0.2, 0.2], False),
+        ([0.2, -0.2, 0.2, 0.2], False),
+        ([0.2, 1.2, 0.2, 0.2], False),
+        ([0.2], False),
+    ],
+)
+def test_slopes_go_into_the_convolution_before_where_that_costs_little(slopes: list[float], folded: bool):
+    original = net([0.25] * 4, slopes)
+    depthwise = [layer for layer in embedder(original, SPEC, "depthwise").modules() if isinstance(layer, nn.Conv2d)]
+    products = [layer for layer in depthwise if layer.kernel_size == (1, 1)]
+    fallen_back = len(slopes) == 1 or max(slopes) > 1
+    assert len(products) == 1 + (1 if folded else 0 if fallen_back else 2)
+
+
+def test_slopes_do_not_go_into_a_convolution_that_others_read():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 1), prelu(torch.full((4,), 0.25))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return self.act(y) + y
+
+    original = Twice().eval()
+    pixels = torch.from_numpy((FACES - np.array(SPEC.mean)) / np.array(SPEC.std)).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = embedder(original, SPEC, "depthwise")(torch.from_numpy(FACES))
+        torch.testing.assert_close(found, original(pixels), rtol=1e-5, atol=1e-5)
+
+
 def test_a_net_in_training_mode_is_rewritten_as_if_in_evaluation():
     original = net([0.2] * 4, [0.2] * 4)
     expected = embedder(original, SPEC, "affine")(torch.from_numpy(FACES))

@@ -76,7 +76,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-HOSTILE = {"onnx": ["/1/layers.2/Conv", "/1/layers.4/Conv"], "tflite": ["Conv2d_2", "Conv2d_4"]}
+HOSTILE = {"onnx": ["/1/layers.3/times_a/Conv", "/1/layers.5/times_a/Conv"], "tflite": ["Conv2d_2", "Conv2d_4"]}
 
 
 def convert_once(converter: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

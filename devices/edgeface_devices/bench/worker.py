@@ -174,8 +174,8 @@ def _photo_marks(model: Model, *, scene: str, detector: str, min_face: float | N
     from edgeface_devices.bench.whole import GALLERY, steps
 
     with steps(model, scene, detector=detector, min_face=min_face, threads=threads) as (parts, faces):
-        for part in parts.values():
-            part()
+        # The parts before it have run once, to give the others their inputs; a gallery is read at its first search.
+        parts["search"]()
         _set_mark(0)
         for number, part in enumerate(parts.values(), 1):
             part()

@@ -107,8 +107,8 @@ def _filled(layer: Layer, x: KerasTensor, *weights: Tensor) -> KerasTensor:
 
 
 def _preprocess(keras: ModuleType, layer: Preprocess, x: KerasTensor) -> KerasTensor:
-    scale = layer.scale.flatten()
-    offset = -layer.mean.flatten() * scale
+    scale = layer.scale[0, 0, 0]
+    offset = -layer.mean[0, 0, 0] * scale
     pixels = keras.ops.cast(x, "float32")
     return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="Preprocess")(pixels)
 

@@ -73,7 +73,7 @@ def add_constant(model: ModelT, like: TensorT, values: NDArray[np.float32]) -> i
     return len(tensors) - 1
 
 
-def replace_constant(model: ModelT, tensor: TensorT, values: NDArray[np.int8 | np.int32]) -> None:
+def replace_constant(model: ModelT, tensor: TensorT, values: NDArray[np.int8 | np.int32 | np.float32]) -> None:
     """Gives a constant other values, in a buffer of its own."""
     model.buffers.append(schema().BufferT())
     model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
