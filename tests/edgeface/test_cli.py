@@ -136,7 +136,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("eval good.onnx -d one", "one: only one identity"),
         ("eval good.onnx -d empty", "empty: no image found"),
         ("eval good.onnx -d two --threads 0", "threads"),
-        ("export nowhere -d two", "nowhere: no such file or run folder"),
+        ("export nowhere -d two", "nowhere: no such file, run folder or shipped model"),
         ("export empty -d two", "empty: no best.safetensors in it"),
         ("export good.onnx -d two", "good.onnx: not a whole checkpoint"),
         ("export cut.safetensors -d two --faces 0", "at least 1 is needed"),
@@ -259,11 +259,11 @@ def test_export_prints_what_it_made(trained: Trained, tmp_path: Path, capsys: py
 def test_a_refused_export_exits_1_and_writes_nothing(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    line = ["export", str(trained.run), "--data", str(trained.photos), "--format", "onnx", "--int8", "--faces", "8"]
+    line = ["export", "mobilefacenet", "--data", str(trained.photos), "--format", "onnx", "--int8", "--faces", "8"]
     assert run([*line, "-o", str(tmp_path / "models"), "--max-drop", "-100", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["gate"]["passed"] is False
-    assert "edgeface: gate failed, nothing written: mobilefacenet.int8.onnx: loses" in captured.err
+    assert "edgeface: gate failed, nothing written: mobilefacenet-relu6-foamliu.int8.onnx: loses" in captured.err
     assert not (tmp_path / "models").exists()
 
 
@@ -386,7 +386,7 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
 def test_an_error_of_the_system_is_one_line(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = tmp_path / "file"
     target.write_text("")
-    line = ["export", str(trained.run), "--data", str(trained.photos), "--format", "onnx", "-o", str(target / "below")]
+    line = ["export", "mobilefacenet", "--data", str(trained.photos), "--format", "onnx", "-o", str(target / "below")]
     assert run(line) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith(f"edgeface: {target / 'below'}: cannot be written to")
