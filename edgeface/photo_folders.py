@@ -119,11 +119,11 @@ def every_photo(paths: Sequence[Path], but: Path | None = None, *, missing: bool
 
     Args:
         paths: files, which are taken for photos whatever their names, and folders.
-        but: a folder to leave out.
+        but: a folder of results to leave out.
         missing: list paths too where nothing is, for whoever opens them to say so.
 
     Raises:
-        UsageError: nothing there, or a folder without photos.
+        UsageError: nothing there, a folder without photos, or the one to leave out.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -132,6 +132,8 @@ def every_photo(paths: Sequence[Path], but: Path | None = None, *, missing: bool
                 raise UsageError(f"{shown(path)}: no such file or folder")
             found[path] = None
             continue
+        if but and path.resolve() == but.resolve():
+            raise UsageError(f"{shown(path)}: holds the photos and cannot take the results; name another --output")
         photos = list(_deep(path, but and but.resolve()))
         if not photos:
             raise UsageError(f"{shown(path)}: no photo in it, nor in its folders")

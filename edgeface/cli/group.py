@@ -25,7 +25,12 @@ def group(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("groups"),
     name: Annotated[
         list[str] | None,
-        typer.Option("--name", "-n", metavar="GROUP=NAME", help="Whom a group on the page shows, 3=Anna; may repeat."),
+        typer.Option(
+            "--name",
+            "-n",
+            metavar="GROUP=NAME",
+            help="Whom a group on the page shows, 3=Anna; Anna=Eva renames; may repeat.",
+        ),
     ] = None,
     gallery: Annotated[
         Path | None,
@@ -62,8 +67,8 @@ def group(
     Writes to --output: groups.html, a page with the faces of each group; people/, a folder of each person's
     photos; faces.csv and groups.json, a row for each face; faces.db, the embeddings, so that a stopped command
     goes on and a later one looks at new photos only. No photo is moved or changed. Name groups by their
-    numbers on the page; two of one name become one. The exit code is 1 where a photo could not be
-    read, or none of somebody's can be enrolled.
+    numbers on the page, which they keep; two of one name become one. The exit code is 1 where a photo
+    could not be read, or none of somebody's can be enrolled.
 
     \b
     Examples:
@@ -79,7 +84,10 @@ def group(
 
     if folders not in ("link", "copy", "none"):
         raise typer.BadParameter(f"{folders!r}: link, copy or none", param_hint="--folders")
-    names = dict(map(_named, name or []))
+    names: dict[int | str, str] = {}
+    for key, its in map(_named, name or []):
+        if names.setdefault(key, its) != its:
+            raise typer.BadParameter(f"{key} cannot be both {names[key]} and {its}", param_hint="--name")
     files = every_photo(photos, but=output) if photos else None
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     found = group_photos(
@@ -126,13 +134,15 @@ def group(
         raise typer.Exit(1)
 
 
-def _named(text: str) -> tuple[int, str]:
+def _named(text: str) -> tuple[int | str, str]:
     from edgeface_runtime.gallery.enrollment import checked_name
 
-    number, equals, name = text.partition("=")
-    if not equals or not number.strip().isdecimal():
-        raise typer.BadParameter(f"{text!r}: a group's number on the page and a name, 3=Anna", param_hint="--name")
-    return int(number), checked_name(name)
+    group, equals, name = text.partition("=")
+    if not equals or not group.strip():
+        raise typer.BadParameter(
+            f"{text!r}: a group's number on the page and a name, 3=Anna, or two names, Anna=Eva", param_hint="--name"
+        )
+    return int(group) if group.strip().isdecimal() else checked_name(group), checked_name(name)
 
 
 def _print(found: Collection, output: Path) -> None:

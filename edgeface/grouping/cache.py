@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +57,8 @@ class SeenFace:
     """Why the face should not be enrolled; empty where it is good."""
     embedding: NDArray[np.float32]
     """(D,), of length 1."""
+    group: int | None = None
+    """The number of the group that the last run put it into."""
 
 
 class FaceCache:
@@ -96,6 +100,7 @@ class FaceCache:
                 )
             if known != (made_by,):
                 self._delete(self._paths())
+                self._db.execute("DELETE FROM meta WHERE key IN ('last_number', 'joined', 'page')")
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made_by', ?)", (made_by,))
 
     def close(self) -> None:
@@ -149,11 +154,12 @@ class FaceCache:
         """All faces, by photo and the most confident first."""
         with self._explained():
             rows = self._db.execute(
-                "SELECT id, path, name, detection, sharpness, concerns, place, embedding FROM face ORDER BY path, id"
+                "SELECT id, path, name, detection, sharpness, concerns, place, embedding, shown_as "
+                "FROM face ORDER BY path, id"
             ).fetchall()
         return [
-            SeenFace(number, _path(path), name, _face(place, detection), sharp, concerns, np.frombuffer(row, "<f4"))
-            for number, path, name, detection, sharp, concerns, place, row in rows
+            SeenFace(one, _path(path), name, _face(place, detection), sharp, concerns, np.frombuffer(row, "<f4"), group)
+            for one, path, name, detection, sharp, concerns, place, row, group in rows
         ]
 
     def tile(self, face: int) -> bytes:
@@ -161,42 +167,94 @@ class FaceCache:
         with self._explained():
             return bytes(self._db.execute("SELECT tile FROM face WHERE id = ?", (face,)).fetchone()[0])
 
-    def show(self, groups: Mapping[int, Iterable[int]]) -> None:
-        """Keeps which faces the page shows as which group, so that ``name`` means what the user sees."""
+    def last_number(self) -> int:
+        """The largest number that a group ever had; 0 where none had one."""
+        with self._explained():
+            shown_as = self._db.execute("SELECT max(shown_as) FROM face").fetchone()[0]
+            return int(self._meta("last_number", str(shown_as or 0)))
+
+    def hide(self) -> None:
+        """Lets no number mean anything until ``show`` is called: the page is about to change."""
+        with self._explained():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('page', '0')")
+
+    def show(self, groups: Mapping[int, Iterable[int]], joined: Mapping[int, int]) -> None:
+        """Keeps which faces the page shows as which group, so that ``name`` means what the user sees.
+
+        Args:
+            groups: of each number, the faces.
+            joined: of numbers that became part of another group, that group's; those of earlier runs are kept.
+        """
         rows = [(number, face) for number, faces in groups.items() for face in faces]
+        parts = {old: joined.get(number, number) for old, number in self._joined().items()} | dict(joined)
+        parts = {old: number for old, number in parts.items() if number in groups}
+        last = max([self.last_number(), *groups])
         with self._explained():
             self._db.execute("BEGIN")
             self._db.execute("UPDATE face SET shown_as = NULL")
             self._db.executemany("UPDATE face SET shown_as = ? WHERE id = ?", rows)
+            state = {"last_number": str(last), "joined": json.dumps(parts), "page": "1"}
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", state.items())
             self._db.execute("COMMIT")
 
-    def name(self, names: Mapping[int, str]) -> None:
-        """Keeps whom the groups show: their number on the page, and the name.
+    def name(self, names: Mapping[int | str, str]) -> None:
+        """Keeps whom the groups show: their number on the page, or the name that they have, and the name.
+
+        A number of a group that became part of another stands for that one. The name that a group has already changes
+        nothing.
 
         Raises:
-            UsageError: there is no such group; then none is named.
+            UsageError: there is no such group or name, or a group that has a number has another name; then none is
+                named.
         """
         with self._explained():
-            known = {row[0] for row in self._db.execute("SELECT DISTINCT shown_as FROM face")} - {None}
-            for number in names:
-                if number not in known:
-                    has = f"groups 1 to {max(known)}" if known else "no groups; run without --name first"
-                    raise UsageError(f"no group {number}: {shown(self.path.parent)} has {has}")
+            faces = self._db.execute("SELECT id, name, shown_as FROM face ORDER BY path, id").fetchall()
+            counts: defaultdict[int, Counter[str | None]] = defaultdict(Counter)
+            for _, known, number in faces if self._meta("page", "1") == "1" else ():
+                if number is not None:
+                    counts[number][known] += known is not None  # faces without a name do not outvote the others
+            called = {number: names_of.most_common(1)[0][0] for number, names_of in counts.items()}
+            people, joined, page = {known for _, known, _ in faces}, self._joined(), shown(self.path.parent)
+            given: dict[int, str] = {}
+            for group, name in names.items():
+                if isinstance(group, str):
+                    if group not in people:
+                        raise UsageError(f"nobody is named {group}: {page}/groups.html shows who has which name")
+                    continue
+                number = joined.get(group, group)
+                if number not in called:
+                    has = f"see {page}/groups.html" if called else f"{page} has no groups; run without --name first"
+                    raise UsageError(f"no group {group}: {has}")
+                who = f"group {group}" if number == group else f"group {group}, part of group {number},"
+                if called[number] not in (None, name):
+                    rename = shlex.quote(f"{called[number]}={name}")
+                    raise UsageError(f"{who} is named {called[number]} already; --name {rename} renames it")
+                if given.setdefault(number, name) != name:
+                    raise UsageError(f"{who} cannot be both {given[number]} and {name}")
+            fresh = {number: name for number, name in given.items() if called[number] is None}
+            rows = [(names[known], face) for face, known, _ in faces if known in names]
+            rows += [(fresh[number], face) for face, _, number in faces if number in fresh]
             self._db.execute("BEGIN")
-            rows = [(name, number) for number, name in names.items()]
-            self._db.executemany("UPDATE face SET name = ? WHERE shown_as = ?", rows)
+            self._db.executemany("UPDATE face SET name = ? WHERE id = ?", rows)
             self._db.execute("COMMIT")
 
     def made(self) -> list[str]:
         """The files that runs have made for people to look at, below the folder."""
         with self._explained():
-            row = self._db.execute("SELECT value FROM meta WHERE key = 'made'").fetchone()
-        return list(json.loads(row[0])) if row else []
+            return list(json.loads(self._meta("made", "[]")))
 
     def set_made(self, files: Sequence[str]) -> None:
         """Keeps which files runs have made, so that a later one removes these and no others."""
         with self._explained():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('made', ?)", (json.dumps(files),))
+
+    def _meta(self, key: str, default: str) -> str:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else default
+
+    def _joined(self) -> dict[int, int]:
+        with self._explained():
+            return {int(old): int(number) for old, number in json.loads(self._meta("joined", "{}")).items()}
 
     def _keep_names(self, gone: set[bytes]) -> None:
         """Raises UsageError where a name would go with these photos: they may lie on a disk that is not there."""

@@ -32,6 +32,7 @@ class PersonGroup:
     """Faces of one person."""
 
     number: int
+    """Its own for as long as most of its faces stay together."""
     name: str | None
     """Whom a user said that it shows."""
     faces: list[SeenFace]
@@ -59,6 +60,8 @@ class Collection:
     photos: int
     refused: dict[Path, str]
     """Photos that cannot be read, and why."""
+    joined: dict[int, int]
+    """Of numbers of the last run whose groups became part of another group, that group's number."""
 
 
 def people_of_photos(
@@ -70,10 +73,12 @@ def people_of_photos(
     far: float | None = None,
     threshold: float | None = None,
     seed: int = 0,
+    last_number: int = 0,
 ) -> Collection:
     """Groups faces by person.
 
-    A group is called as most of its faces that have a name; groups of one name are one person's.
+    A group is called as most of its faces that have a name; groups of one name are one person's. It keeps the number
+    that the last run gave most of its faces, of several the lowest; others get numbers that no group ever had.
 
     Args:
         faces: of all photos.
@@ -83,6 +88,7 @@ def people_of_photos(
         far: false match rate of two faces that are linked; as ``link_threshold`` chooses where None.
         threshold: score from which two faces are linked, in place of ``far``.
         seed: of the order in which faces are looked at.
+        last_number: the largest that a group ever had.
 
     Raises:
         UsageError: ``far`` or ``threshold`` is out of range, or the contract has no thresholds.
@@ -99,12 +105,14 @@ def people_of_photos(
         members[names.most_common(1)[0][0] if names else -len(members)].extend(found)
     sizes = sorted(members.items(), key=lambda item: (-len(item[1]), str(item[1][0].photo)))
     kept = [(key, found) for key, found in sizes if isinstance(key, str) or len(found) > 1]
+    numbers, joined = _numbers([found for _, found in kept], clear, last_number)
     groups = [
-        _described(number, key if isinstance(key, str) else None, found) for number, (key, found) in enumerate(kept, 1)
+        _described(number, key if isinstance(key, str) else None, found)
+        for number, (key, found) in zip(numbers, kept, strict=True)
     ]
     alone = [found[0] for key, found in sizes if isinstance(key, int) and len(found) == 1]
     unclear = [face for face in faces if face.sharpness < MIN_SHARPNESS]
-    return Collection(groups, alone, unclear, limit, photos, refused)
+    return Collection(groups, alone, unclear, limit, photos, refused, joined)
 
 
 def enroll_group(gallery: Gallery, group: PersonGroup, name: str, count: int) -> Enrollment:
@@ -165,6 +173,25 @@ def telling(faces: Sequence[SeenFace]) -> list[SeenFace]:
         near = np.maximum(near, scores[best])
     rest = sorted(set(range(len(faces))) - chosen.keys(), key=lambda place: -faces[place].sharpness)
     return [faces[place] for place in [*chosen, *rest]]
+
+
+def _numbers(
+    groups: Sequence[Sequence[SeenFace]], faces: Sequence[SeenFace], last: int
+) -> tuple[list[int], dict[int, int]]:
+    """The number of each group; and of the numbers that became part of another, that one's."""
+    sizes = Counter(face.group for face in faces)
+    # A number goes where at least half of its faces are: a single face that drifts does not take it along.
+    heirs: dict[int, int] = {}
+    for place, group in enumerate(groups):
+        for number, count in Counter(face.group for face in group).items():
+            if number is not None and 2 * count >= sizes[number]:
+                heirs.setdefault(number, place)
+    kept: dict[int, int] = {}
+    for number in sorted(heirs):
+        kept.setdefault(heirs[number], number)
+    fresh = itertools.count(last + 1)
+    numbers = [kept[place] if place in kept else next(fresh) for place in range(len(groups))]
+    return numbers, {old: numbers[place] for old, place in heirs.items() if numbers[place] != old}
 
 
 def _described(number: int, name: str | None, faces: list[SeenFace]) -> PersonGroup:

@@ -67,10 +67,11 @@ def page_of(folder: Path, found: Collection, tile: Callable[[int], bytes]) -> st
         f"<h1>Who is in {_count(found.photos, 'photo')}</h1>",
         f'<p class="lead">{_summary(found)}</p>',
         '<div class="card wide"><p>Name a group to keep the name, and to enroll its most telling photos in a gallery. '
-        "Two groups of one person get the same name and become one.</p>",
+        "Two groups of one person get the same name and become one. A group keeps its number, and its name until "
+        "<code>--name OLD=NEW</code> renames it.</p>",
         f"<pre><code>{escape(command)}</code></pre></div>" if found.groups else "</div>",
         '<div class="groups">',
-        *(_card(group, tile) for group in found.groups[:_GROUPS]),
+        *(_card(place, group, tile) for place, group in enumerate(found.groups[:_GROUPS], 1)),
         "</div>",
         f'<p class="soft">{_count(more, "smaller group")} not shown: see faces.csv.</p>' if more > 0 else "",
         _strip("Seen once", found.alone, tile, "Faces that are like no other."),
@@ -91,8 +92,8 @@ def _summary(found: Collection) -> str:
     return ", ".join(words) + "."
 
 
-def _card(group: PersonGroup, tile: Callable[[int], bytes]) -> str:
-    count = _TILES if group.number <= _LARGE else _FEW
+def _card(place: int, group: PersonGroup, tile: Callable[[int], bytes]) -> str:
+    count = _TILES if place <= _LARGE else _FEW
     title = f"{group.number} · {escape(group.name)}" if group.name else f"Group {group.number}"
     return (
         f'<section class="card" id="g{group.number}"><div class="head"><h2>{title}</h2>'

@@ -31,7 +31,7 @@ def write_results(folder: Path, cache: FaceCache, found: Collection, folders: Fo
     Raises:
         UsageError: a file cannot be written.
     """
-    cache.show({})  # until the page is there, no number means anything
+    cache.hide()
     files = {
         "groups.json": json.dumps(document(folder, found), indent=2, ensure_ascii=False) + "\n",
         "faces.csv": _table(found),
@@ -47,7 +47,7 @@ def write_results(folder: Path, cache: FaceCache, found: Collection, folders: Fo
         where = shown(error.filename) if error.filename else shown(folder)
         hint = "; --folders copy makes no links" if folders == "link" and isinstance(error.filename2, str) else ""
         raise UsageError(f"{where}: cannot be written ({error.strerror}){hint}") from error
-    cache.show({group.number: [face.id for face in group.faces] for group in found.groups})
+    cache.show({group.number: [face.id for face in group.faces] for group in found.groups}, found.joined)
 
 
 def document(folder: Path, found: Collection) -> dict[str, object]:

@@ -23,7 +23,7 @@ def group_photos(
     recognizer: FaceRecognizer,
     *,
     detector: str = "blazeface",
-    names: Mapping[int, str] | None = None,
+    names: Mapping[int | str, str] | None = None,
     far: float | None = None,
     threshold: float | None = None,
     folders: Folders = "link",
@@ -40,7 +40,8 @@ def group_photos(
         folder: where to write; made where it is absent.
         recognizer: finds and embeds faces.
         detector: what the recognizer's detector is called.
-        names: whom groups show, by their numbers on the page that the last run wrote.
+        names: whom groups show, by their numbers on the page that the last run wrote, or by the names that they have,
+            which are then renamed.
         far: as in ``people_of_photos``.
         threshold: as in ``people_of_photos``.
         folders: ``"link"``, ``"copy"`` or ``"none"``: what the folders of people hold.
@@ -49,9 +50,11 @@ def group_photos(
         progress: wraps the photos that are still to be looked at.
 
     Raises:
-        UsageError: no such group, no last run, another model or detector, names that would be lost, an option does not
-            fit, or the folder cannot be written to.
+        UsageError: no such group, one that has another name, no last run, another model or detector, names that would
+            be lost, an option does not fit, or the folder cannot be written to.
     """
+    if far is not None and threshold is not None:
+        raise UsageError("--threshold is the score itself, --far the rate that it follows from: give one of them")
     if photos is None and forget:
         raise UsageError("--forget goes with photos: those that are there from now on")
     if (photos is None or names) and not (folder / NAME).is_file():
@@ -73,6 +76,7 @@ def group_photos(
             far=far,
             threshold=threshold,
             seed=seed,
+            last_number=cache.last_number(),
         )
         write_results(folder, cache, found, folders)
     return found

@@ -1,4 +1,4 @@
-"""Which score is enough: from the false-accept rate asked for to a threshold (docs/thresholds.md)."""
+"""Which score is enough: from the FMR or FPIR asked for to a threshold (docs/thresholds.md)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rate_per_comparison(far: float, comparisons: int) -> float:
     """
     far = number("far", far)
     if not 0 < far < 1:
-        raise UsageError(f"a false-accept rate is {far:g}; it must lie between 0 and 1, such as 0.001")
+        raise UsageError(f"the FMR or FPIR is {far:g}; it must lie between 0 and 1, such as 0.001")
     return -math.expm1(math.log1p(-far) / max(comparisons, 1))
 
 
