@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.data.whole import open_faces
-from edgeface.evaluation.opening import EXPORTED, contract_of
+from edgeface.evaluation.opening import EXPORTED, carries_contract, contract_of
 from edgeface.evaluation.pipeline import held_against
 from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
@@ -24,6 +24,7 @@ from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
 from edgeface_runtime import Contract, ModelError, UsageError
+from edgeface_runtime.model import find_model
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """False match rates that a contract holds a threshold for."""
@@ -133,6 +134,11 @@ def export_model(
     elif options.formats == ("ncnn",):
         model = exported_onnx(source)
     elif source.suffix in EXPORTED:
+        if carries_contract(find_model(source)):
+            raise UsageError(
+                f"{source}: an exported file; export the run or checkpoint that it was made of, or an fp32 .onnx with "
+                "--format ncnn"
+            )
         raise UsageError(f"{source}: not a whole checkpoint; a third-party model needs --contract")
     else:
         model, photos = _trained(source, photos, options, reporter)
@@ -182,14 +188,16 @@ def _third_party(
     faces, labels = held_against(photos.data)
     if known is None:
         found = find_contract(source, faces, labels)
+        if found.is_guess:
+            raise UsageError(f"{source}: contract {found.doubt}; nothing was written")
         reporter.say(f"{source}: contract {found.said}")
-        return third_party_model(source, found.best), photos
-    if options.max_drop < ANYTHING and (doubtful := doubt(source, known, faces, labels)):
-        if doubtful.is_wrong:
-            raise ModelError(doubtful.said)
-        reporter.say(doubtful.said)
+        warnings = (f"{source}: contract {found.doubt}",) if found.doubt else ()
+        return replace(third_party_model(source, found.best), warnings=warnings), photos
+    doubtful = doubt(source, known, faces, labels) if options.max_drop < ANYTHING else None
+    if doubtful is not None and doubtful.is_wrong:
+        raise ModelError(f"{doubtful.said}; nothing was written")
     assert model is not None
-    return model, photos
+    return replace(model, warnings=() if doubtful is None else (doubtful.said,)), photos
 
 
 def _trained(
@@ -199,7 +207,8 @@ def _trained(
     checkpoint = load_checkpoint(source)
     if not options.qat:
         contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
-        return torch_source(checkpoint.net, contract, converter=options.converter), photos
+        model = torch_source(checkpoint.net, contract, converter=options.converter)
+        return replace(model, run=source if source.is_dir() else None), photos
     from edgeface.training.qat import finetune_checkpoint
 
     photos = _opened(photos, checkpoint.contract, reporter)
@@ -208,7 +217,7 @@ def _trained(
     train = faces.faces[faces.rows("train")]
     tuned = finetune_checkpoint(checkpoint, train, steps=options.qat_steps, reporter=reporter, seed=options.seed)
     model = torch_source(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
-    return model, photos
+    return replace(model, run=source if source.is_dir() else None), photos
 
 
 def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet | None:

@@ -255,6 +255,17 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
+def without_contract() -> Callable[[Path, Path], Path]:
+    """``without_contract(model, path)``: a copy whose contract lies under a key that nothing reads."""
+
+    def write(model: Path, path: Path) -> Path:
+        path.write_bytes(model.read_bytes().replace(b"edgeface", b"edgefacX"))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of one run of the tests share."""
     base = tmp_path_factory.getbasetemp()

@@ -81,16 +81,21 @@ def contract_of(model: Path, contract: Path) -> Contract | None:
     """The contract that is named for a model file: a TOML or JSON file, or a name of ``edgeface_export.contracts``.
 
     Args:
-        model: an ONNX or TFLite file that carries none.
+        model: an ONNX or TFLite file that must carry none.
         contract: a file, or the name of a public net; None is returned for ``auto``, which needs faces.
 
     Raises:
-        UsageError: neither a file nor a name.
+        UsageError: neither a file nor a name; or the model carries a contract itself.
         ContractError: not a contract.
-        ModelError: the file is not of that net.
+        ModelError: no model file, or not of that net.
     """
-    if contract.suffix in (".toml", ".json") or contract.is_file():
-        return read_contract_file(contract)
+    written = contract.suffix in (".toml", ".json") or contract.is_file()
+    given = read_contract_file(contract) if written else None
+    found = find_model(model)
+    if found.is_dir() or found.suffix == ".safetensors" or carries_contract(found):
+        raise UsageError(f"{model}: carries its own contract; --contract is for a model without one: leave it out")
+    if given is not None:
+        return given
     from edgeface_export.contracts import AUTO, named_contract
 
     return None if str(contract) == AUTO else named_contract(model, str(contract))

@@ -16,7 +16,7 @@ from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
 from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
-from edgeface.evaluation.opening import EXPORTED, contract_of, open_classifier, open_embedder
+from edgeface.evaluation.opening import contract_of, open_classifier, open_embedder
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
@@ -143,8 +143,6 @@ def _open(model: Path, plan: Plan, reporter: Reporter) -> tuple[Embedder, FaceDa
     """The model, and the faces of ``plan.data`` where its contract was held against them."""
     if plan.contract is None:
         return open_embedder(model, threads=plan.threads), None
-    if model.suffix not in EXPORTED:
-        raise UsageError(f"--contract is for .onnx and .tflite files that carry none; {model} is neither")
     contract = contract_of(model, plan.contract)
     if plan.data is None:
         if contract is None:

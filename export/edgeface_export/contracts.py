@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_export.faces import draw_pairs
-from edgeface_export.gate import COIN, FMR
+from edgeface_export.gate import COIN, FMR, GENUINE
 from edgeface_export.intervals import Z
 from edgeface_export.separation import mean_tar, separation, tar_loss
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load
@@ -90,6 +90,8 @@ NORMALIZATIONS = ((HALF, HALF), (HALF, UNIT), IMAGENET, (ZERO, FULL), (ZERO, ONE
 _FACES, _FIRST, _EACH = 240, 96, 6
 _NEAR = 0.25
 """A way to feed that is so far behind with the first faces is not looked at with more."""
+_OTHER = 0.02
+"""Mean difference of the pairs' cosines from which two ways to feed give other embeddings."""
 _DOUBT, _WRONG = 0.01, 0.05
 """Mean TAR by which another way to feed is better, from which a contract is doubted, and refused."""
 
@@ -101,6 +103,10 @@ class Found:
     best: Contract
     said: str
     """One line for a person."""
+    doubt: str = ""
+    """The same line where chance or grey photos may have chosen; empty where the faces tell."""
+    is_guess: bool = False
+    """True where the faces are few and a way to feed with other embeddings is as good."""
 
 
 def named_contract(path: Path, name: str) -> Contract:
@@ -189,6 +195,14 @@ def find_contract(path: Path, faces: NDArray[np.uint8], labels: NDArray[np.int64
         )
     line = f"found: {described(best)}: mean TAR {100 * top:.1f} % on {len(tried.labels)} faces"
     equal = [way for way, behind in zip(tried.ways[1:], tried.behind(), strict=True) if behind[0] < _DOUBT / 2]
+    near = [
+        scores
+        for scores, (loss, error) in zip(tried.scores[1:], tried.behind(), strict=True)
+        if loss < _DOUBT / 2 or loss <= Z * error
+    ]
+    is_tied = any(np.abs(scores - tried.scores[0]).mean() > _OTHER for scores in near)
+    genuine = int(tried.same.sum())
+    is_guess = is_tied and genuine < GENUINE
     others = [(way, behind) for way, behind in zip(tried.ways[1:], tried.behind(), strict=True) if way not in equal]
     if equal:
         line += f"; as good: {', '.join(map(described, equal))}"
@@ -198,9 +212,11 @@ def find_contract(path: Path, faces: NDArray[np.uint8], labels: NDArray[np.int64
         line += f"; the next, {described(way)}, is {100 * loss:.1f} ± {100 * Z * error:.1f} points behind{sure}"
     else:
         line += f"; all others are more than {100 * _NEAR:.0f} points behind"
-    if _is_grey(faces):
+    if is_grey := _is_grey(faces):
         line += "; the photos are grey, so the order of colours cannot be told"
-    return Found(best, line)
+    if is_guess:
+        line += f"; {_few(len(tried.labels), genuine, 'tell these apart')}, or name the contract"
+    return Found(best, line, line if is_tied or is_grey else "", is_guess)
 
 
 @dataclass(frozen=True)
@@ -214,8 +230,8 @@ class Doubt:
 
 
 def doubt(path: Path, contract: Contract, faces: NDArray[np.uint8], labels: NDArray[np.int64]) -> Doubt | None:
-    """What to say where a file tells people apart clearly better when it is fed otherwise; None where it does not, or
-    where the faces show no two people twice.
+    """What to say where a file tells people apart clearly better when it is fed otherwise, or where the faces are too
+    few to tell; None where neither is so.
 
     Args:
         path: an ONNX or TFLite file.
@@ -224,15 +240,18 @@ def doubt(path: Path, contract: Contract, faces: NDArray[np.uint8], labels: NDAr
         labels: (N,) whom each shows.
     """
     if not _shows_pairs(labels):
-        return None
+        return Doubt(f"{path}: {_few(len(labels), 0, 'check its contract')}", is_wrong=False)
     ways = [contract, *(way for way in _candidates(contract, faces) if way.input != contract.input)]
     tried = _tried(path, ways, faces, labels)
     place = tried.ways.index(contract)
+    genuine = int(tried.same.sum())
+    few = f"{path}: {_few(len(tried.labels), genuine, 'check its contract')}"
+    unsure = Doubt(few, is_wrong=False) if genuine < GENUINE else None
     if place == 0:
-        return None
+        return unsure
     loss, error = tar_loss(tried.scores[0], tried.scores[place], tried.same, tried.first, tried.second)
     if loss < _DOUBT or loss < Z * error:
-        return None
+        return unsure
     line = (
         f"{path}: its contract says {described(contract)}, yet fed {described(tried.ways[0])} it tells people apart "
         f"better (mean TAR {100 * mean_tar(tried.scores[0], tried.same):.1f} against "
@@ -250,6 +269,13 @@ def described(contract: Contract) -> str:
         spec.mean, spec.std,
     ))  # fmt: skip
     return f"{spec.colour}, (pixel − {mean}) / {std}"
+
+
+def _few(faces: int, genuine: int, what: str) -> str:
+    return (
+        f"{faces} faces with {genuine} genuine pairs are too few to {what}: {GENUINE} genuine pairs are needed, such "
+        f"as {GENUINE // 15} people with six photos each"
+    )
 
 
 def _candidates(contract: Contract, faces: NDArray[np.uint8]) -> list[Contract]:

@@ -26,6 +26,8 @@ COIN = 0.4
 """A source model whose equal error rate is higher tells nobody apart."""
 _ALIKE = 0.9999
 """Cosine from which two golden vectors are the same answer."""
+GENUINE = 120
+"""Genuine pairs below which a file that loses 3.7 points of TAR passes in more than 3 % of draws (docs/export.md)."""
 HARDLY = 0.8
 """Of the equal error rate of plain pixels, which untrained nets have 1.0 to 1.5 times of on AT&T."""
 ANYTHING = 50.0
@@ -194,6 +196,17 @@ def check_source(name: str, source: NDArray[np.float32], evaluation: EvaluationS
             f"(EER {100 * eer:.1f} %, theirs {100 * pixels:.1f}): is it trained, and is its contract right?"
         )
     return None
+
+
+def few_genuine(evaluation: EvaluationSet, max_drop: float) -> str | None:
+    """What to say where the genuine pairs are too few for the gate to show a loss of ``max_drop`` points."""
+    genuine = int(evaluation.same.sum())
+    if genuine >= GENUINE or max_drop >= ANYTHING:
+        return None
+    return (
+        f"{genuine} genuine pair{'' if genuine == 1 else 's'} cannot show a loss of {max_drop:g} points; give more "
+        f"test photos, so that there are {GENUINE} genuine pairs or more"
+    )
 
 
 def alike(rows: NDArray[np.float32]) -> bool:

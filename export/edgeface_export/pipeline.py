@@ -26,6 +26,7 @@ from edgeface_export.gate import (
     alike,
     check_source,
     compare_speed,
+    few_genuine,
     is_int8,
     parity,
     refusal,
@@ -36,7 +37,7 @@ from edgeface_export.quantize.sensitivity import ExcludedLayer, exclude_layers, 
 from edgeface_export.quantize.static import Calibrated, Trial, calibrate, try_methods
 from edgeface_export.result import ExportedFile, ExportResult, fastest, model_card
 from edgeface_export.source_model import SourceModel
-from edgeface_runtime import Contract, EdgefaceError, Model, ModelError, UsageError, load
+from edgeface_runtime import Contract, ContractError, EdgefaceError, Model, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, read_contract, seal
 from edgeface_runtime.engines import first_line
 from edgeface_runtime.model import PROBES, as_input, probe_images
@@ -63,7 +64,7 @@ def export(
 
     Raises:
         UsageError: what the source cannot be written as or in, faces that do not fit, no genuine or no impostor pairs,
-            a source that would be written over, or a folder that cannot be written to.
+            a source or another model's file that would be written over, or a folder that cannot be written to.
         ModelError: a source that answers with numbers that are not finite, a converter that failed, or a file that does
             not open or does not fit its contract.
     """
@@ -76,8 +77,11 @@ def export(
     if not np.isfinite(expected).all():
         raise ModelError(f"{source.name}: gives embeddings that are not finite numbers")
     warning = check_source(source.name, expected, faces.evaluation, options.max_drop)
-    if warning is not None:
-        progress(warning)
+    warnings = tuple(
+        line for line in (*source.warnings, warning, few_genuine(faces.evaluation, options.max_drop)) if line
+    )
+    for line in warnings:
+        progress(line)
     with _workspace(folder) as workspace:
         job = _Job(source, faces, expected, options, workspace, progress)
         files = [_make(job, recipe) for recipe in recipes]
@@ -86,13 +90,13 @@ def export(
         reason = next((file.reason for file in files if file.reason), None)
         card = folder / _card_name(source)
         if reason is None:
-            (workspace / card.name).write_text(model_card(files, options, warning), "utf-8")
+            (workspace / card.name).write_text(model_card(files, options, warnings), "utf-8")
             for path in (*(file.path for file in files), workspace / card.name):
                 path.replace(folder / path.name)
     made = tuple(replace(file, path=folder / file.path.name) for file in files)
     kinds = dict.fromkeys(file.format for file in made)
     recommended = {kind: fastest([file for file in made if file.format == kind]) for kind in kinds}
-    return ExportResult(made, options, reason, card, recommended, () if warning is None else (warning,))
+    return ExportResult(made, options, reason, card, recommended, warnings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +297,17 @@ def _keep_source(source: SourceModel, folder: Path, recipes: list[Recipe]) -> No
     targets = {(folder / f"{source.contract.name}.{recipe.suffix}").resolve() for recipe in recipes}
     if source.path is not None and source.path.resolve() in targets:
         raise UsageError(f"{source.path}: would be written over; name another folder, or another name in the contract")
+    parent = source.contract.parent_sha256
+    is_own = source.run is not None and source.run.resolve() == folder.resolve()
+    if parent is None or is_own or not folder.is_dir():
+        return
+    # Not the targets alone: files of one name share a card.
+    for path in sorted(folder.iterdir()):
+        if path.suffix[1:] in FORMATS and path.name.startswith(f"{source.contract.name}."):
+            with contextlib.suppress(ContractError, ModelError):  # nothing that tells whose it is
+                there = read_contract(path)
+                if there.name == source.contract.name and there.parent_sha256 not in (None, parent):
+                    raise UsageError(f"{path}: was made of another model of this name; name another folder with -o")
 
 
 def _card_name(source: SourceModel) -> str:

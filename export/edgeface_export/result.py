@@ -128,7 +128,7 @@ class ExportResult:
     recommended: dict[str, Path]
     """Format → the fastest of its files on this machine; of nearly equal ones the smallest."""
     warnings: tuple[str, ...] = ()
-    """What makes the source model itself doubtful."""
+    """What makes the source model, its contract or the measurement doubtful."""
 
     @property
     def passed(self) -> bool:
@@ -177,7 +177,7 @@ def fastest(files: Sequence[ExportedFile]) -> Path:
     return min(near, key=lambda file: file.size_bytes).path
 
 
-def model_card(files: Sequence[ExportedFile], options: ExportOptions, warning: str | None = None) -> str:
+def model_card(files: Sequence[ExportedFile], options: ExportOptions, warnings: Sequence[str] = ()) -> str:
     """What a person should know before using the files of one export, as Markdown."""
     contract = files[0].contract  # what differs between files is taken from each
     spec = contract.input
@@ -218,7 +218,7 @@ def model_card(files: Sequence[ExportedFile], options: ExportOptions, warning: s
             )
         ),
         "## Caveats",
-        "\n".join(f"- {caveat}" for caveat in (*([] if warning is None else [warning]), *CAVEATS)),
+        "\n".join(f"- {caveat}" for caveat in (*warnings, *CAVEATS)),
     )
     return "\n\n".join(sections) + "\n"
 

@@ -36,6 +36,10 @@ class SourceModel:
     """The recipe of a model that is quantized already, which its one file takes over."""
     path: Path | None = None
     """The model file itself, which no export may write over."""
+    run: Path | None = None
+    """The run folder that it comes from, where an export may replace those of the run's earlier states."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful of it, a line each."""
     float_file: Callable[[Recipe, Path], Path]
     """The fp32 file that a recipe starts from, PReLU in the recipe's form; written into the folder if it must be."""
     embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -197,6 +197,14 @@ def test_foreign_files_need_a_contract(say: Say, tiny_onnx: Path, people: Path, 
     assert (code, "there are auto, insightface, insightface-mxnet, sface, " in err) == (2, True)
 
 
+@pytest.mark.parametrize("model", ["FILE", "mobilefacenet", "mobilefacenet.onnx"])
+def test_a_contract_inside_is_not_replaced(say: Say, tiny_onnx: Path, people: Path, model: str):
+    name = model.replace("FILE", str(tiny_onnx))
+    code, _, err = say(Path(name), "--data", people, "--contract", "foamliu")
+    assert (code, "carries its own contract; --contract is for a model without one: leave it out" in err) == (2, True)
+    assert len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from edgeface_runtime.integrity import inspect_file
 
 if TYPE_CHECKING:
     from conftest import Trained
+
+Strip = Callable[[Path, Path], Path]
 
 CONTRACT = 'name = "theirs"\nbackbone = "theirs"\n[input]\nsize = 112\n[embedding]\nlength = 128\n'
 
@@ -72,9 +75,11 @@ def test_training_photos_cannot_set_thresholds(trained: Trained, tmp_path: Path,
     assert not (tmp_path / "models").exists()
 
 
-def test_a_third_party_model(trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_third_party_model(
+    trained: Trained, contract: Path, without_contract: Strip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     words = line(trained, tmp_path, "--contract", str(contract), "--int8", "--json")
-    words[1] = str(trained.file("fp32", "onnx"))
+    words[1] = str(without_contract(trained.file("fp32", "onnx"), tmp_path / "foreign.onnx"))
     del words[words.index("--format") : words.index("--format") + 2]
     assert run(words) == 0
     found = json.loads(capsys.readouterr().out)
@@ -83,11 +88,11 @@ def test_a_third_party_model(trained: Trained, contract: Path, tmp_path: Path, c
 
 
 def test_a_third_party_tflite_gets_its_contract(
-    trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Trained, contract: Path, without_contract: Strip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = line(trained, tmp_path, "--contract", str(contract))
     del words[words.index("--format") : words.index("--format") + 2]
-    words[1] = str(trained.file("fp32", "tflite"))
+    words[1] = str(without_contract(trained.file("fp32", "tflite"), tmp_path / "fp32.tflite"))
     assert run(words) == 0
     (made,) = (tmp_path / "models").glob("*.tflite")
     assert read_contract(made).name == "theirs"
@@ -96,11 +101,11 @@ def test_a_third_party_tflite_gets_its_contract(
     assert inspect_file(made).ok
     assert run([*words, "--int8"]) == 2
     assert "a TFLite file only gets its contract" in capsys.readouterr().err
-    words[1] = str(trained.file("int8", "tflite"))
+    words[1] = str(without_contract(trained.file("int8", "tflite"), tmp_path / "int8.tflite"))
     made.unlink()
-    assert run(words) == 2
-    assert "only float files can be taken in" in capsys.readouterr().err
-    assert not made.exists()
+    assert run(words) == 0
+    (made,) = (tmp_path / "models").glob("*.int8.tflite")
+    assert read_contract(made).recipe == "as_given"
 
 
 @pytest.mark.parametrize(
@@ -111,23 +116,54 @@ def test_a_third_party_tflite_gets_its_contract(
     ],
 )
 def test_what_cannot_be_made_of_it_is_named(
-    more: list[str], message: str, trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    message: str,
+    trained: Trained,
+    contract: Path,
+    without_contract: Strip,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     words = line(trained, tmp_path, "--contract", str(contract), *more)
-    words[1] = str(trained.file("fp32", "onnx"))
+    words[1] = str(without_contract(trained.file("fp32", "onnx"), tmp_path / "foreign.onnx"))
     assert run(words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
 
 
-def test_without_a_contract_it_is_asked_for(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_a_contract_it_is_asked_for(
+    trained: Trained, without_contract: Strip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     words = line(trained, tmp_path)
-    words[1] = str(trained.file("fp32", "onnx"))
+    words[1] = str(without_contract(trained.file("fp32", "onnx"), tmp_path / "foreign.onnx"))
     assert run(words) == 2
     assert "a third-party model needs --contract" in capsys.readouterr().err
     words += ["--contract", str(tmp_path / "nowhere.toml")]
     assert run(words) == 2
     assert "nowhere.toml: the contract cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["foamliu", "magface", "auto", "FILE"])
+@pytest.mark.parametrize("model", ["onnx", "tflite", "run", "mobilefacenet", "mobilefacenet.onnx"])
+def test_a_contract_inside_is_not_replaced(
+    named: str, model: str, trained: Trained, contract: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = line(trained, tmp_path, "--contract", named.replace("FILE", str(contract)))
+    sources = {"run": trained.run, "onnx": trained.file("fp32", "onnx"), "tflite": trained.file("fp32", "tflite")}
+    words[1] = str(sources.get(model, model))
+    assert run(words) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{words[1]}: carries its own contract; --contract is for a model without one: leave it out" in said
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_exported_file_is_not_asked_for_a_contract(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = line(trained, tmp_path)
+    words[1] = str(trained.file("fp32", "onnx"))
+    assert run(words) == 2
+    assert "an exported file; export the run or checkpoint that it was made of" in capsys.readouterr().err
 
 
 @pytest.mark.slow

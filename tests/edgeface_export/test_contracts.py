@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from edgeface.data.dataset import FaceData
+from edgeface.deploy import ExportPhotos, export_model
+from edgeface.progress import Reporter
 from edgeface_export.contracts import (
     HALF,
     IMAGENET,
@@ -24,6 +28,7 @@ from edgeface_export.contracts import (
     find_contract,
     named_contract,
 )
+from edgeface_export.options import ExportOptions
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.contract import InputSpec
 
@@ -123,6 +128,86 @@ def test_names_are_what_their_publishers_say(tmp_path: Path):
     assert named_contract(free, "facenet160").input.size == 160
     with pytest.raises(UsageError, match="nobody: no contract file and no known name; there are auto, insightface, "):
         named_contract(path, "nobody")
+
+
+def test_few_faces_check_no_contract(tmp_path: Path, people: tuple[np.ndarray, np.ndarray]):
+    path = save_net(tmp_path / "dark.onnx")
+    best = find_contract(path, *people).best
+    few = doubt(path, best, people[0][:36], people[1][:36])
+    assert few is not None
+    assert not few.is_wrong
+    assert "36 faces with 90 genuine pairs are too few to check its contract: 120 genuine pairs are needed" in few.said
+    alone = doubt(path, best, people[0][::6], people[1][::6])
+    assert alone is not None
+    assert "20 faces with 0 genuine pairs are too few" in alone.said
+
+
+@pytest.fixture
+def tied(people: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The same people, who they are told by red and by blue, each in a pattern of its own."""
+    faces, labels = people[0].copy(), people[1]
+    faces[..., 2] = faces[np.argsort(-labels, kind="stable"), ..., 0][:, ::-1]
+    return faces, labels
+
+
+def test_a_tie_of_few_faces_is_a_guess(tmp_path: Path, tied: tuple[np.ndarray, np.ndarray]):
+    path = save_net(tmp_path / "dark.onnx")
+    found = find_contract(path, tied[0][:36], tied[1][:36])
+    assert found.is_guess
+    assert "36 faces with 90 genuine pairs are too few to tell these apart: 120 genuine pairs" in found.doubt
+    enough = find_contract(path, *tied)
+    assert not enough.is_guess
+    assert enough.doubt == enough.said
+
+
+def folder_of(faces: np.ndarray, labels: np.ndarray) -> FaceData:
+    """Four photos of each person train, two test."""
+    split = np.where(np.arange(len(labels)) % 6 < 4, "train", "test")
+    names = tuple(f"p{label}" for label in np.unique(labels))
+    return FaceData(faces, labels, names, tuple(f"{row}.png" for row in range(len(labels))), split)
+
+
+THEIRS = """
+name = "theirs"
+backbone = "theirs"
+[input]
+size = 16
+layout = "NCHW"
+dtype = "float32"
+mean = [127.5, 127.5, 127.5]
+std = [127.5, 127.5, 127.5]
+[embedding]
+length = 64
+"""
+
+
+def test_an_export_warns_of_few_photos_or_refuses_a_guess(tmp_path: Path, tied: tuple[np.ndarray, np.ndarray]):
+    path, photos = save_net(tmp_path / "dark.onnx"), ExportPhotos(data=folder_of(tied[0][:36], tied[1][:36]))
+    (tmp_path / "theirs.toml").write_text(THEIRS)
+    said, options = list[str](), ExportOptions(precisions=("fp32",))
+    with pytest.raises(UsageError, match=r"too few to tell these apart.*; nothing was written"):
+        export_model(path, photos, tmp_path / "out", options, contract=Path("auto"))
+    assert not (tmp_path / "out").exists()
+
+    class Listening(Reporter):
+        def say(self, line: str, *, heading: bool = False) -> None:
+            said.append(line)
+
+    made = export_model(
+        path, photos, tmp_path / "out", options, contract=tmp_path / "theirs.toml", reporter=Listening()
+    )
+    warnings, card = made.as_json()["warnings"], made.card.read_text()
+    assert isinstance(warnings, list)
+    assert "24 faces with 36 genuine pairs are too few to check its contract: 120 genuine pairs" in warnings[0]
+    assert warnings[-1].startswith("6 genuine pairs cannot show a loss of 0.15 points; give more test photos")
+    for line in warnings:
+        assert line in said
+        assert line in card
+    wrong = THEIRS.replace("127.5", "0").replace("std = [0, 0, 0]", "std = [1, 1, 1]")
+    (tmp_path / "wrong.toml").write_text(wrong)
+    with pytest.raises(ModelError, match="--contract auto measures it; nothing was written"):
+        export_model(path, photos, tmp_path / "wrong", options, contract=tmp_path / "wrong.toml")
+    assert not (tmp_path / "wrong").exists()
 
 
 PEERS = {

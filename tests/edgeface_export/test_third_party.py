@@ -275,3 +275,19 @@ def test_what_stays_float_is_named(photos: ExportFaces, tmp_path: Path):
     assert "Cos 1" in str(found.reason)
     assert "Sin 1" in str(found.reason)
     assert not (tmp_path / "models").exists()
+
+
+def test_another_models_file_of_the_same_name_is_kept(save: Save, photos: ExportFaces, tmp_path: Path):
+    source = save()
+    made = export_file(source, CONTRACT, tmp_path / "out", photos, precisions=["fp32"])
+    kept = made.files[0].path.read_bytes()
+    again = export_file(source, CONTRACT, tmp_path / "out", photos, precisions=["fp32"])
+    assert again.files[0].path.read_bytes() == kept
+    save(opset=16)
+    for precision in ("fp32", "int8-weights"):  # files of one name share a card
+        with pytest.raises(UsageError, match=r"theirs.fp32.onnx: was made of another model of this name; .* with -o"):
+            export_file(source, CONTRACT, tmp_path / "out", photos, precisions=[precision])
+    assert made.files[0].path.read_bytes() == kept
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"theirs.fp32.onnx", "theirs.card.md"}
+    other = export_file(source, replace(CONTRACT, name="other"), tmp_path / "out", photos, precisions=["fp32"])
+    assert other.passed

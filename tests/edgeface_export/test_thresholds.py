@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,10 +158,13 @@ length = 128
 """
 
 
-def test_a_third_party_model_is_evaluated_on_the_same_photos(trained: Trained, tmp_path: Path):
+def test_a_third_party_model_is_evaluated_on_the_same_photos(
+    trained: Trained, without_contract: Callable[[Path, Path], Path], tmp_path: Path
+):
     (tmp_path / "contract.toml").write_text(CONTRACT)
     photos = ExportPhotos(data=trained.data)
-    source, contract = trained.file("fp32", "onnx"), tmp_path / "contract.toml"
+    source = without_contract(trained.file("fp32", "onnx"), tmp_path / "foreign.onnx")
+    contract = tmp_path / "contract.toml"
     options = ExportOptions(precisions=["int8"], calibration_faces=16, max_drop=100, min_cosine=-1)
     found = export_model(source, photos, tmp_path / "models", options, contract=contract)
     assert found.passed, found.reason
