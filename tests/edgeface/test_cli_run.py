@@ -256,6 +256,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
 
 
+def test_a_video_without_a_frame_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
+    Path("words.jpg").write_text("no picture")
+    assert run(["run", "--video", "words.jpg", *WATCH[3:]]) == 2
+    assert capsys.readouterr() == ("", "edgeface: words.jpg: no frame in it that can be read; is it a video?\n")
+
+
 def test_without_windows_it_says_so(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     cv2 = pytest.importorskip("cv2")
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    NONE\n")

@@ -33,7 +33,10 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds until a camera that has failed
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An opened source. Iterate over ``frames`` once; ``frames.close()`` lets go of it before its end."""
+    """An opened source. Iterate over ``frames`` once; ``frames.close()`` lets go of it before its end.
+
+    ``frames`` of a video that has none that can be read raise UsageError.
+    """
 
     kind: Literal["camera", "video", "folder"]
     frames: Generator[Frame]
@@ -77,7 +80,7 @@ def open_source(
     if is_camera(source):
         capture = open_capture(source)
         if is_address(source) and getattr(capture, "is_file", bool)():
-            return Source("video", _every(capture, turn), capture.fps, name)
+            return Source("video", _every(capture, turn, name), capture.fps, name)
         ended = threading.Event()
         read, small, release = _steady(source, capture, reconnect, state or (lambda _: None), ended)
         frames, stop = _newest(lambda: _turned(read(), turn), release, ended, lambda: _turned(small(), turn))
@@ -91,7 +94,7 @@ def open_source(
     if not path.is_file():
         raise UsageError(f"{shown(path)}: no such file or folder")
     capture = open_capture(path)
-    return Source("video", _every(capture, turn), capture.fps, name)
+    return Source("video", _every(capture, turn, name), capture.fps, name)
 
 
 def _turned(pixels: NDArray[np.uint8] | None, degrees: int) -> NDArray[np.uint8] | None:
@@ -111,7 +114,7 @@ def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) 
         yield Frame(index, float(index), pixels, shown(path.name))
 
 
-def _every(capture: Capture, turn: int) -> Generator[Frame]:
+def _every(capture: Capture, turn: int, name: str) -> Generator[Frame]:
     """Each frame at its own time: a phone's video has fewer frames a second in the dark."""
     try:
         index, seconds = 0, 0.0
@@ -124,6 +127,8 @@ def _every(capture: Capture, turn: int) -> Generator[Frame]:
             seconds = round(said - first, 6) if said and first is not None and said - first > seconds else due
             yield Frame(index, seconds, pixels)
             index += 1
+        if not index:  # OpenCV opens whatever has the name of a picture
+            raise UsageError(f"{name}: no frame in it that can be read; is it a video?")
     finally:
         capture.release()
 
