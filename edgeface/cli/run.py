@@ -15,7 +15,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
-from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
+from edgeface.cli.identify import Enrolled, Fpir, Limit, note_doubts
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
 
@@ -113,7 +113,7 @@ def run(
             raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
         recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
         people = stack.enter_context(Gallery.open(gallery, recognizer))
-        note_extrapolated(recognizer, far, threshold, len(people))
+        note_doubts(recognizer, far, threshold, len(people))
         if folder:
             from edgeface.live import identify_folder
 

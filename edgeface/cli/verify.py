@@ -9,7 +9,7 @@ import typer
 
 from edgeface.cli.console import Json, note, print_json
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
-from edgeface.cli.identify import Limit, note_extrapolated
+from edgeface.cli.identify import Limit, note_doubts
 from edgeface_runtime.model import DEFAULT
 
 
@@ -40,7 +40,7 @@ def verify(
 
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     match = recognizer.verify(a, b, far, threshold=threshold)
-    note_extrapolated(recognizer, far, threshold)
+    note_doubts(recognizer, far, threshold)
     for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):
         if count > 1:
             place = " ".join(f"{side:.0f}" for side in box)

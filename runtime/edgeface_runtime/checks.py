@@ -64,7 +64,7 @@ def require_regular(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it is one of these, or nothing that can be looked at; ``strerror`` says it.
     """
-    mode = os.stat(path).st_mode
+    mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe, a device or a socket, not a file", os.fspath(path))
 
