@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, TypeVar
@@ -25,6 +28,22 @@ _LEAST = 12
 """Characters of a word that another column gives room to; it may break longer ones."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+
+
+def escape_unshowable() -> None:
+    r"""Lets stdout and stderr escape what their encoding lacks, in place of failing.
+
+    As JSON does (``\u00eb``), so that a document stays one; what is UTF-8 lacks nothing.
+    """
+    codecs.register_error("edgeface.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="edgeface.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def bar(console: Console, items: Sequence[T], title: str) -> Iterator[T]:

@@ -1,7 +1,8 @@
-"""What is no regular file: a pipe that nobody writes to would be waited for without an end."""
+"""The command as a process of its own: files that are none, and terminals that lack letters."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeface_runtime import FaceRecognizer, Gallery
+from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,25 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, tiny_onnx: Path, line: str):
     assert done.returncode in (1, 2)
     assert any(word in done.stdout + done.stderr for word in ("a pipe, a device or a socket", "not a gallery"))
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("ascii", r"Zo\u00eb"), ("latin-1", "Zoë"), ("cp1251", r"Zo\u00eb")])
+def test_what_a_terminal_lacks_is_escaped(tmp_path: Path, encoding: str, name: str):
+    fake = fake_recognizer()
+    with Gallery(tmp_path / "g", fake) as gallery:
+        gallery.enroll("Zoë", fake_photo(1))
+        gallery.enroll("Łukasz", fake_photo(2))
+
+    def say(*words: str) -> bytes:
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-m", "edgeface", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=True
+        ).stdout
+
+    table = say("gallery", "list", "g").decode(encoding)
+    assert name in table
+    assert r"\u0141ukasz" in table
+    # What says of itself that it is ASCII gets UTF-8 from typer.
+    document = json.loads(say("gallery", "list", "g", "--json").decode("utf-8" if encoding == "ascii" else encoding))
+    assert {photo["name"] for photo in document["photos"]} == {"Zoë", "Łukasz"}
