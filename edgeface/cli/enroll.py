@@ -83,6 +83,8 @@ def enroll(
             force=force,
             progress=lambda named: bar(ERR, named, "enrolling"),
         )
+    if not gallery.exists():
+        note(f"{gallery}: not made, since nobody was enrolled")
     for refusal in done.refused:
         note(refusal.reason)
     for passed in listing.passed_over:
@@ -124,7 +126,6 @@ def _opened(path: Path, recognizer: FaceRecognizer, int8: bool) -> Iterator[Open
         finally:
             if is_new and not len(people):
                 path.unlink()
-                note(f"{path}: not made, since nobody was enrolled")
 
 
 def _face(text: str | None) -> str | list[float] | None:

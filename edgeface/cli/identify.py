@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table, say
+from edgeface.cli.console import ERR, Idle, Json, bar, note, print_json, print_table, refuse_idle, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
@@ -25,6 +25,8 @@ Fpir = Annotated[
     typer.Option(help="FPIR, 0 to 1: share of unenrolled people's photos that may get a name, over the gallery."),
 ]
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score (cosine) that is enough, in place of --far.")]
+
+ONE_LIMIT: Idle = (("threshold", True, "has no effect beside --threshold: give one of them", ("far",)),)
 
 
 def note_doubts(
@@ -44,6 +46,7 @@ def note_doubts(
 
 
 def identify(
+    context: typer.Context,
     photos: Annotated[list[Path], typer.Argument(help="Photos to identify the faces of, and folders of them.")],
     gallery: Enrolled,
     model: Model = Path(DEFAULT),
@@ -74,6 +77,7 @@ def identify(
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
     from edgeface_runtime.thresholds import told_apart
 
+    refuse_idle(context, ONE_LIMIT)
     if sum((csv, json_lines, json)) > 1:
         raise UsageError("choose one of --csv, --json-lines and --json")
     if not gallery.exists():

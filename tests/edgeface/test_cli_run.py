@@ -239,6 +239,7 @@ def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
         ("--video door.mp4 --every 0", "--every"),
         ("--video door.mp4 --turn 45", "turn is 45; a frame is turned by 0, 90, 180 or 270 degrees"),
         ("--video door.mp4 --far 1e-9", "give a threshold (--threshold)"),
+        ("--video door.mp4 --far 0.01 --threshold 0.4", "--far has no effect beside --threshold: give one of them"),
         ("--video door.mp4 -g nowhere", "nowhere: no such gallery; `edgeface enroll` makes one"),
         ("--video door.mp4 -m other.onnx", "re-enrol the photos in a new gallery"),
     ],
