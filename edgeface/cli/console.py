@@ -23,8 +23,8 @@ T = TypeVar("T")
 OUT = Console(markup=False, emoji=False, highlight=False)
 ERR = Console(stderr=True, emoji=False)
 
-FILES = ("file", "against")
-"""Heads of columns that hold names of files."""
+WHOLE = ("file", "against", "person")
+"""Heads of columns whose names are typed again: they are never broken."""
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _LEAST = 12
 """Characters of a word that another column gives room to; it may break longer ones."""
@@ -107,15 +107,15 @@ def print_json(document: Mapping[str, object]) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table for people, to stdout; the first column is text, the others are numbers.
 
-    Names of files are never broken, so that they can be copied: a table for which the terminal is too narrow is wider
-    than the terminal.
+    Names of people, and of model files, are never broken, so that they can be copied: a table for which the terminal is
+    too narrow is wider than the terminal.
     """
     cells = [[one_line(value) for value in row] for row in rows]
     widths, least = [], []
     for index, column in enumerate(columns):
         texts = [column, *(row[index] for row in cells)]
         widths.append(max(map(cell_len, texts)))
-        least.append(widths[-1] if column in FILES else max(min(_longest_word(text), _LEAST) for text in texts))
+        least.append(widths[-1] if column in WHOLE else max(min(_longest_word(text), _LEAST) for text in texts))
     separators = 3 * (len(columns) - 1)
     for _ in range(sum(widths) + separators - OUT.width):
         foldable = [index for index in range(len(columns)) if widths[index] > least[index]]

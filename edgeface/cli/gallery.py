@@ -65,7 +65,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
     ]
     print_table(
         f"{gallery}: {model.called}, {precision} embeddings",
-        ("person", "photo", "file", "added", "pixels", "sharpness"),
+        ("person", "photo", "from file", "added", "pixels", "sharpness"),
         rows,
     )
 

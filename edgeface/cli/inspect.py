@@ -52,6 +52,13 @@ def inspect(
         print_json(found.as_json())
     else:
         print_table(str(file), ("key", "value"), found.rows())
+        if rows := found.accuracy():
+            typer.echo()
+            print_table("Accuracy, with its 95 % interval", ("measured on", "accuracy", "interval", "of"), rows)
+        if thresholds := found.thresholds():
+            columns = ("FMR", "threshold", "95 % interval", "impostor pairs", "genuine pairs accepted")
+            typer.echo()
+            print_table("Thresholds: the score from which two photos are one person", columns, thresholds)
     if not found.ok:
         note(f"edgeface: {file}: {found.reason}")
         raise typer.Exit(1)

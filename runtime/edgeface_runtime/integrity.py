@@ -56,18 +56,50 @@ class Inspection:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """(key, value) lines for a person."""
+        """(key, value) lines for a person; thresholds and accuracy are tables of their own."""
         contract = dataclasses.asdict(self.contract)
-        hidden = ("golden", "cost", "file_sha256", "schema")
+        hidden = ("golden", "cost", "file_sha256", "schema", "thresholds", "accuracy")
+        if kept := len((contract["calibration"] or {}).pop("float_layers", None) or ()):
+            contract["calibration"]["layers in float"] = kept
         rows = [(name, _shown(value)) for name, value in contract.items() if name not in hidden and value]
         for name, cost in self.contract.cost.items():
             shown = f"{cost.count} operators, {cost.macs / 1e6:.1f} M MAC, {cost.bytes:,} bytes"
             rows.append((f"cost of {name}", shown))
-        rows.append(("multiply-accumulates", f"{self.macs / 1e6:.1f} M"))
+        rows.append(("multiply-accumulates", f"{self.macs / 1e6:.1f} M" if self.contract.cost else "unknown"))
         rows.append(("file", f"{self.format}, {self.size_bytes:,} bytes, sha256 {self.sha256}"))
         rows.append(("digest", "holds" if self.intact else "DIFFERS"))
         cosine = "not computed" if self.min_cosine is None else f"least cosine {self.min_cosine:.6f}"
         rows.append(("golden vectors", f"{'hold' if self.ok else 'FAIL'}, {cosine}"))
+        return rows
+
+    def thresholds(self) -> list[tuple[str, str, str, str, str]]:
+        """(FMR, threshold, its interval, impostor pairs, genuine pairs accepted) of each rate, the largest first."""
+        rows = []
+        for rate, found in sorted(self.contract.thresholds.items(), key=lambda item: -float(item[0])):
+            if found is None:
+                rows.append((_rate(rate), "none", "not measured", "", ""))
+                continue
+            low, high, tar = found.get("low"), found.get("high"), found.get("tar")
+            rows.append(
+                (
+                    _rate(rate),
+                    f"{found['value']:.3f}",
+                    "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+                    f"{found['pairs']:,}" if "pairs" in found else "",
+                    "" if tar is None else f"{100 * tar:.1f} %",
+                )
+            )
+        return rows
+
+    def accuracy(self) -> list[tuple[str, str, str, str]]:
+        """(measure, value, its interval, photos or pairs) of each accuracy that the contract states."""
+        rows = []
+        for name, found in self.contract.accuracy.items():
+            if not isinstance(found, dict) or not isinstance(found.get("value"), float | int):
+                continue
+            low, high, count = found.get("low"), found.get("high"), found.get("count", found.get("pairs"))
+            interval = "" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
+            rows.append((name, f"{100 * found['value']:.2f} %", interval, "" if count is None else f"{count:,}"))
         return rows
 
 
@@ -102,9 +134,13 @@ def _golden(path: Path, golden: Golden | None, threads: int) -> tuple[float | No
     return cosine, None
 
 
+def _rate(text: str) -> str:
+    return f"{float(text):.12f}".rstrip("0").rstrip(".")
+
+
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items() if item is not None)
     if isinstance(value, (tuple, list)):
         return " ".join(map(str, value))
     return str(value)

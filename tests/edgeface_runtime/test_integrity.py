@@ -115,3 +115,24 @@ def test_what_is_no_model_is_an_error(good: Path, tmp_path: Path):
     good.write_bytes(good.read_bytes().replace(b"edgeface", b"somebody"))
     with pytest.raises(ContractError, match="carries no edgeface contract"):
         inspect_file(good)
+
+
+def test_thresholds_and_accuracy_are_tables(make_onnx: Callable[..., Path], tmp_path: Path):
+    measured = {"value": 0.431, "low": 0.4, "high": 0.46, "pairs": 123456, "tar": 0.8271}
+    path = make_onnx(
+        tmp_path / "a.onnx",
+        thresholds={"1e-05": None, "0.001": measured, "0.01": {"value": 0.33}},
+        accuracy={
+            "lfw_view1": {"value": 0.993, "low": 0.985, "high": 0.997, "count": 1000},
+            "validation": {"value": None, "epoch": 4},
+            "thresholds": {"missing": {"1e-05": "too few pairs"}},
+        },
+    )
+    found = inspect_file(path)
+    assert found.thresholds() == [
+        ("0.01", "0.330", "", "", ""),
+        ("0.001", "0.431", "0.400 to 0.460", "123,456", "82.7 %"),
+        ("0.00001", "none", "not measured", "", ""),
+    ]
+    assert found.accuracy() == [("lfw_view1", "99.30 %", "98.50 to 99.70", "1,000")]
+    assert not {"thresholds", "accuracy"} & dict(found.rows()).keys()
