@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeface.drawing import pictures
 from edgeface.notify import notify
+from edgeface.photo_folders import every_photo
 from edgeface.presence import Presence
 from edgeface.snapshots import Snapshots
 from edgeface_runtime import (
@@ -39,7 +40,7 @@ from edgeface_runtime import (
 from edgeface_runtime.images import shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 from edgeface_runtime.streams.captures import without_secrets
-from edgeface_runtime.streams.sources import State
+from edgeface_runtime.streams.sources import State, open_photos
 
 KEPT = 10_000
 """Of so many events the latest are reported, so that memory stays flat."""
@@ -334,7 +335,7 @@ def identify_folder(
     """Identifies the faces of each photo of a folder by itself.
 
     Args:
-        folder: the photos.
+        folder: the photos, at whatever depth; a former ``output`` in it is left out.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
         far: as in ``identify``.
@@ -343,7 +344,7 @@ def identify_folder(
         show: draw to a window.
         turn: as in ``open_source``.
         stop: asks it to stop.
-        tell: is called with the answer for each photo, in the order of their names.
+        tell: is called with the answer for each photo, those of a folder by name and then those of its folders.
 
     Returns:
         How many photos were looked at, how many could not be read, and the seconds that it took.
@@ -354,14 +355,15 @@ def identify_folder(
     """
     failed: list[str] = []
 
-    names = sorted((shown(path.name) for path in folder.iterdir()), key=len, reverse=True) if folder.is_dir() else []
+    photos = every_photo([folder], output)
+    names = sorted((shown(path.relative_to(folder)) for path in photos), key=len, reverse=True)
 
     def report(line: str) -> None:
         failed.append(line)
         photo = next((name for name in names if line.startswith(f"{shown(folder / name)}: ")), line)
         tell(PhotoResult(photo, error=line))
 
-    opened = open_source(folder, report, turn=turn)
+    opened = open_photos(photos, folder, report, turn=turn)
     began, count = time.perf_counter(), 0
     with contextlib.closing(opened.frames), pictures(folder, opened, output, show) as draw:
         for frame in opened.frames:

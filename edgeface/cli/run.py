@@ -48,7 +48,9 @@ def run(
         ),
     ] = None,
     video: Annotated[str | None, typer.Option(help="Video file.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of photos, each identified by itself.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of photos, at whatever depth, each identified by itself.")
+    ] = None,
     model: Model = Path(DEFAULT),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw to this .mp4 file, or to JPEG files in this folder.")

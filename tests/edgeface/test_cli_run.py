@@ -150,6 +150,21 @@ def test_each_photo_of_a_folder_is_answered_and_drawn(say: Say, place: Path):
     assert (code, found, err) == (2, {}, "edgeface: drawn: is not empty; name another folder\n")
 
 
+def test_a_folder_of_folders_is_taken_as_identify_takes_it(say: Say, place: Path, capsys: pytest.CaptureFixture[str]):
+    Path("photos/ada/more").mkdir(parents=True)
+    shutil.copy("photos/b.png", "photos/ada/more/b.png")
+    Path("photos/ada/broken.jpg").write_bytes(b"nothing")
+    code, found, err = say("--folder", "photos", "-o", "photos/drawn", "--threshold", "0.999")
+    rows = {row["photo"]: [face["name"] for face in row["faces"]] for row in found["photos"]}
+    assert (code, rows["ada/more/b.png"], rows["ada/broken.jpg"]) == (1, ["s2"], [])
+    assert "photos/ada/broken.jpg: not an image" in err
+    assert Path("photos/drawn/ada/more/b.png.jpg").exists()
+    shutil.rmtree("photos/drawn")
+    run(["identify", "photos", "-g", "g", "-m", "net.onnx", "--threshold", "0.999", "--json-lines"])
+    told = [json.loads(line)["photo"] for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(told)) == [f"photos/{name}" for name in rows]
+
+
 def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.CaptureFixture[str]):
     Path("photos/broken.jpg").write_bytes(b"nothing")
     Path("photos/=1+1.png").write_bytes(Path("photos/b.png").read_bytes())

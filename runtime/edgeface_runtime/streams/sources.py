@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -74,8 +74,7 @@ def open_source(
         UsageError: nothing there, no video, a folder without photos, or another ``turn``.
         MissingExtraError: OpenCV is absent; cameras and videos need it (extra ``camera``).
     """
-    if turn not in (0, 90, 180, 270):
-        raise UsageError(f"turn is {turn}; a frame is turned by 0, 90, 180 or 270 degrees")
+    _check_turn(turn)
     name = without_secrets(source)
     if is_camera(source):
         capture = open_capture(source)
@@ -90,18 +89,41 @@ def open_source(
         photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not photos:
             raise UsageError(f"{shown(path)}: no photo in it")
-        return Source("folder", _photos(photos, report, turn), 1.0, name)
+        return open_photos(photos, path, report, turn=turn)
     if not path.is_file():
         raise UsageError(f"{shown(path)}: no such file or folder")
     capture = open_capture(path)
     return Source("video", _every(capture, turn, name), capture.fps, name)
 
 
+def open_photos(
+    photos: Sequence[Path], folder: Path, report: Callable[[str], None] | None = None, *, turn: int = 0
+) -> Source:
+    """A source of photos, in the order given.
+
+    Args:
+        photos: their files, at whatever depth of ``folder``.
+        folder: what a frame's name is relative to.
+        report: as in ``open_source``.
+        turn: as in ``open_source``.
+
+    Raises:
+        UsageError: another ``turn``.
+    """
+    _check_turn(turn)
+    return Source("folder", _photos(photos, folder, report, turn), 1.0, without_secrets(folder))
+
+
+def _check_turn(turn: int) -> None:
+    if turn not in (0, 90, 180, 270):
+        raise UsageError(f"turn is {turn}; a frame is turned by 0, 90, 180 or 270 degrees")
+
+
 def _turned(pixels: NDArray[np.uint8] | None, degrees: int) -> NDArray[np.uint8] | None:
     return np.ascontiguousarray(np.rot90(pixels, -degrees // 90)) if degrees and pixels is not None else pixels
 
 
-def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) -> Generator[Frame]:
+def _photos(paths: Sequence[Path], folder: Path, report: Callable[[str], None] | None, turn: int) -> Generator[Frame]:
     for index, path in enumerate(paths):
         try:
             pixels = _turned(open_rgb(path), turn)
@@ -111,7 +133,7 @@ def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) 
             report(str(error))
             continue
         assert pixels is not None
-        yield Frame(index, float(index), pixels, shown(path.name))
+        yield Frame(index, float(index), pixels, shown(path.relative_to(folder)))
 
 
 def _every(capture: Capture, turn: int, name: str) -> Generator[Frame]:
