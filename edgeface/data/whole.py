@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from edgeface.data.dataset import FaceData, load_data, load_unlabeled
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import ImageError, UsageError
-from edgeface_runtime.align import TEMPLATE
+from edgeface_runtime.align import TEMPLATE, align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
 
@@ -82,7 +85,8 @@ def open_faces(folder: str | Path, *, size: int = 112, reporter: Reporter = SILE
     """As ``load_data``; the faces of whole photos are found and aligned first, into ``FOLDER.faces`` beside the folder.
 
     That folder is like any that ``data prepare`` makes: a run that was stopped goes on, the next command finds it
-    finished, and it is made anew where the photos have changed.
+    finished, and it is made anew where the photos have changed. Without the extra ``data``, as on a device, nothing is
+    kept: the faces are found and aligned each time.
 
     Args:
         folder: prepared, or ``<identity>/<photo>``.
@@ -91,7 +95,6 @@ def open_faces(folder: str | Path, *, size: int = 112, reporter: Reporter = SILE
 
     Raises:
         UsageError: as ``load_data``; or the folder beside it cannot be written or is another's.
-        MissingExtraError: a package is missing that prepares photos (extra ``data``).
     """
     folder = Path(folder)
     photos = _photos(folder, "*/*")
@@ -99,6 +102,8 @@ def open_faces(folder: str | Path, *, size: int = 112, reporter: Reporter = SILE
         return load_data(folder, size=size)
     seen = look(photos)
     if seen.is_whole(size):
+        if not all(map(importlib.util.find_spec, ("imagehash", "scipy"))):  # what `data prepare` takes
+            return _aligned(folder, photos, size, seen, reporter)
         return load_data(_prepared(folder, size, seen, reporter), size=size)
     data = load_data(folder, size=size)
     if seen.is_aligned or seen.offset is None:
@@ -130,6 +135,29 @@ def _photos(folder: Path, pattern: str) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _aligned(folder: Path, photos: list[Path], size: int, seen: Sampled, reporter: Reporter) -> FaceData:
+    """The faces of whole photos, found and aligned for this once."""
+    reporter.say(
+        f"{shown(folder)}: whole photos (about {seen.side} pixels), not aligned faces: finding and aligning them"
+    )
+    detector, told, missed = load_detector(threads=1), _progress(reporter), 0
+    with tempfile.TemporaryDirectory() as made:
+        for number, photo in enumerate(photos):
+            told(number, len(photos))
+            with contextlib.suppress(ImageError):
+                pixels = open_photo(photo)
+                faces, _ = find_faces(pixels, detector)
+                missed += not faces
+                if faces:
+                    crop = align(pixels, most_central(faces, *pixels.shape[:2]).landmarks, size)
+                    target = Path(made) / photo.parent.name / f"{photo.name}.png"
+                    target.parent.mkdir(exist_ok=True)
+                    Image.fromarray(crop).save(target)
+        if missed:
+            reporter.say(f"left out, no face: {missed}")
+        return load_data(made, size=size)
 
 
 def _prepared(folder: Path, size: int, seen: Sampled, reporter: Reporter) -> Path:

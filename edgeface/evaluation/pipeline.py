@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData
+from edgeface.data.duplicates import require
 from edgeface.data.whole import open_faces
 from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
@@ -83,6 +84,8 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
         EdgefaceError: something named in the plan is absent, damaged or does not fit.
     """
     note = reporter.say
+    if plan.data is not None:
+        require()  # the extra that brings scikit-learn too, before photos are looked at
     groups = None if plan.groups is None else read_groups(plan.groups)
     classifier = open_classifier(model) if plan.method == "head" else None
     embedder, data = (classifier.embedder, None) if classifier else _open(model, plan, reporter)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,22 @@ def test_whole_photos_are_found_and_aligned_on_the_way(photos: Path) -> None:
     more = open_faces(photos, reporter=lines)
     assert len(more.faces) == 21
     assert lines.said[-1] == f"left out, unreadable: 1; see {made / 'rejected.csv'}"
+
+
+def test_without_the_extra_they_are_aligned_each_time_and_nothing_is_kept(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = open_faces(photos)
+    shutil.rmtree(photos.with_name("photos.faces"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "scipy" else found(name, *more)
+    )
+    lines = Lines()
+    data = open_faces(photos, reporter=lines)
+    assert lines.said[0].endswith("not aligned faces: finding and aligning them")
+    assert sorted(face.tobytes() for face in data.faces) == sorted(face.tobytes() for face in prepared.faces)
+    assert [path.name for path in photos.parent.iterdir()] == ["photos"]
 
 
 def test_a_folder_of_somebody_else_beside_the_photos_stays(photos: Path) -> None:

@@ -160,7 +160,10 @@ def test_onnxruntime_is_imported_in_one_place():
                 names = [getattr(part, "value", None) for argument in node.args for part in ast.walk(argument)]
             if any(isinstance(name, str) and name.split(".")[0] == "onnxruntime" for name in names):
                 found.add(file)
-    assert found == {Path(engines.__file__)}
+    # The probes of docs/engines.md run in environments without edgeface; their starter sets the variable.
+    apart = ROOT / "reproduce" / "engines"
+    assert not (apart / "probes.py").exists() or "ORT_DISABLE_TELEMETRY" in (apart / "trial.py").read_text()
+    assert found - {apart / "probes.py"} == {Path(engines.__file__)}
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")], ids=["unset", "the user's own"])

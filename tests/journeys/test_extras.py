@@ -23,7 +23,14 @@ def test_a_video_runs_after_its_hint_was_followed(device: Any):
     device.run(hint(device.run(command, code=2)))
     events = json.loads(device.run(command).stdout)["events"]
     told = [(event["event"], event["name"]) for event in events]
-    assert told == [("appeared", None), ("named", "Ada"), ("left", "Ada"), ("appeared", None), ("unknown", None)]
+    assert told == [
+        ("appeared", None),
+        ("named", "Ada"),
+        ("left", "Ada"),
+        ("appeared", None),
+        ("unknown", None),
+        ("left", None),
+    ]
     assert (device.here / "named.mp4").stat().st_size > 10_000
     assert "camera 0" in device.run(f"edgeface run --camera 0 {GALLERY}", code=2).stderr
 
