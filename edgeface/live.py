@@ -19,7 +19,6 @@ import numpy as np
 
 from edgeface.drawing import pictures
 from edgeface.notify import notify
-from edgeface.photo_folders import every_photo
 from edgeface.presence import Presence
 from edgeface.snapshots import Snapshots
 from edgeface_runtime import (
@@ -321,6 +320,7 @@ class PhotoResult:
 
 def identify_folder(
     folder: Path,
+    photos: Sequence[Path],
     recognizer: FaceRecognizer,
     gallery: Gallery,
     *,
@@ -335,7 +335,8 @@ def identify_folder(
     """Identifies the faces of each photo of a folder by itself.
 
     Args:
-        folder: the photos, at whatever depth; a former ``output`` in it is left out.
+        folder: what answers call photos by their paths in.
+        photos: those of the folder, at whatever depth.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
         far: as in ``identify``.
@@ -344,7 +345,7 @@ def identify_folder(
         show: draw to a window.
         turn: as in ``open_source``.
         stop: asks it to stop.
-        tell: is called with the answer for each photo, those of a folder by name and then those of its folders.
+        tell: is called with the answer for each photo, in their order.
 
     Returns:
         How many photos were looked at, how many could not be read, and the seconds that it took.
@@ -355,7 +356,6 @@ def identify_folder(
     """
     failed: list[str] = []
 
-    photos = every_photo([folder], output)
     names = sorted((shown(path.relative_to(folder)) for path in photos), key=len, reverse=True)
 
     def report(line: str) -> None:

@@ -121,10 +121,12 @@ def run(
         note_doubts(recognizer, far, threshold, len(people))
         if folder:
             from edgeface.live import identify_folder
+            from edgeface.photo_folders import every_photo
 
             photos = _Photos(form)
             looked, unread, took = identify_folder(
                 folder,
+                every_photo([folder], output),
                 recognizer,
                 people,
                 far=far,
