@@ -110,6 +110,7 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
         name = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
         file = path / (f"{name}.jpg" if (path / name).exists() else name)
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file, quality=90)
         except OSError as error:
             file.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ from edgeface_runtime import (
 from edgeface_runtime.images import shown
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 from edgeface_runtime.streams.captures import without_secrets
-from edgeface_runtime.streams.sources import State
+from edgeface_runtime.streams.sources import State, open_photos
 
 KEPT = 10_000
 """Of so many events the latest are reported, so that memory stays flat."""
@@ -320,6 +320,7 @@ class PhotoResult:
 
 def identify_folder(
     folder: Path,
+    photos: Sequence[Path],
     recognizer: FaceRecognizer,
     gallery: Gallery,
     *,
@@ -334,7 +335,8 @@ def identify_folder(
     """Identifies the faces of each photo of a folder by itself.
 
     Args:
-        folder: the photos.
+        folder: what answers call photos by their paths in.
+        photos: those of the folder, at whatever depth.
         recognizer: finds and embeds faces.
         gallery: the people who are known.
         far: as in ``identify``.
@@ -343,7 +345,7 @@ def identify_folder(
         show: draw to a window.
         turn: as in ``open_source``.
         stop: asks it to stop.
-        tell: is called with the answer for each photo, in the order of their names.
+        tell: is called with the answer for each photo, in their order.
 
     Returns:
         How many photos were looked at, how many could not be read, and the seconds that it took.
@@ -354,14 +356,14 @@ def identify_folder(
     """
     failed: list[str] = []
 
-    names = sorted((shown(path.name) for path in folder.iterdir()), key=len, reverse=True) if folder.is_dir() else []
+    names = sorted((shown(path.relative_to(folder)) for path in photos), key=len, reverse=True)
 
     def report(line: str) -> None:
         failed.append(line)
         photo = next((name for name in names if line.startswith(f"{shown(folder / name)}: ")), line)
         tell(PhotoResult(photo, error=line))
 
-    opened = open_source(folder, report, turn=turn)
+    opened = open_photos(photos, folder, report, turn=turn)
     began, count = time.perf_counter(), 0
     with contextlib.closing(opened.frames), pictures(folder, opened, output, show) as draw:
         for frame in opened.frames:

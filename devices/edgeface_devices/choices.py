@@ -47,6 +47,14 @@ class Choice:
         return answer if self.setting is None else answer | vars(self.setting) | {"interval": self.interval}
 
 
+def check_demands(budget_ms: float | None, min_accuracy: float | None) -> None:
+    """Raises UsageError unless the budget is above 0 and the accuracy from 0 to 1, where they are given."""
+    if budget_ms is not None and not budget_ms > 0:
+        raise UsageError(f"the budget is {budget_ms:g} ms; it must be above 0")
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise UsageError(f"the least accuracy is {min_accuracy:g}; it is a share, from 0 to 1")
+
+
 def choose(
     rows: Sequence[Measurement], *, budget_ms: float | None = None, min_accuracy: float | None = None
 ) -> tuple[Choice, ...]:
@@ -64,10 +72,7 @@ def choose(
     Raises:
         UsageError: the budget is not above 0, or the accuracy is not from 0 to 1.
     """
-    if budget_ms is not None and not budget_ms > 0:
-        raise UsageError(f"the budget is {budget_ms:g} ms; it must be above 0")
-    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise UsageError(f"the least accuracy is {min_accuracy:g}; it is a share, from 0 to 1")
+    check_demands(budget_ms, min_accuracy)
     return tuple(_choose(its, budget_ms, min_accuracy) for its in by_board(rows).values())
 
 
@@ -150,10 +155,16 @@ def choose_way(rows: Sequence[Measurement], budget_ms: float, min_accuracy: floa
         device=device,
         row=row,
         fits=bool(fitting),
-        reason=f"{way.setting}, {looks}: {ms:.1f} ms a frame (p90, one face){accuracy}",
+        reason=f"{way.setting}, {looks}: {ms:.1f} ms a frame ({_end(way)}, one face){accuracy}",
         setting=way.setting,
         interval=interval,
     )
+
+
+def _end(way: PhotoWay) -> str:
+    """Which of the parts' times is counted."""
+    timed = [part for part in way.parts.values() if part.p50_ms]
+    return "p90" if all(part.p90_ms for part in timed) else "p50"
 
 
 def _options(rows: Sequence[Measurement]) -> Iterator[tuple[Measurement, PhotoWay, int, float]]:

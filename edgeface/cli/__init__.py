@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeface.cli.run  # noqa: F401  # imported later, the module would take the place of the function ``run``
-from edgeface.cli.console import ERR, note
+from edgeface.cli.console import ERR, escape_unshowable, note
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
@@ -170,4 +170,5 @@ def main() -> None:
     """The ``edgeface`` command."""
     # Threads of PyTorch that wait by spinning halve the speed of a machine that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    escape_unshowable()
     sys.exit(run(sys.argv[1:]))

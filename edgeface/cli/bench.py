@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json
+from edgeface.cli.console import ERR, Idle, Json, TerminalReporter, bar, note, print_json, refuse_idle
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.model import find_model
 
@@ -25,8 +25,14 @@ HERE = "here"
 CARD = ".card.md"
 """How the names of model cards end, which lie beside exported files and match models/* too."""
 
+_IDLE: Idle = (
+    ("host", False, "needs --host", ("sustained", "allow_throttled", "host_python", "ssh_option")),
+    ("photo", False, "needs --photo", ("detector", "min_face")),
+)
+
 
 def bench(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -122,11 +128,13 @@ def bench(
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
     from edgeface_devices.bench.limits import Limits
+    from edgeface_devices.choices import check_demands
     from edgeface_devices.results import merge, read_results
     from edgeface_devices.share import shareable
     from edgeface_devices.verdicts import judge, parse_limit
     from edgeface_runtime.files import write_text
 
+    refuse_idle(context, _IDLE)
     elsewhere = emulate or host is not None
     boards = list(dict.fromkeys(("rpi" if elsewhere and device == HERE else device).split(",")))
     if host is not None and (emulate or len(boards) > 1):
@@ -135,9 +143,8 @@ def bench(
         raise UsageError(
             "--data, --cpus and --memory are for files that run, which only this machine does: --device here,…"
         )
-    files = [file for file in files if not file.name.endswith(CARD)]
-    if not files:
-        raise UsageError("no model file given: only the model cards that export writes beside them")
+    files = _models(files)
+    check_demands(budget_ms, min_accuracy)
     conditions = [parse_limit(text) for text in fail_if or ()]
     settings = _settings(photo, detector, min_face)
     _check_targets(report, output, share)
@@ -146,17 +153,12 @@ def bench(
     earlier = {str(path): read_results(path) for path in add or ()}
     before = None if baseline is None else read_results(baseline)
     faces = None if data is None else _faces(files, data)
-    ssh = (
-        None
-        if host is None
-        else Ssh(
-            host=host,
-            options=ssh_option or (),
-            python=host_python,
-            sustained_min=sustained,
-            allow_throttled=allow_throttled,
+    ssh = None
+    if host is not None:
+        options = ssh_option or ()
+        ssh = Ssh(
+            host=host, options=options, python=host_python, sustained_min=sustained, allow_throttled=allow_throttled
         )
-    )
     request = Request(
         files=files,
         faces=faces,
@@ -190,10 +192,16 @@ def bench(
         raise typer.Exit(1)
 
 
+def _models(files: list[Path]) -> list[Path]:
+    """Without the model cards beside them."""
+    found = [file for file in files if not file.name.endswith(CARD)]
+    if not found:
+        raise UsageError("no model file given: only the model cards that export writes beside them")
+    return found
+
+
 def _settings(photo: bool, detectors: Sequence[str] | None, min_faces: Sequence[float] | None) -> list[Setting]:
     """How faces are looked for, each way tried before minutes of measuring; none without ``photo``."""
-    if not photo and (detectors or min_faces):
-        raise UsageError("--detector and --min-face are for --photo")
     if not photo:
         return []
     from edgeface_devices.way import Setting

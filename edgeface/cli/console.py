@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+
+from edgeface_runtime import UsageError
 
 T = TypeVar("T")
 
@@ -24,7 +29,40 @@ _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _LEAST = 12
 """Characters of a word that another column gives room to; it may break longer ones."""
 
+Idle: TypeAlias = tuple[tuple[str, bool, str, tuple[str, ...]], ...]
+"""A parameter, whether it is given or absent, why others are without effect then, and which these are."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+
+
+def escape_unshowable() -> None:
+    r"""Lets stdout and stderr escape what their encoding lacks, in place of failing.
+
+    As JSON does (``\u00eb``), so that a document stays one; what is UTF-8 lacks nothing.
+    """
+    codecs.register_error("edgeface.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="edgeface.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def refuse_idle(context: typer.Context, table: Idle) -> None:
+    """Refuses the first option that would have no effect."""
+    given = [str(one.name) for one in context.command.params if _is_given(context, str(one.name))]
+    for parameter, present, why, idle in table:
+        for name in given:
+            if (parameter in given) == present and name in idle:
+                raise UsageError(f"--{name.replace('_', '-')} {why}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
 def bar(console: Console, items: Sequence[T], title: str) -> Iterator[T]:

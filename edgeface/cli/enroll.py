@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface_runtime.model import DEFAULT, find_model
+
+if TYPE_CHECKING:
+    from edgeface_runtime import FaceRecognizer
+    from edgeface_runtime import Gallery as OpenGallery
 
 Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; created if it does not exist.")]
 Model = Annotated[
@@ -66,11 +72,10 @@ def enroll(
 
     from edgeface.photo_folders import enroll_all, named_photos
     from edgeface_runtime import FaceRecognizer
-    from edgeface_runtime import Gallery as OpenGallery
 
     listing = named_photos(photos, name)
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
-    with OpenGallery.open(gallery, recognizer, precision="int8" if int8 else None) as people:
+    with _opened(gallery, recognizer, int8) as people:
         done = enroll_all(
             people,
             listing.photos,
@@ -78,6 +83,8 @@ def enroll(
             force=force,
             progress=lambda named: bar(ERR, named, "enrolling"),
         )
+    if not gallery.exists():
+        note(f"{gallery}: not made, since nobody was enrolled")
     for refusal in done.refused:
         note(refusal.reason)
     for passed in listing.passed_over:
@@ -105,6 +112,20 @@ def enroll(
         print_table(str(gallery), ("person", "enrolled", "already there", "refused"), rows)
     if done.refused or any(passed.missed for passed in listing.passed_over):
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, recognizer: FaceRecognizer, int8: bool) -> Iterator[OpenGallery]:
+    """The gallery; a new one in which nobody was enrolled is removed again."""
+    from edgeface_runtime import Gallery
+
+    is_new = not path.exists()
+    with Gallery.open(path, recognizer, precision="int8" if int8 else None) as people:
+        try:
+            yield people
+        finally:
+            if is_new and not len(people):
+                path.unlink()
 
 
 def _face(text: str | None) -> str | list[float] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table, say
+from edgeface.cli.console import ERR, Idle, Json, bar, note, print_json, print_table, refuse_idle, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
@@ -26,19 +26,27 @@ Fpir = Annotated[
 ]
 Limit = Annotated[float | None, typer.Option(min=-1, max=1, help="Score (cosine) that is enough, in place of --far.")]
 
+ONE_LIMIT: Idle = (("threshold", True, "has no effect beside --threshold: give one of them", ("far",)),)
 
-def note_extrapolated(
+
+def note_doubts(
     recognizer: FaceRecognizer, far: float, threshold: float | None, comparisons: int | None = None
 ) -> None:
-    """Says on stderr that the threshold for ``far`` rests on larger rates than any that were measured."""
+    """Says on stderr that the threshold for ``far`` rests on larger rates than any that were measured.
+
+    And that a gallery is empty, of which ``comparisons`` are the photos.
+    """
     from edgeface_runtime.gallery.enrollment import EXTRAPOLATED
 
+    if comparisons == 0:
+        note("nobody is enrolled in the gallery, so that everybody is unknown; `edgeface enroll` enrolls people")
     if threshold is None and (at := recognizer.threshold(far, comparisons)).extrapolated:
         over = "" if comparisons is None else f" over {comparisons:,} photos"
         note(f"the threshold {at.value:.3f} for a rate of {far:g}{over} is {EXTRAPOLATED}")
 
 
 def identify(
+    context: typer.Context,
     photos: Annotated[list[Path], typer.Argument(help="Photos to identify the faces of, and folders of them.")],
     gallery: Enrolled,
     model: Model = Path(DEFAULT),
@@ -69,6 +77,7 @@ def identify(
     from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
     from edgeface_runtime.thresholds import told_apart
 
+    refuse_idle(context, ONE_LIMIT)
     if sum((csv, json_lines, json)) > 1:
         raise UsageError("choose one of --csv, --json-lines and --json")
     if not gallery.exists():
@@ -83,7 +92,7 @@ def identify(
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     with Gallery.open(gallery, recognizer) as people:
         found = recognizer.identify(photo, people, far, threshold=threshold)
-        note_extrapolated(recognizer, far, threshold, len(people))
+        note_doubts(recognizer, far, threshold, len(people))
     if json:
         print_json({"schema": 1, "faces": [asdict(face) for face in found]})
         return
@@ -115,7 +124,7 @@ def _identify_many(
     photos = every_photo(paths, missing=True)
     refused = 0
     with Gallery.open(gallery, recognizer) as people:
-        note_extrapolated(recognizer, far, threshold, len(people))
+        note_doubts(recognizer, far, threshold, len(people))
         rows = identify_all(recognizer, people, bar(ERR, photos, "identifying"), far, threshold)
         write: Callable[[FaceRow], None] | None = None
         for row in rows:

@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json, say
+from edgeface.cli.console import Idle, Json, note, print_json, refuse_idle, say
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
-from edgeface.cli.identify import Enrolled, Fpir, Limit, note_extrapolated
+from edgeface.cli.identify import ONE_LIMIT, Enrolled, Fpir, Limit, note_doubts
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import DEFAULT
 
 Form: TypeAlias = Literal["text", "json", "lines", "csv"]
 
-_IDLE: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+_IDLE: Idle = (
     (
         "folder",
+        True,
         "is for --camera and --video; --folder answers photo by photo and gives no events",
         ("snapshots", "exec", "webhook", "mqtt", "mqtt_password_file", "mqtt_id", "every", "patience", "seconds"),
     ),
-    ("camera", "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
-    ("video", "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
+    ("camera", True, "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
+    ("video", True, "is for --folder; --json-lines tells the events of a camera or a video", ("csv",)),
+    ("mqtt", False, "needs --mqtt, the broker's address", ("mqtt_password_file", "mqtt_id")),
 )
-"""Source, why it has no use for them, and the parameters that it would leave without effect."""
 
 if TYPE_CHECKING:
     from edgeface.live import PhotoResult, Report, Row, Stop
@@ -47,7 +48,9 @@ def run(
         ),
     ] = None,
     video: Annotated[str | None, typer.Option(help="Video file.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of photos, each identified by itself.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of photos, at whatever depth, each identified by itself.")
+    ] = None,
     model: Model = Path(DEFAULT),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw to this .mp4 file, or to JPEG files in this folder.")
@@ -59,7 +62,9 @@ def run(
     exec: Annotated[
         str | None, typer.Option("--exec", help="Run this command for each event: its JSON line on stdin.")
     ] = None,
-    webhook: Annotated[str | None, typer.Option(help="Post each event as JSON to this http:// address.")] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="Post each event as JSON to this http:// or https:// URL.")
+    ] = None,
     mqtt: Annotated[
         str | None,
         typer.Option(help="Publish events and Home Assistant's entities: mqtt://user@host:1883, or mqtts:// for TLS."),
@@ -103,7 +108,7 @@ def run(
     sources = _sources(camera, video, folder)
     if json + json_lines + csv > 1:
         raise UsageError("--json, --json-lines and --csv exclude each other")
-    _refuse_idle(context)
+    refuse_idle(context, (*_IDLE, *ONE_LIMIT))
     form: Form = "json" if json else "lines" if json_lines else "csv" if csv else "text"
     # Heeded from here on: a service may be stopped before its model is open.
     with _stdout(), Stop() as stop, contextlib.ExitStack() as stack:
@@ -113,13 +118,15 @@ def run(
             raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
         recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
         people = stack.enter_context(Gallery.open(gallery, recognizer))
-        note_extrapolated(recognizer, far, threshold, len(people))
+        note_doubts(recognizer, far, threshold, len(people))
         if folder:
             from edgeface.live import identify_folder
+            from edgeface.photo_folders import every_photo
 
             photos = _Photos(form)
             looked, unread, took = identify_folder(
                 folder,
+                every_photo([folder], output),
                 recognizer,
                 people,
                 far=far,
@@ -176,26 +183,6 @@ def _stdout() -> Iterator[None]:
         if error.filename is not None:
             raise
         raise UsageError(f"stdout: {error.strerror or error}") from error
-
-
-def _refuse_idle(context: typer.Context) -> None:
-    """Refuses the first option that would have no effect."""
-    given = [str(one.name) for one in context.command.params if _is_given(context, str(one.name))]
-    if "mqtt" not in given and (alone := {"mqtt_password_file", "mqtt_id"} & {*given}) and "folder" not in given:
-        raise UsageError(f"{_flag(min(alone))} needs --mqtt, the broker's address")
-    for source, why, without_effect in _IDLE:
-        for name in given:
-            if source in given and name in without_effect:
-                raise UsageError(f"{_flag(name)} {why}")
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _sources(camera: list[str] | None, video: str | None, folder: Path | None) -> list[int | str | Path]:

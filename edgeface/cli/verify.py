@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import Json, note, print_json
+from edgeface.cli.console import Json, note, print_json, refuse_idle
 from edgeface.cli.enroll import Detector, MinFace, Model, Threads
-from edgeface.cli.identify import Limit, note_extrapolated
+from edgeface.cli.identify import ONE_LIMIT, Limit, note_doubts
 from edgeface_runtime.model import DEFAULT
 
 
 def verify(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="Photo; its largest central face is compared.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Photo to compare it with.")],
     model: Model = Path(DEFAULT),
@@ -38,9 +39,10 @@ def verify(
     from edgeface_runtime import FaceRecognizer
     from edgeface_runtime.thresholds import told_apart
 
+    refuse_idle(context, ONE_LIMIT)
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     match = recognizer.verify(a, b, far, threshold=threshold)
-    note_extrapolated(recognizer, far, threshold)
+    note_doubts(recognizer, far, threshold)
     for photo, count, box in zip((a, b), match.faces, match.boxes, strict=True):
         if count > 1:
             place = " ".join(f"{side:.0f}" for side in box)

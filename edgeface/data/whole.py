@@ -181,7 +181,8 @@ def _prepared(folder: Path, size: int, seen: Sampled, reporter: Reporter) -> Pat
         shutil.rmtree(target)
     if not target.exists():
         try:
-            mark.parent.mkdir(parents=True)
+            target.mkdir(mode=0o700)  # faces are nobody else's business
+            mark.parent.mkdir()
         except OSError as error:
             how = f"edgeface data prepare {shown(folder)} ELSEWHERE, then name ELSEWHERE"
             raise UsageError(f"{shown(target)}: cannot be made ({error.strerror}); {how}") from error

@@ -79,8 +79,8 @@ def identify(
     Raises:
         UsageError: no probe, fewer than two identities in the gallery, or a probe of nobody in it.
     """
-    if method not in _METHODS:
-        raise UsageError(f"--method {method}: choose {', '.join(_METHODS)} or head")
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: choose {', '.join(METHODS)} or head")
     identities, index = np.unique(gallery_labels, return_inverse=True)
     if len(probe_ND) == 0:
         raise UsageError("identification needs held-out photos; there are none")
@@ -89,7 +89,7 @@ def identify(
     strangers = np.setdiff1d(probe_labels, identities)
     if len(strangers):
         raise UsageError(f"{len(strangers)} identities have held-out photos but none in the gallery")
-    title, score = _METHODS[method]
+    title, score = METHODS[method]
     return answers(title, identities, score(gallery_ND, index, probe_ND), probe_labels)
 
 
@@ -165,7 +165,8 @@ def _svc_scores(
 
 
 _Score = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]], NDArray[np.float64]]
-_METHODS: dict[str, tuple[str, _Score]] = {
+METHODS: dict[str, tuple[str, _Score]] = {
     "centroid": ("nearest centroid", _centroid_scores),
     "svc": ("PCA + SVC", _svc_scores),
 }
+"""Names of ``identify``'s methods → their titles and how they score."""

@@ -15,6 +15,7 @@ from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples
 from edgeface.evaluation.groups import group_rates, read_groups
+from edgeface.evaluation.identification import METHODS
 from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
 from edgeface.evaluation.opening import contract_of, open_classifier, open_embedder
 from edgeface.evaluation.protocol import Progress, verify_photos
@@ -53,6 +54,8 @@ class Plan:
             raise UsageError("--lfw FOLDER and --pairs FILE belong together")
         if self.train_pairs is not None and self.pairs is None:
             raise UsageError("--train-pairs chooses a threshold for --pairs, which is not given")
+        if self.method not in (*METHODS, "head"):
+            raise UsageError(f"--method {self.method}: choose {', '.join(METHODS)} or head")
         if self.method == "head" and self.data is None:
             raise UsageError("--method head names people, so it needs --data")
 

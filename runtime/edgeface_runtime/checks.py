@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import numbers
 import operator
 import os
 import reprlib
+import stat
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -54,6 +56,17 @@ def path_of(name: str, value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name} is {described(value)}; it must be a path")
     return Path(value)
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses a pipe, a device or a socket before it is opened, which may wait forever.
+
+    Raises:
+        OSError: it is one of these, or nothing that can be looked at; ``strerror`` says it.
+    """
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe, a device or a socket, not a file", os.fspath(path))
 
 
 def is_bgr(color: Color) -> bool:

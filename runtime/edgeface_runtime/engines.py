@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.checks import path_of, whole
+from edgeface_runtime.checks import path_of, require_regular, whole
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, other_kind, tar_members
 
@@ -233,6 +233,7 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
     """
     threads, path = whole("threads", threads, most=_THREADS), path_of("the model file", path)
     try:
+        require_regular(path)
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:

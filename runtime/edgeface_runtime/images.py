@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
-from edgeface_runtime.checks import Color, described, is_bgr
+from edgeface_runtime.checks import Color, described, is_bgr, require_regular
 from edgeface_runtime.errors import ImageError
 
 _READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff pgm ppm pbm pnm
@@ -204,6 +204,7 @@ def _file(source: object, name: str) -> str | os.PathLike[str] | IO[bytes]:
     if isinstance(source, io.TextIOBase):
         raise ImageError(f"{name}: opened as text; open it with mode 'rb'")
     if isinstance(source, (str, os.PathLike)):
+        require_regular(source)
         return source
     if hasattr(source, "read"):
         is_seekable = hasattr(source, "seekable") and source.seekable()

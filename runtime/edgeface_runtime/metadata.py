@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeface_runtime.checks import require_regular
 from edgeface_runtime.errors import ContractError, ModelError
 
 KEY = "edgeface"
@@ -70,6 +71,7 @@ def read_text(path: Path) -> str:
         ContractError: the file is a model, but carries no such text.
     """
     try:
+        require_regular(path)
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error

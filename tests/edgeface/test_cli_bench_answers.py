@@ -142,6 +142,14 @@ def test_the_help_names_every_figure_that_can_be_limited(capsys: pytest.CaptureF
     assert {*FIGURES, *RATIOS} <= words
 
 
+def test_demands_are_read_before_the_work(tmp_path: Path, capsys):
+    """What cannot be a model is not reached."""
+    (tmp_path / "a.onnx").write_text("no model")
+    for demand, message in (("--budget-ms nan", "above 0"), ("--min-accuracy 7", "from 0 to 1")):
+        assert run(["bench", str(tmp_path / "a.onnx"), *demand.split()]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -152,12 +160,16 @@ def test_the_help_names_every_figure_that_can_be_limited(capsys: pytest.CaptureF
         (["--add", "{model}"], "not JSON"),
         (["--device", "here,rpi-9"], "no board is called 'rpi-9'"),
         (["--device", "rpi-4b", "--budget-ms", "-1"], "above 0"),
-        (["--detector", "yunet"], "are for --photo"),
+        (["--detector", "yunet"], "--detector needs --photo"),
         (["--photo", "--detector", "none"], "no detector 'none'"),
         (["--photo", "--device", "rpi-4b", "--detector", "none"], "no detector 'none'"),
         (["--photo", "--min-face", "3"], "no face below 12 pixels"),
         (["--photo", "--device", "rpi-4b", "--budget-ms", "-1"], "above 0"),
         (["--device", "rpi-4b", "--min-accuracy", "97"], "0 to 1"),
+        (["--sustained", "1"], "--sustained needs --host"),
+        (["--allow-throttled"], "--allow-throttled needs --host"),
+        (["--host-python", "python3.11"], "--host-python needs --host"),
+        (["--ssh-option", "Port=2222"], "--ssh-option needs --host"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_2(arguments: list[str], message: str, model: Path, capsys):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from edgeface.cli import run
+from edgeface_runtime import FaceRecognizer, Gallery
 
 Say = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -94,3 +95,23 @@ def test_verify_says_which_of_several_faces_was_compared(say: Say, group: Path, 
     assert f"group.png: 2 faces; compared the largest central one, in the box {box}" in err
     assert len(err.splitlines()) == 1
     assert say("verify", photo, photo)[2] == ""
+
+
+@pytest.mark.parametrize("more", [[], ["--face", "1,1"]])
+def test_where_nobody_was_enrolled_no_gallery_is_left(say: Say, tmp_path: Path, more: list[str]):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (99, 99)).save(tmp_path / name)
+    code, _, err = say("enroll", tmp_path / "a.png", tmp_path / "b.png", "--name", "Ada", "-g", tmp_path / "new", *more)
+    assert code == (2 if more else 1)
+    assert ("new: not made, since nobody was enrolled" in err) == (code == 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_gallery_that_was_there_stays_though_nobody_is_in_it(say: Say, tmp_path: Path):
+    Gallery(tmp_path / "g", FaceRecognizer()).close()
+    Image.new("L", (99, 99)).save(tmp_path / "a.png")
+    assert say("enroll", tmp_path / "a.png", "--name", "Ada", "-g", tmp_path / "g")[0] == 1
+    assert (tmp_path / "g").exists()
+    for line in (["identify", tmp_path / "a.png"], ["run", "--folder", tmp_path]):
+        code, _, err = say(*line, "-g", tmp_path / "g")
+        assert (code, "nobody is enrolled in the gallery" in err) == (0, True)

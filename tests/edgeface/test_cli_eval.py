@@ -212,6 +212,7 @@ def test_a_contract_inside_is_not_replaced(say: Say, tiny_onnx: Path, people: Pa
         (["--lfw", "here"], "--lfw FOLDER and --pairs FILE belong together"),
         (["--data", "PEOPLE", "--pairs", "x.txt"], "belong together"),
         (["--data", "PEOPLE", "--train-pairs", "x.txt"], "--train-pairs chooses a threshold for --pairs"),
+        (["--data", "nowhere", "--method", "foo"], "--method foo: choose centroid, svc or head"),
         (["--data", "PEOPLE", "--method", "knn"], "--method knn: choose centroid, svc or head"),
         (["--data", "PEOPLE", "--method", "head"], "--method head needs a run folder"),
         (["--data", "PEOPLE", "--example", "1"], "--example shows a photo of --data in --output FOLDER"),

@@ -307,6 +307,8 @@ def test_a_second_run_says_that_all_are_there(say: Say, place: Path, capsys: pyt
         ("identify s2.png -g made -m net.onnx --far 2", "must lie between 0 and 1"),
         ("identify s2.png -g made -m net.onnx --far 1e-9", "give a threshold (--threshold)"),
         ("identify s2.png -g made -m net.onnx --threshold 2", "--threshold"),
+        ("identify s2.png -g made -m net.onnx --threshold 0.4 --far 0.01", "--far has no effect beside --threshold"),
+        ("verify s2.png s2.png -m net.onnx --threshold 0.4 --far 0.01", "--far has no effect beside --threshold"),
         ("verify s2.png nobody.png -m net.onnx", "nobody.png: no face found"),
         ("verify s2.png stranger.png -m other.onnx", "has no measured thresholds"),
         ("verify s2.png -m net.onnx", "Missing argument"),

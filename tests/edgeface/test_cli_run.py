@@ -150,6 +150,21 @@ def test_each_photo_of_a_folder_is_answered_and_drawn(say: Say, place: Path):
     assert (code, found, err) == (2, {}, "edgeface: drawn: is not empty; name another folder\n")
 
 
+def test_a_folder_of_folders_is_taken_as_identify_takes_it(say: Say, place: Path, capsys: pytest.CaptureFixture[str]):
+    Path("photos/ada/more").mkdir(parents=True)
+    shutil.copy("photos/b.png", "photos/ada/more/b.png")
+    Path("photos/ada/broken.jpg").write_bytes(b"nothing")
+    code, found, err = say("--folder", "photos", "-o", "photos/drawn", "--threshold", "0.999")
+    rows = {row["photo"]: [face["name"] for face in row["faces"]] for row in found["photos"]}
+    assert (code, rows["ada/more/b.png"], rows["ada/broken.jpg"]) == (1, ["s2"], [])
+    assert "photos/ada/broken.jpg: not an image" in err
+    assert Path("photos/drawn/ada/more/b.png.jpg").exists()
+    shutil.rmtree("photos/drawn")
+    run(["identify", "photos", "-g", "g", "-m", "net.onnx", "--threshold", "0.999", "--json-lines"])
+    told = [json.loads(line)["photo"] for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(told)) == [f"photos/{name}" for name in rows]
+
+
 def test_a_folder_as_csv_and_as_lines_of_json(place: Path, capsys: pytest.CaptureFixture[str]):
     Path("photos/broken.jpg").write_bytes(b"nothing")
     Path("photos/=1+1.png").write_bytes(Path("photos/b.png").read_bytes())
@@ -239,6 +254,7 @@ def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
         ("--video door.mp4 --every 0", "--every"),
         ("--video door.mp4 --turn 45", "turn is 45; a frame is turned by 0, 90, 180 or 270 degrees"),
         ("--video door.mp4 --far 1e-9", "give a threshold (--threshold)"),
+        ("--video door.mp4 --far 0.01 --threshold 0.4", "--far has no effect beside --threshold: give one of them"),
         ("--video door.mp4 -g nowhere", "nowhere: no such gallery; `edgeface enroll` makes one"),
         ("--video door.mp4 -m other.onnx", "re-enrol the photos in a new gallery"),
     ],
@@ -254,6 +270,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in err
     assert len(err.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+def test_a_video_without_a_frame_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
+    Path("words.jpg").write_text("no picture")
+    assert run(["run", "--video", "words.jpg", *WATCH[3:]]) == 2
+    assert capsys.readouterr() == ("", "edgeface: words.jpg: no frame in it that can be read; is it a video?\n")
 
 
 def test_without_windows_it_says_so(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

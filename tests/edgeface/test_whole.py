@@ -74,6 +74,7 @@ def test_whole_photos_are_found_and_aligned_on_the_way(photos: Path) -> None:
     assert off_the_template(load_data(photos).faces[:6]) > 12
     assert {part: len(data.rows(part)) for part in ("train", "val", "test")} == {"train": 10, "val": 2, "test": 8}
     made = photos.with_name("photos.faces")
+    assert made.stat().st_mode & 0o777 == 0o700
     before = (made / "faces.csv").stat().st_mtime_ns
     again = open_faces(photos)
     assert again.sha256 == data.sha256

@@ -180,6 +180,15 @@ def test_a_budget_names_file_detector_and_interval(budget, least, file: str, int
     assert f"{'every frame' if interval == 1 else f'one frame in {interval}'} looked at" in choice.line
 
 
+@pytest.mark.parametrize(("is_short", "said"), [(True, "30.0 ms a frame (p50"), (False, "45.0 ms a frame (p90")])
+def test_a_budget_says_which_time_it_is_held_against(is_short: bool, said: str):
+    """Fewer than ten calls have no p90."""
+    way = measured()
+    few = {name: replace(part, p90_ms=None) for name, part in way.parts.items()}
+    choice = choose_way([row("a.onnx", 0.9, replace(way, parts=few) if is_short else way)], 100, None)
+    assert said in choice.reason
+
+
 def test_a_budget_is_never_kept_by_an_estimate_of_parts():
     board = profiles()["rpi-5"]
     results = with_ways(outlook([find_model("mobilefacenet.int8.tflite")], board, threads=4), board, [Setting()])

@@ -233,3 +233,11 @@ def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
             open_source(source)
     Image.new("L", (20, 10)).save(tmp_path / "a.png")
     assert len(list(open_source(tmp_path).frames)) == 1
+
+
+def test_what_has_no_frame_is_no_video(tmp_path: Path):
+    pytest.importorskip("cv2")
+    text = tmp_path / "a.jpg"
+    text.write_text("no picture")
+    with pytest.raises(UsageError, match=r"a\.jpg: no frame in it that can be read"):
+        list(open_source(text).frames)

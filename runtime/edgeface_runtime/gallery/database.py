@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import require_regular
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import remove_leftovers, replacing
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
@@ -123,6 +124,8 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
     """
     if binding is not None:
         try:
+            if path.exists():
+                require_regular(path)
             os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o600))  # faces are nobody else's business
         except OSError as error:
             raise GalleryError(f"{shown(path)}: {error.strerror}") from error

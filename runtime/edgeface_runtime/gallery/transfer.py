@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.checks import path_of
+from edgeface_runtime.checks import path_of, require_regular
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.gallery.database import Binding, binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import Refusal, checked_name, disagreements
@@ -160,6 +160,7 @@ def _read_store(store: Store) -> list[Incoming]:
 
 def _read_file(path: Path) -> tuple[Binding | None, list[Incoming]]:
     try:
+        require_regular(path)
         binding, rows = _READERS[path.suffix.lower()](path)
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error

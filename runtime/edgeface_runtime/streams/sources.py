@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -33,7 +33,10 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds until a camera that has failed
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An opened source. Iterate over ``frames`` once; ``frames.close()`` lets go of it before its end."""
+    """An opened source. Iterate over ``frames`` once; ``frames.close()`` lets go of it before its end.
+
+    ``frames`` of a video that has none that can be read raise UsageError.
+    """
 
     kind: Literal["camera", "video", "folder"]
     frames: Generator[Frame]
@@ -71,13 +74,12 @@ def open_source(
         UsageError: nothing there, no video, a folder without photos, or another ``turn``.
         MissingExtraError: OpenCV is absent; cameras and videos need it (extra ``camera``).
     """
-    if turn not in (0, 90, 180, 270):
-        raise UsageError(f"turn is {turn}; a frame is turned by 0, 90, 180 or 270 degrees")
+    _check_turn(turn)
     name = without_secrets(source)
     if is_camera(source):
         capture = open_capture(source)
         if is_address(source) and getattr(capture, "is_file", bool)():
-            return Source("video", _every(capture, turn), capture.fps, name)
+            return Source("video", _every(capture, turn, name), capture.fps, name)
         ended = threading.Event()
         read, small, release = _steady(source, capture, reconnect, state or (lambda _: None), ended)
         frames, stop = _newest(lambda: _turned(read(), turn), release, ended, lambda: _turned(small(), turn))
@@ -87,18 +89,41 @@ def open_source(
         photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not photos:
             raise UsageError(f"{shown(path)}: no photo in it")
-        return Source("folder", _photos(photos, report, turn), 1.0, name)
+        return open_photos(photos, path, report, turn=turn)
     if not path.is_file():
         raise UsageError(f"{shown(path)}: no such file or folder")
     capture = open_capture(path)
-    return Source("video", _every(capture, turn), capture.fps, name)
+    return Source("video", _every(capture, turn, name), capture.fps, name)
+
+
+def open_photos(
+    photos: Sequence[Path], folder: Path, report: Callable[[str], None] | None = None, *, turn: int = 0
+) -> Source:
+    """A source of photos, in the order given.
+
+    Args:
+        photos: their files, at whatever depth of ``folder``.
+        folder: what a frame's name is relative to.
+        report: as in ``open_source``.
+        turn: as in ``open_source``.
+
+    Raises:
+        UsageError: another ``turn``.
+    """
+    _check_turn(turn)
+    return Source("folder", _photos(photos, folder, report, turn), 1.0, without_secrets(folder))
+
+
+def _check_turn(turn: int) -> None:
+    if turn not in (0, 90, 180, 270):
+        raise UsageError(f"turn is {turn}; a frame is turned by 0, 90, 180 or 270 degrees")
 
 
 def _turned(pixels: NDArray[np.uint8] | None, degrees: int) -> NDArray[np.uint8] | None:
     return np.ascontiguousarray(np.rot90(pixels, -degrees // 90)) if degrees and pixels is not None else pixels
 
 
-def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) -> Generator[Frame]:
+def _photos(paths: Sequence[Path], folder: Path, report: Callable[[str], None] | None, turn: int) -> Generator[Frame]:
     for index, path in enumerate(paths):
         try:
             pixels = _turned(open_rgb(path), turn)
@@ -108,10 +133,10 @@ def _photos(paths: list[Path], report: Callable[[str], None] | None, turn: int) 
             report(str(error))
             continue
         assert pixels is not None
-        yield Frame(index, float(index), pixels, shown(path.name))
+        yield Frame(index, float(index), pixels, shown(path.relative_to(folder)))
 
 
-def _every(capture: Capture, turn: int) -> Generator[Frame]:
+def _every(capture: Capture, turn: int, name: str) -> Generator[Frame]:
     """Each frame at its own time: a phone's video has fewer frames a second in the dark."""
     try:
         index, seconds = 0, 0.0
@@ -124,6 +149,8 @@ def _every(capture: Capture, turn: int) -> Generator[Frame]:
             seconds = round(said - first, 6) if said and first is not None and said - first > seconds else due
             yield Frame(index, seconds, pixels)
             index += 1
+        if not index:  # OpenCV opens whatever has the name of a picture
+            raise UsageError(f"{name}: no frame in it that can be read; is it a video?")
     finally:
         capture.release()
 
