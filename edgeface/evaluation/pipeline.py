@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import FaceData
-from edgeface.data.duplicates import require
 from edgeface.data.whole import open_faces
 from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
@@ -20,7 +20,7 @@ from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
 from edgeface.evaluation.opening import contract_of, open_classifier, open_embedder
 from edgeface.evaluation.protocol import Progress, verify_photos
 from edgeface.progress import SILENT, Reporter
-from edgeface_runtime import UsageError
+from edgeface_runtime import MissingExtraError, UsageError
 from edgeface_runtime.detection.find import load_detector
 
 
@@ -84,8 +84,6 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
         EdgefaceError: something named in the plan is absent, damaged or does not fit.
     """
     note = reporter.say
-    if plan.data is not None:
-        require()  # the extra that brings scikit-learn too, before photos are looked at
     groups = None if plan.groups is None else read_groups(plan.groups)
     classifier = open_classifier(model) if plan.method == "head" else None
     embedder, data = (classifier.embedder, None) if classifier else _open(model, plan, reporter)
@@ -94,6 +92,8 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
     result = Evaluation()
     shown: tuple[Example, ...] = ()
     if plan.data is not None:
+        if importlib.util.find_spec("sklearn") is None:  # before photos are looked at
+            raise MissingExtraError("sklearn", "data")
         data = data or open_faces(plan.data, size=embedder.contract.input.size, reporter=reporter)
         for file, reason in data.rejected:
             note(f"left out {file}: {reason}")

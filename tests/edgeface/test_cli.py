@@ -138,7 +138,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("eval good.onnx -d two --threads 0", "threads"),
         ("export nowhere -d two", "nowhere: no such file, run folder or shipped model"),
         ("export empty -d two", "empty: no best.safetensors in it"),
-        ("export good.onnx -d two", "good.onnx: not a whole checkpoint"),
+        ("export good.onnx -d two", "good.onnx: an exported file; export the run or checkpoint that it was made of"),
         ("export cut.safetensors -d two --faces 0", "at least 1 is needed"),
         ("inspect nowhere.onnx", "nowhere.onnx: no such file, run folder or shipped model"),
         ("inspect empty", "empty: Is a directory"),

@@ -9,6 +9,8 @@
 # programs start under qemu-aarch64. Nothing is registered for the machine, and all is gone at the end.
 set -eu
 EMULATED_CORE=$1; shift
+# Where Debian keeps chroot, which is not on every user's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 EMULATED_QEMU=$(command -v qemu-aarch64)
 export EMULATED_CORE EMULATED_QEMU EMULATED_ROOT EMULATED_MNT EMULATED_COUNT EMULATED_BOARD
 exec unshare --user --map-root-user --mount --propagation private -- /bin/sh -eu -c '
