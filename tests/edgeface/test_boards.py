@@ -104,8 +104,8 @@ def test_the_choice_and_the_nearest_miss_are_at_the_top(tmp_path: Path):
         in text
     )
     assert (
-        "15.0 to 60.0 ms Pi 4, estimated, the embedding of one face alone nothing fits; nearest net.int8.tflite on litert, "
-        "4 threads: 60.0 ms" in text
+        "15.0 to 60.0 ms Pi 4, estimated, the embedding of one face alone nothing fits; nearest net.int8.tflite "
+        "on litert, 4 threads: 60.0 ms" in text
     )
 
 
