@@ -1,4 +1,4 @@
-"""Opens the shipped files, small exports and a demo's in each engine of engines.toml, and writes docs/engines.md.
+"""Opens the shipped files and small exports in each engine of engines.toml, and writes docs/engines.md.
 
     python -m reproduce.engines work/engines
 

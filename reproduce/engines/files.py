@@ -1,4 +1,4 @@
-"""The files that the engines are given: those that edgeface ships, a small net in other precisions, and a demo's."""
+"""The files that the engines are given: those that edgeface ships, a small net in other precisions, a net with PReLU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import load_data
-from edgeface.demo import run_demo
 from edgeface.deploy import ExportPhotos, export_model
+from edgeface.training.config import load_config
+from edgeface.training.loop import train
 from edgeface_export.options import ExportOptions
-from edgeface_runtime import EdgefaceError, UsageError
+from edgeface_runtime import UsageError
 from edgeface_runtime.contract import Contract, read_contract
 from edgeface_runtime.model import as_input, probe_images, shipped, unit_rows
 
@@ -52,7 +53,7 @@ class ModelFile:
 
 
 def model_files(folder: Path, others: Sequence[Path] = ()) -> list[ModelFile]:
-    """The shipped files, exports of the small net's weights and of a demo in ``folder``, made once, and ``others``."""
+    """The shipped files, exports of the small net and of one trained here in ``folder``, made once, and ``others``."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
@@ -80,9 +81,8 @@ def _export(folder: Path) -> None:
 
 def _train(folder: Path) -> None:
     # PReLU, which no shipped file has, with slopes that training has moved.
-    made = run_demo(folder / "demo", epochs=16)
-    if made["report"] is None:
-        raise EdgefaceError(f"the demo: {made['reason']}")
-    for path in (folder / "demo" / "models").iterdir():
-        if path.suffix in (".onnx", ".tflite"):
-            path.rename(folder / ("demo" + path.name[path.name.index(".") :]))
+    photos = load_data(att_folder(), pattern="*.pgm")
+    train(photos, folder / "demo", load_config(epochs=4))
+    made = export_model(folder / "demo", ExportPhotos(data=photos), folder / "demo", ExportOptions(max_drop=100.0))
+    for file in made.files:
+        file.path.rename(folder / f"demo.{file.recipe.suffix}")
