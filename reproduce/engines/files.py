@@ -1,4 +1,4 @@
-"""The files that the engines are given: those that edgeface ships, a small net in other precisions, a net with PReLU."""
+"""The files that the engines are given: those that edgeface ships, a small net in other precisions, a PReLU net."""
 
 from __future__ import annotations
 
