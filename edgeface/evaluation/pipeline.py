@@ -40,7 +40,7 @@ class Plan:
     """Photos by identity of people to enroll, and photos of people who are not enrolled."""
     pairs: Path | None = None
     train_pairs: Path | None = None
-    detector: str = "blazeface"
+    detector: str = "yunet"
     groups: Path | None = None
     contract: Path | None = None
     threads: int = 1

@@ -40,7 +40,7 @@ def verify_photos(
     pairs_file: Path,
     *,
     train_pairs: Path | None = None,
-    detector: str = "blazeface",
+    detector: str = "yunet",
     threads: int = 1,
     progress: Progress = iter,
 ) -> Protocol:
