@@ -108,7 +108,7 @@ def verify_cfp(
     folder: Path,
     *,
     folds: Collection[int] | None = None,
-    detector: str = "blazeface",
+    detector: str = "yunet",
     threads: int = 1,
     progress: Progress = iter,
 ) -> dict[str, Protocol]:
