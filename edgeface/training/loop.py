@@ -124,6 +124,8 @@ def train(
     if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
+    if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -144,15 +146,13 @@ def train(
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
     model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
-    steps, epochs = len(pool_rows) // batch, config.schedule.epochs
+    steps, epochs, rollbacks = len(pool_rows) // batch, config.schedule.epochs, 0
     share = slice(rank * batch // world, (rank + 1) * batch // world)
-    rollbacks = 0
     if not len(val_rows):
         reporter.say(NO_VALIDATION)
 
