@@ -1,7 +1,7 @@
 """The faces of whatever folder of photos a person names: prepared, aligned crops, or whole photos.
 
 Whole photos scaled to a face's size give other embeddings than the aligned faces that a device feeds, and figures that
-hold for neither. They are recognized by a look of the detector at a sample, and prepared on the way.
+hold for neither. They are recognized by a look at a sample, and prepared on the way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import math
 import os
 import time
 from collections.abc import Callable
@@ -41,8 +42,8 @@ class Sampled:
     """What a sample of the photos of a folder looks like."""
 
     offset: float | None
-    """Median distance of the landmarks from the template, in pixels of a 112 px crop; None where half of the photos
-    show no face."""
+    """Median distance of the landmarks from the template, in pixels of a 112 px crop; infinite where most photos are
+    not square, which aligned faces are; None where half of the photos show no face."""
     side: int
     """Median of the longer sides, in pixels."""
 
@@ -57,22 +58,25 @@ class Sampled:
 
 
 def look(photos: list[Path]) -> Sampled:
-    """Runs the detector over a sample, drawn with a fixed seed.
+    """Looks at a sample, drawn with a fixed seed; the detector at its square photos, since only these can be aligned.
 
     Raises:
         UsageError: none of the photos can be read.
     """
-    rng, detector = np.random.default_rng(0), load_detector(threads=1)
+    rng, detector = np.random.default_rng(0), None
     offsets, sides = [], []
     for row in rng.permutation(len(photos)):
         with contextlib.suppress(ImageError):
             pixels = open_photo(photos[row])
             height, width = pixels.shape[:2]
             sides.append(max(height, width))
-            faces, _ = find_faces(pixels, detector)
-            if faces:
-                points = most_central(faces, height, width).landmarks * (112 / np.array([width, height]))
-                offsets.append(float(np.linalg.norm(points - TEMPLATE, axis=1).mean()))
+            if height != width:
+                offsets.append(math.inf)
+            else:
+                detector = detector or load_detector(threads=1)
+                if faces := find_faces(pixels, detector)[0]:
+                    points = most_central(faces, height, width).landmarks * (112 / width)
+                    offsets.append(float(np.linalg.norm(points - TEMPLATE, axis=1).mean()))
         if len(sides) == SAMPLE:
             break
     if not sides:

@@ -30,16 +30,14 @@ from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
-from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
+from edgeface.training.checkpoints import Checkpoint, Origin, contract_draft, environment, new_folder, whole_licence
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_last_layers
-from edgeface.training.pool import Pool
+from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
-from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
+from edgeface.training.training_state import LAST, Epoch, Learner, Pool, TrainingState
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import write_text
 
@@ -136,8 +134,10 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not begun:
-        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
+    if config.init.fit_embedding and not begun:
+        fit_to_teachers(learner, pool, pool_rows, config, reporter)
+    if config.init.imprint_head and not begun:
+        imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
@@ -214,8 +214,7 @@ def train(
         accuracy_cosine = _shown(means[1:], config, taught=targets is not None or hints is not None)
         held_out = validate(state, pool, val_rows, side, config)
         margin = head.margin.item() if isinstance(head, LearnedArcFace) else margin
-        row = Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side)
-        state.curves.append(row)
+        state.curves.append(row := Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side))
         if is_main:
             state.save(folder, config, digest, contract)
             _report(row, folder, config, reporter, tensorboard)

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface_runtime.detection.boxes import suppress
+from edgeface_runtime.detection.boxes import ProposalSettings, suppress
 from edgeface_runtime.detection.pixels import Area, framed, require_rgb, resized
-from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
