@@ -122,6 +122,8 @@ def train(
     if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
+    if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -144,7 +146,6 @@ def train(
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
