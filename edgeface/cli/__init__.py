@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeface.cli.run  # noqa: F401  # imported later, the module would take the place of the function ``run``
-from edgeface.cli.console import ERR, escape_unshowable, note
+from edgeface.cli.console import ERR, escape_unshowable, note, warnings_as_notes
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
@@ -125,6 +125,7 @@ def __getattr__(name: str) -> typer.Typer:
     return _built(*VERBS, *GROUPS)
 
 
+@warnings_as_notes()
 def run(arguments: list[str]) -> int:
     """Runs one command line and gives its exit code: 0 done, 1 the answer is no, 2 the user can mend it.
 

@@ -71,7 +71,7 @@ def bench(
     ] = False,
     detector: Annotated[
         list[str] | None,
-        typer.Option(help="With --photo: blazeface, yunet, mtcnn; may repeat.  [default: blazeface]"),
+        typer.Option(help="With --photo: yunet, blazeface, mtcnn; may repeat.  [default: yunet]"),
     ] = None,
     min_face: Annotated[
         list[float] | None,
@@ -118,7 +118,7 @@ def bench(
       edgeface bench models/*.tflite --data photos/ --report report.html
       edgeface bench models/net.int8.tflite --threads 4 --json
       edgeface bench models/* --device here,rpi-4b,rpi-5 --budget-ms 30 --min-accuracy 0.97 --report report.html
-      edgeface bench models/* --photo --detector blazeface --detector yunet --budget-ms 50
+      edgeface bench models/* --photo --detector yunet --detector blazeface --budget-ms 50
       edgeface bench models/* --device rpi --host pi@192.168.1.20 --sustained 10
       edgeface bench mobilefacenet.tflite mobilefacenet.onnx --threads 4 --photo --share my-board.json
       edgeface bench models/* --device rpi-4b --emulate --data photos/
@@ -205,7 +205,7 @@ def _settings(photo: bool, detectors: Sequence[str] | None, min_faces: Sequence[
     from edgeface_runtime.detection.find import load_detector
 
     least: Sequence[float | None] = min_faces or [None]
-    found = [Setting(detector=name, min_face=side) for name in detectors or ["blazeface"] for side in least]
+    found = [Setting(detector=name, min_face=side) for name in detectors or ["yunet"] for side in least]
     for setting in found:
         load_detector(setting.detector, min_face=setting.min_face)
     return list(dict.fromkeys(found))

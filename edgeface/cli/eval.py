@@ -47,8 +47,8 @@ def eval(
         ),
     ] = None,
     detector: Annotated[
-        str, typer.Option(help="Detector: blazeface (as on devices), yunet, mtcnn, or a YuNet file.")
-    ] = "blazeface",
+        str, typer.Option(help="Detector: yunet (as on devices), blazeface, mtcnn, or a YuNet file.")
+    ] = "yunet",
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,

@@ -44,7 +44,7 @@ class Plan:
     """Folder of the set CFP, with ``Data`` and ``Protocol``."""
     folds: frozenset[int] | None = None
     """Numbers of CFP's folds to measure; None takes all."""
-    detector: str = "blazeface"
+    detector: str = "yunet"
     groups: Path | None = None
     contract: Path | None = None
     threads: int = 1

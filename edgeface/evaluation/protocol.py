@@ -76,7 +76,7 @@ def verify_photos(
     pairs_file: Path,
     *,
     train_pairs: Path | None = None,
-    detector: str = "blazeface",
+    detector: str = "yunet",
     threads: int = 1,
     progress: Progress = iter,
 ) -> Protocol:
@@ -108,7 +108,7 @@ def verify_cfp(
     folder: Path,
     *,
     folds: Collection[int] | None = None,
-    detector: str = "blazeface",
+    detector: str = "yunet",
     threads: int = 1,
     progress: Progress = iter,
 ) -> dict[str, Protocol]:

@@ -164,8 +164,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        title = f"epoch {epoch + 1}/{epochs}"
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:

@@ -53,7 +53,7 @@ def lfw(tmp_path_factory: pytest.TempPathFactory, att_people: Path) -> Path:
 
 def slow_scores(folder: Path, text: Path) -> list[float]:
     """One pair after the other, each photo found and aligned anew."""
-    detector = load_detector("blazeface")
+    detector = load_detector()
 
     def face(name: str) -> np.ndarray:
         pixels = open_rgb(folder / "images" / name.rpartition("_")[0] / f"{name}.png")
@@ -155,7 +155,7 @@ def cfp(tmp_path_factory: pytest.TempPathFactory, att_people: Path) -> Path:
 def test_cfp_s_two_protocols(cfp: Path):
     found = verify_cfp(EMBEDDER, cfp)
     assert list(found) == ["frontal-frontal", "frontal-profile"]
-    detector = load_detector("blazeface")
+    detector = load_detector()
 
     def face(person: int, kind: str, number: int) -> np.ndarray:
         pixels = open_rgb(cfp / "Data/Images" / f"{person:03d}" / kind / f"{number:02d}.jpg")
