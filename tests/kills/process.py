@@ -114,7 +114,6 @@ def _become(
     """Turns this process into the command; never comes back."""
     code = 70
     try:
-        os.setsid()
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(told / name, os.O_WRONLY | os.O_APPEND), number)
         os.chdir(place)
