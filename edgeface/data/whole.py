@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import ImageError, UsageError
 from edgeface_runtime.align import TEMPLATE, align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
-from edgeface_runtime.files import is_unused, temporary_folder, write_text
+from edgeface_runtime.files import is_unused, temporary_folder, write_text, write_whole
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
 
 SAMPLE = 16
@@ -157,7 +158,7 @@ def _aligned(folder: Path, photos: list[Path], size: int, seen: Sampled, reporte
                     crop = align(pixels, most_central(faces, *pixels.shape[:2]).landmarks, size)
                     target = Path(made) / photo.parent.name / f"{photo.name}.png"
                     target.parent.mkdir(exist_ok=True)
-                    Image.fromarray(crop).save(target)
+                    write_whole(target, partial(Image.fromarray(crop).save, format="PNG"))
         if missed:
             reporter.say(f"left out, no face: {missed}")
         return load_data(made, size=size)
