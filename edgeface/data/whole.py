@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from edgeface.progress import Reporter
 from edgeface_runtime import ImageError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
-from edgeface_runtime.files import is_unused, temporary_folder, write_text
+from edgeface_runtime.files import is_unused, temporary_folder, write_text, write_whole
 from edgeface_runtime.images import open_photo, shown
 
 _SAID_EVERY = 10.0
@@ -45,7 +46,7 @@ def align_into(made: Path, folder: Path, photos: list[Path], *, size: int, side:
                 crop = align(pixels, most_central(faces, *pixels.shape[:2]).landmarks, size)
                 target = made / photo.parent.name / f"{photo.name}.png"
                 target.parent.mkdir(exist_ok=True)
-                Image.fromarray(crop).save(target)
+                write_whole(target, partial(Image.fromarray(crop).save, format="PNG"))
     if missed:
         reporter.say(f"left out, no face: {missed}")
 

@@ -48,6 +48,15 @@ class SourceModel:
     packages: Mapping[str, tuple[str, ...]]
     """Format → the distributions that write it; their versions stand in the contract."""
 
+    def __post_init__(self) -> None:
+        """Refuses a name that would lead out of the folder: a contract may come from anywhere.
+
+        Raises:
+            UsageError: it cannot begin the name of a file.
+        """
+        if not self.contract.name or Path(self.contract.name).name != self.contract.name:
+            raise UsageError(f"the contract's name {self.contract.name!r} cannot begin the name of a file")
+
     @property
     def name(self) -> str:
         """What messages call it."""
