@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -73,6 +75,9 @@ VERB_EXTRAS = {
     "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
 }
+
+_ENDED: list[int] = []
+"""SIGTERM or SIGHUP, once it came: it ends a command as Ctrl-C does, so that what was being written is removed."""
 
 # typer carries its own copy of click; its public error leads to the base class of them all.
 ClickError: type[Any] = typer.BadParameter.__mro__[2]
@@ -156,6 +161,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        return _fail("out of memory: close other programs, or raise the limit (ulimit -v, a container's)")
 
 
 def _code(result: object) -> int:
@@ -167,9 +174,22 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    _ENDED.append(number)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The ``edgeface`` command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _end)
     # Threads of PyTorch that wait by spinning halve the speed of a machine that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_unshowable()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if _ENDED:
+        note(f"edgeface: ended by {signal.Signals(_ENDED[0]).name}")
+        code = 128 + _ENDED[0]
+    sys.exit(code)

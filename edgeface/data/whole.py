@@ -11,8 +11,6 @@ import hashlib
 import importlib.util
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import ImageError, UsageError
 from edgeface_runtime.align import TEMPLATE, align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
+from edgeface_runtime.files import is_unused, temporary_folder, write_text
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
 
 SAMPLE = 16
@@ -147,7 +146,7 @@ def _aligned(folder: Path, photos: list[Path], size: int, seen: Sampled, reporte
         f"{shown(folder)}: whole photos (about {seen.side} pixels), not aligned faces: finding and aligning them"
     )
     detector, told, missed = load_detector(threads=1), _progress(reporter), 0
-    with tempfile.TemporaryDirectory() as made:
+    with temporary_folder() as made:
         for number, photo in enumerate(photos):
             told(number, len(photos))
             with contextlib.suppress(ImageError):
@@ -182,15 +181,16 @@ def _prepared(folder: Path, size: int, seen: Sampled, reporter: Reporter) -> Pat
         )
     ).hexdigest()
     if mark.exists() and mark.read_text() != listed:
-        shutil.rmtree(target)
-    if not target.exists():
+        with temporary_folder(target.parent, target.name) as old:  # whole or gone, should a kill come
+            target.rename(Path(old) / target.name)
+    if not target.exists() or is_unused(target):
         try:
-            target.mkdir(mode=0o700)  # faces are nobody else's business
-            mark.parent.mkdir()
+            target.mkdir(mode=0o700, exist_ok=True)  # faces are nobody else's business
+            mark.parent.mkdir(exist_ok=True)
         except OSError as error:
             how = f"edgeface data prepare {shown(folder)} ELSEWHERE, then name ELSEWHERE"
             raise UsageError(f"{shown(target)}: cannot be made ({error.strerror}); {how}") from error
-        mark.write_text(listed)
+        write_text(mark, listed)
     options = Options(crops=CropSettings(size=size))
     photos = len(_photos(source, "**/*"))
     card = prepare(source, target, options, processes=_processes(photos), progress=_progress(reporter))

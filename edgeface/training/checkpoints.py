@@ -28,7 +28,7 @@ from edgeface.data.dataset import UNKNOWN, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import is_unused, replacing
 from edgeface_runtime.model import shipped
 
 KEY = "edgeface"
@@ -52,7 +52,7 @@ def new_folder(folder: Path, *, marker: str, resume: bool) -> bool:
     if not folder.is_dir():
         raise UsageError(f"{folder}: exists and is not a folder")
     ours = (folder / marker).exists()
-    if not ours and any(folder.iterdir()):
+    if not ours and not is_unused(folder):
         raise UsageError(f"{folder}: exists and was not made by edgeface; name another folder")
     if ours and not resume:
         raise UsageError(f"{folder}: holds a run already; go on with --resume, or name another folder")

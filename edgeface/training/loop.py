@@ -122,6 +122,8 @@ def train(
     if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
+    if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -144,7 +146,6 @@ def train(
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
@@ -163,8 +164,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        title = f"epoch {epoch + 1}/{epochs}"
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +39,7 @@ from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ContractError, EdgefaceError, Model, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, read_contract, seal
 from edgeface_runtime.engines import first_line
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.model import PROBES, as_input, probe_images
 
 Progress = Callable[[str], None]
@@ -335,7 +335,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".export-") as workspace:
+        with temporary_folder(folder, "export") as workspace:
             yield Path(workspace)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from error

@@ -65,6 +65,17 @@ def off_the_template(faces: np.ndarray) -> float:
     return float(np.median(found))
 
 
+def test_faces_that_a_kill_left_unmarked_follow_the_photos(photos: Path) -> None:
+    made = photos.with_name("photos.faces")
+    made.mkdir()  # a kill came before the mark
+    for person in ("p3", "p4"):
+        shutil.rmtree(photos / person)
+    assert len(open_faces(photos).faces) == 10
+    (photos / "p1" / "5.png").unlink()
+    assert len(open_faces(photos).faces) == 9
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos", "photos.faces"]
+
+
 def test_whole_photos_are_found_and_aligned_on_the_way(photos: Path) -> None:
     lines = Lines()
     data = open_faces(photos, reporter=lines)

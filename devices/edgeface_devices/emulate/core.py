@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +22,7 @@ from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare
 from edgeface_devices.results import Results, answers
 from edgeface_devices.way import PhotoWay, Setting
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import temporary_folder
 
 _COUNTED = 3
 """Counted calls of each file; the median counts."""
@@ -69,7 +69,7 @@ def emulate(
         assert file.contract is not None
         images = faces_for(file.contract.input.size, faces)
         here, version = embed_here(file.path, images, threads=1)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             run = _run(file.path, images, Path(folder), root, core, python_path, photo, progress)
             loaded, counts, there, found = run
         row = replace(

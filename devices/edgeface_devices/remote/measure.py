@@ -11,7 +11,6 @@ import io
 import json
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from edgeface_devices.results import Device, Results, answers, ratios
 from edgeface_devices.way import Setting
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import file_format
 
 PATIENCE_S = 120.0
@@ -236,7 +236,7 @@ def _clean(host: Host) -> None:
 def _pack(job: Job, paths: Sequence[Path], faces: Faces | None) -> bytes:
     """A tar of the job and all that it needs; the same job gives the same bytes."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive, tempfile.TemporaryDirectory() as scratch:
+    with tarfile.open(fileobj=buffer, mode="w") as archive, temporary_folder() as scratch:
         files = [(f"models/{number}", path.read_bytes()) for number, path in enumerate(paths)]
         files += [("edgeface.whl", write_wheel(Path(scratch)).read_bytes())]
         files += [("job.json", json.dumps(asdict(job)).encode())]

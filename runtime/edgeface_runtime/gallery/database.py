@@ -232,7 +232,7 @@ def new_gallery(path: Path) -> Iterator[Path]:
     if path.exists():
         raise GalleryError(f"{shown(path)}: is there already; name another file, or move it away")
     try:
-        remove_leftovers(path.parent, path.stem, path.suffix)
+        remove_leftovers(path.parent)
         with replacing(path) as part:
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
             yield part
