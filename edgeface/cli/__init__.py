@@ -161,7 +161,9 @@ def run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # as torch says it
+            raise
         return _fail("out of memory: close other programs, or raise the limit (ulimit -v, a container's)")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -336,7 +337,11 @@ def _workspace(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, "export") as workspace:
-            yield Path(workspace)
+            before, tempfile.tempdir = tempfile.tempdir, workspace  # of converters too, so that nothing outlives a kill
+            try:
+                yield Path(workspace)
+            finally:
+                tempfile.tempdir = before
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from error
     finally:

@@ -383,11 +383,12 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
 def test_too_little_memory_is_one_line(
-    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def full(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("edgeface_runtime.integrity.inspect_file", full)
     assert run(["inspect", str(tiny_onnx)]) == 2
