@@ -224,7 +224,7 @@ def _excluded(
     faces = job.faces.calibration
     track = partial(paced, say=job.progress)
     alone = sensitivities(draft, method, job.contract, faces, job.source.embed(faces), scratch, track)
-    found = (exclude_layers(draft, method, job.contract, alone, test, scratch) for test in tests)
+    found = (exclude_layers(draft, method, job.contract, alone, test, scratch, track) for test in tests)
     return next((layers for layers in found if layers is not None), ())
 
 
