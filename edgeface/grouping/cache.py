@@ -61,6 +61,16 @@ class SeenFace:
     """The number of the group that the last run put it into."""
 
 
+def last_detector(folder: Path) -> str | None:
+    """The name of the detector that a folder's file was made with; None where there is no such file."""
+    if not (folder / NAME).is_file():
+        return None
+    with contextlib.closing(sqlite3.connect(folder / NAME)) as db, contextlib.suppress(sqlite3.Error, ValueError):
+        row = db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
+        return str(json.loads(row[0])[1]).split()[0] if row else None
+    return None
+
+
 class FaceCache:
     """Embeddings and small pictures of faces, in a file that its owner alone can read. Close it, or use ``with``."""
 
@@ -88,9 +98,11 @@ class FaceCache:
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             if application not in (0, _APPLICATION):
                 raise UsageError(f"{shown(self.path)}: not a file of `edgeface group`; name another --output")
+            self._db.execute("BEGIN IMMEDIATE")  # all tables or none, should the disk be full
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
             for table in _TABLES:
                 self._db.execute(table)
+            self._db.execute("COMMIT")
             known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
             if known not in (None, (made_by,)) and not forget:
                 was, with_detector = json.loads(known[0])

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeface.backbones import BACKBONES, build_backbone, file_stem, parse_backbone
 from edgeface.backbones.layers import Leaky, ZeroPaddedMaxPool
-from edgeface_export.torch_model import cost_table
+from edgeface_export.rewrite import cost_table
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import InputSpec, UsageError
 
@@ -108,8 +108,7 @@ def test_leaky_is_torchs():
 
 @pytest.mark.parametrize("text", NETS)
 def test_every_net_survives_the_rewrite_that_exports_do(text: str):
-    from edgeface_export.rewrite import embedder
-    from edgeface_export.torch_model import torch_embeddings
+    from edgeface_export.rewrite import embedder, torch_embeddings
 
     net, spec = tensors(text), InputSpec(size=112)
     for module in net.modules():

@@ -390,6 +390,22 @@ def test_a_frame_written_but_not_counted_is_no_full_disk(tmp_path: Path, monkeyp
     assert len(list(open_source(tmp_path / "out.mp4").frames)) == 3
 
 
+def test_a_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def save(_: Image.Image, file: Path | io.BytesIO, **options: object) -> None:
+        file.write(b"half") if isinstance(file, io.BytesIO) else file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    frame = Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8))
+    with contextlib.suppress(KeyboardInterrupt), drawing.writer(tmp_path / "out", 10.0, live=False) as write:
+        write(frame, frame.pixels)
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / ".000000.99999999.edgeface.jpg").touch()  # what a killed run has left
+    with drawing.writer(tmp_path / "again", 10.0, live=False):
+        assert list((tmp_path / "again").iterdir()) == []
+
+
 def test_a_full_disk_leaves_no_half_video(place: Path):
     code = """
 import resource, signal, sys
