@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test quick coverage test-slow test-tensorflow reproduce-test check bench build docs site web clean
+.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build docs site web clean
 
 help:
-	@echo "setup demo test quick coverage test-slow test-tensorflow reproduce-test check bench build docs site web clean"
+	@echo "setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build docs site web clean"
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ test-slow: $(READY)
 test-tensorflow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]' $(PIP_ARGS)
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/edgeface_export/test_keras_twin.py
+
+# 200 kills and 50 full disks; a second call goes on with kills.jsonl, and a finished one is only reported.
+kills: $(READY)
+	$(BIN)/python tests/kills
 
 reproduce-test: $(READY)
 	$(BIN)/python -m pytest reproduce/tests

@@ -21,7 +21,7 @@ from edgeface_export.formats import onnx_file, tflite_file
 from edgeface_export.formats.protocols import StaticFormat
 from edgeface_export.gate import compare_speed
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.rewrite import Preprocess, embedder
+from edgeface_export.torch_model import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 
 SIZE = 112

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import load_data
-from edgeface_export.intervals import mean_variance, wilson
+from edgeface_export.separation import mean_variance, wilson
 from edgeface_runtime import Model, load
 from edgeface_runtime.model import find_model
 from edgeface_runtime.thresholds import threshold_for

@@ -1,11 +1,11 @@
 """A gallery of people who do not exist, for benchmarks that need one of a certain size."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from edgeface_runtime import Face, FaceRecognizer, Gallery
-from edgeface_runtime.align import TEMPLATE
+from edgeface_runtime import import_gallery, load
 
 
 def directions(count: int, length: int) -> np.ndarray:
@@ -14,21 +14,11 @@ def directions(count: int, length: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-class _Anybody(FaceRecognizer):
-    """Sees one face in every photo and a random direction in every face."""
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        return [Face(np.array([0, 0, 112, 112], np.float32), 1.0, TEMPLATE.astype(np.float32))]
-
-    def embed(self, *_: object) -> np.ndarray:
-        return next(self.rows)[None]
-
-
 def fill(path: Path, model: str, count: int) -> None:
     """A new gallery for the model with ``count`` people of one photo each."""
-    anybody = _Anybody(model)
-    anybody.detector = anybody
-    anybody.rows = iter(directions(count, anybody.model.contract.embedding.length))
-    with Gallery.open(path, anybody) as gallery:
-        for number in range(count):
-            gallery.enroll(f"person {number}", np.zeros((112, 112, 3), np.uint8), force=True)
+    opened = load(model)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"person {number}" for number in range(count)]
+        embeddings = directions(count, opened.contract.embedding.length)
+        np.savez(Path(folder) / "people.npz", names=names, embeddings=embeddings)
+        import_gallery(Path(folder) / "people.npz", path, opened)

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", help="MobileFaceNet for facenet-pytorch's pipeline, ONNX; that is left out without one"
     )
-    parser.add_argument("--detector", default="blazeface", help="ours")
+    parser.add_argument("--detector", default="yunet", help="ours")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     files = [file for path in arguments.photos for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]

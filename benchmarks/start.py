@@ -37,7 +37,7 @@ import sys, time
 wall, cpu = time.perf_counter(), time.process_time()
 import edgeface_runtime
 model, photo, people, engine = sys.argv[1:]
-detector = "blazeface"
+detector = "yunet"
 if engine != "auto":
     from edgeface_runtime.detection.find import load_detector
     detector = load_detector(detector, engine=engine)

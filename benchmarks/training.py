@@ -23,8 +23,7 @@ from edgeface.heads import build_head
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.config import load_config
 from edgeface.training.loop import losses, make_optimizer
-from edgeface.training.pool import Pool
-from edgeface.training.training_state import Learner
+from edgeface.training.training_state import Learner, Pool
 
 
 def main() -> None:

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.tails import TarAtFar, all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.checkpoints import Checkpoint, load_checkpoint, new_folder, save_tensors
+from edgeface.training.checkpoints import Checkpoint, load_checkpoint, new_folder, origins, save_tensors
 from edgeface.training.config import TrainConfig, load_config
 from edgeface.training.init.start import settings_of
 from edgeface.training.loop import train
 from edgeface.training.processes import is_main_process
-from edgeface.training.provenance import origins
 from edgeface.training.training_state import Epoch
 from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import UsageError

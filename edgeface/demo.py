@@ -16,7 +16,7 @@ from edgeface.report.page import PhotoCounts, write_report
 from edgeface.training.config import load_config
 from edgeface.training.loop import train
 from edgeface_runtime import EdgefaceError, UsageError
-from edgeface_runtime.files import write_text
+from edgeface_runtime.files import is_unused, write_text
 from edgeface_runtime.integrity import inspect_file
 
 MARKER = "demo.json"
@@ -36,7 +36,7 @@ def run_demo(folder: Path, *, epochs: int, reporter: Reporter = SILENT) -> dict[
 
     config = load_config(epochs=epochs)
     photos = load_data(att_folder(), pattern="*.pgm")
-    if folder.exists() and not _is_ours(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _is_ours(folder) and (not folder.is_dir() or not is_unused(folder)):
         raise UsageError(f"{folder}: exists and was not made by edgeface demo; name another with --output")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

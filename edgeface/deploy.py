@@ -18,10 +18,11 @@ from edgeface.evaluation.pipeline import held_against
 from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_checkpoint
-from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces, draw_pairs, few_people
+from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
+from edgeface_export.separation import draw_pairs, few_people
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.model import find_model

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeface_runtime import Frame, Person, Source, UsageError
-from edgeface_runtime.files import check_target, make_folder, remove_leftovers, replacing
+from edgeface_runtime.files import check_target, is_unused, make_folder, remove_leftovers, replacing
 from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     if path.suffix and not path.is_dir():
         raise UsageError(f"{path}: name a .mp4 file or a folder")
     make_folder(path)
-    if any(path.iterdir()):
+    if not is_unused(path):
         raise UsageError(f"{path}: is not empty; name another folder")
 
     def write_jpeg(frame: Frame, pixels: NDArray[np.uint8]) -> None:
@@ -111,9 +111,9 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
         file = path / (f"{name}.jpg" if (path / name).exists() else name)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file, quality=90)
+            with replacing(file) as part:
+                Image.fromarray(pixels).save(part, quality=90)
         except OSError as error:
-            file.unlink(missing_ok=True)
             raise UsageError(f"{file}: cannot be written ({error.strerror or error})") from error
 
     yield write_jpeg
@@ -123,7 +123,7 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
 def _video(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
     check_target(path)
     cv2 = opencv()
-    remove_leftovers(path.parent, path.stem, path.suffix)
+    remove_leftovers(path.parent)
     written, mode = 0, 0
     output: VideoWriter | None = None
     part = path

@@ -25,6 +25,7 @@ from edgeface_runtime import (
     Refusal,
     UsageError,
 )
+from edgeface_runtime.detection.find import name_of
 from edgeface_runtime.gallery.database import binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import WhichFace, checked_name, stored_name
 from edgeface_runtime.gallery.transfer import read_source
@@ -216,8 +217,8 @@ def move(
             written.
     """
     if former:
-        with Gallery(old) as gallery:
-            gallery.require(former.model)
+        with Gallery(old, former):
+            pass  # it is of that model, and ``former`` finds faces as the enrolled ones were found
     known: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
     for photo in read_source(old)[1]:
         known.setdefault((photo.name, photo.details[0]), []).append(photo.embedding)
@@ -229,10 +230,12 @@ def move(
             done = enroll_all(new, wanted, progress=progress)
         else:
             done = Enrollment([], [])
+            is_found_alike = name_of(former.detector) == name_of(recognizer.detector)
             for name, file in progress(wanted):
                 try:
                     face = _enrolled_face(former, file, np.stack(known[name, stored_name(file)]))
-                    done.photos.append(new.enroll(name, file, face=face, force=True))
+                    which = face if is_found_alike else face.box.tolist()
+                    done.photos.append(new.enroll(name, file, face=which, force=True))
                 except (EnrollmentError, ImageError) as error:
                     done.refused.append(Refusal(name, shown(file), str(error)))
         moved = Counter(photo.name for photo in new.photos())

@@ -44,7 +44,7 @@ class Snapshots:
         make_folder(folder)
         if is_new:
             folder.chmod(0o700)
-        remove_leftovers(folder, "*", ".jpg")
+        remove_leftovers(folder)
         self.folder = folder
         self._best: dict[tuple[str, int], _Best] = {}
 

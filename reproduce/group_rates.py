@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import load_data
-from edgeface_export.intervals import share_interval
+from edgeface_export.separation import share_interval
 from edgeface_runtime import load
 from edgeface_runtime.model import find_model
 

@@ -25,7 +25,7 @@ from edgeface.evaluation.identification import identify
 from edgeface.evaluation.opening import open_embedder, read_contract_file
 from edgeface.evaluation.pipeline import Plan, evaluate_model
 from edgeface_export.formats import FORMATS
-from edgeface_export.intervals import share_interval
+from edgeface_export.separation import share_interval
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.model import find_model
 

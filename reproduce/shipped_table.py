@@ -20,7 +20,8 @@ import numpy as np
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.evaluation.benchmark import measure
 from edgeface.report.pictures import draw_accuracy_against_latency
-from edgeface_devices.results import Results, shown
+from edgeface_devices.figures import shown
+from edgeface_devices.results import Results
 from edgeface_runtime.model import shipped
 from reproduce.pins_table import DOCS, PAGE, table
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeface_devices.bench.scenes import SCENES
-from edgeface_devices.measurement import Json, Measurement
-from edgeface_devices.results import by_board
+from edgeface_devices.measurement import Json, Measurement, by_board
 from edgeface_devices.way import NETS, PhotoWay, Setting
 from edgeface_runtime import UsageError
 

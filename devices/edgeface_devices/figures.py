@@ -1,4 +1,4 @@
-"""A number and where it comes from."""
+"""A number and where it comes from, and how both stand in a table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Source = Literal["measured", "emulated", "estimated"]
+Table = tuple[list[str], list[list[str]]]
+"""Columns, and the cells of each row."""
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,17 @@ class Figure:
         if self.source != other.source:
             raise ValueError(f"a ratio of a number {self.source} and a number {other.source}")
         return self.value / other.value
+
+
+def shown(figure: Figure | None, digits: int | None = None) -> str:
+    """A figure for a cell whose row names the source: three digits, or both ends of an interval of time."""
+    if figure is None:
+        return "–"
+    low, high = figure.interval or (figure.value, figure.value)
+    digits = _digits(high) if digits is None else digits
+    return f"{low:.{digits}f}" if figure.interval is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _digits(size: float) -> int:
+    """Three digits are what a terminal has room for, and more than a timing is worth."""
+    return 2 if size < 9.995 else 1 if size < 99.95 else 0

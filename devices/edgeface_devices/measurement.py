@@ -281,6 +281,14 @@ def names(rows: Sequence[Measurement]) -> dict[Path, str]:
     return {path: str(path) for path in by_path}
 
 
+def by_board(rows: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Board → its rows, in the order of the boards."""
+    boards: dict[str, list[Measurement]] = {}
+    for row in rows:
+        boards.setdefault(row.device or "", []).append(row)
+    return boards
+
+
 def stated_verification(path: Path) -> Mapping[str, float] | None:
     """1:1 accuracy from a file's contract; None where there is no such file, or it states none."""
     try:

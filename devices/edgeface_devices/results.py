@@ -1,4 +1,4 @@
-"""Measurements of one machine, or of several side by side: the document of ``bench --json``, and as tables."""
+"""Measurements of one machine, or of several side by side, with what is asked of them: as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeface_devices.boards.health import BoardState, Conditions, Repetition
-from edgeface_devices.figures import Figure, Source
-from edgeface_devices.measurement import Json, Measurement, names, stated_verification
+from edgeface_devices.boards.health import Conditions, Repetition
+from edgeface_devices.changes import Change, Limit, breaches, compare
+from edgeface_devices.choices import Choice, choose, choose_way
+from edgeface_devices.figures import Figure, Source, Table, shown
+from edgeface_devices.measurement import Json, Measurement, by_board, names, stated_verification
 from edgeface_runtime import UsageError
 
 SCHEMA = 1
@@ -181,6 +183,54 @@ def read_results(path: Path) -> Results:
         raise UsageError(f"{path}: not a result of bench --output, schema {SCHEMA} ({error})") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Rows with everything that was asked about them."""
+
+    rows: tuple[Measurement, ...]
+    """The accuracy that was measured of a file stands in its rows of all boards."""
+    choices: tuple[Choice, ...] = ()
+    changes: tuple[Change, ...] = ()
+    breaches: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Some row has a time, each board has a file that fits, and no limit is broken."""
+        timed = any(row.p50_ms or row.source == "emulated" for row in self.rows)
+        return timed and all(choice.fits for choice in self.choices) and not self.breaches
+
+    def to_json(self) -> Json:
+        """Keys to add to the document of ``bench --json``; one that was not asked for is absent."""
+        choices, changes = ([item.to_json() for item in items] for items in (self.choices, self.changes))
+        answers: Json = {"choices": choices, "changes": changes, "failed": list(self.breaches)}
+        return {key: answer for key, answer in answers.items() if answer}
+
+
+def judge(
+    results: Results,
+    *,
+    budget_ms: float | None = None,
+    min_accuracy: float | None = None,
+    baseline: Results | None = None,
+    limits: Sequence[Limit] = (),
+) -> Verdict:
+    """Answers whatever is asked of merged results; see ``choose``, ``compare`` and ``breaches``.
+
+    A budget is held against the whole way from a photo to names where rows have it (``choose_way``).
+
+    Raises:
+        UsageError: as those three do.
+    """
+    rows = share_accuracy(results.rows)
+    changes = compare(rows, merge([], {"": baseline}).rows) if baseline else ()
+    asks = budget_ms is not None or min_accuracy is not None
+    choices = choose(rows, budget_ms=budget_ms, min_accuracy=min_accuracy) if asks else ()
+    if budget_ms is not None and any(row.photo for row in rows):
+        choices = tuple(choose_way(its, budget_ms, min_accuracy) for its in by_board(rows).values())
+    broken = breaches(rows, limits, changes) if limits else ()
+    return Verdict(rows=rows, choices=choices, changes=changes, breaches=broken)
+
+
 def _named(row: Measurement, device: str, place: str | None) -> Measurement:
     """The row with its machine; ``place``: the host or file that it comes from."""
     merged = row.device is not None
@@ -216,20 +266,6 @@ def _model(row: Measurement) -> tuple[str | None, str] | None:
     return None if row.contract is None else (row.contract.parent_sha256, row.contract.backbone)
 
 
-Table = tuple[list[str], list[list[str]]]
-
-_CLASSES = ("total", "simd", "memory", "branch", "dot")
-
-
-def shown(figure: Figure | None, digits: int | None = None) -> str:
-    """A figure for a cell whose row names the source: three digits, or both ends of an interval of time."""
-    if figure is None:
-        return "–"
-    low, high = figure.interval or (figure.value, figure.value)
-    digits = _digits(high) if digits is None else digits
-    return f"{low:.{digits}f}" if figure.interval is None else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
 def measured_table(rows: Sequence[Measurement]) -> Table:
     """Files measured here: times in ms, peak and size in MB, top-1 in %."""
     columns = ["file", "p50", "p90", "p99", "first", "load", "peak", "size", "top-1", "AUC"]
@@ -252,22 +288,6 @@ def ratio_table(results: Results) -> Table:
     return ["file", "against", "p50", "cpu p50", "size"], cells
 
 
-def remote_table(rows: Sequence[Measurement]) -> Table:
-    """Files that ran on another machine: times in ms and peak in MB, beside their answers on this one."""
-    columns = ["file", "p50", "p90", "first", "peak", "top-1", "against here"]
-    named = names(rows)
-    times = [map(shown, (row.p50_ms, row.p90_ms, row.first_ms, row.peak)) for row in rows]
-    return columns, [[named[row.path], *cells, *_answers(row)] for row, cells in zip(rows, times, strict=True)]
-
-
-def emulated_table(rows: Sequence[Measurement]) -> Table:
-    """Files on an emulated core: instructions of a call in millions, never times."""
-    named = names(rows)
-    counts = [[_millions(row, key) for key in _CLASSES] for row in rows]
-    columns = ["file", *_CLASSES, "top-1", "against here"]
-    return columns, [[named[row.path], *cells, *_answers(row)] for row, cells in zip(rows, counts, strict=True)]
-
-
 def estimate_table(rows: Sequence[Measurement]) -> Table:
     """Estimates; every row says that it is one."""
     columns = ["file", "engine", "p50, 90 % interval, ms"]
@@ -280,40 +300,12 @@ def grounds_table(rows: Sequence[Measurement]) -> Table:
     return ["rests on"], [[text] for text in said]
 
 
-def conditions_table(state: Conditions) -> Table:
-    """Clock, heat and power before and after."""
-    columns = ["the board", "MHz", "°C", "governor", "throttled"]
-    cells = []
-    for when, reading in (("before", state.before), ("after", state.after)):
-        throttled = reading.to_json()["throttled"]
-        cells.append([when, *_reading(reading), reading.governor or "–", "–" if throttled is None else str(throttled)])
-    return columns, cells
-
-
-def sustained_table(results: Results) -> Table:
-    """Each repetition's median of each file, then how much the last differs from the first."""
-    named, repetitions = names(results.rows), results.sustained
-    cells = [[f"{at.minutes:.1f}", *(f"{ms:.2f}" for ms in at.medians_ms), *_reading(at.state)] for at in repetitions]
-    ends = zip(repetitions[0].medians_ms, repetitions[-1].medians_ms, strict=True)
-    drift = [f"{100 * (last / first - 1):+.1f} %" for first, last in ends]
-    columns = ["minute", *(named[row.path] for row in results.rows), "MHz", "°C"]
-    return columns, [*cells, ["drift", *drift, "", ""]]
-
-
 def board_table(rows: Sequence[Measurement], named: Mapping[Path, str]) -> Table:
     """Rows of one board, however obtained, by the names of their files; a time that was not measured says so."""
     columns = ["file", "engine", "ms", "p90", "fps", "cold ms", "peak", "size", "accuracy"]
     cells = [_board_cells(row, named[row.path]) for row in rows]
     filled = [number for number in range(len(columns)) if any(line[number] != "–" for line in cells)]
     return [columns[number] for number in filled], [[line[number] for number in filled] for line in cells]
-
-
-def by_board(rows: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """Board → its rows, in the order of the boards."""
-    boards: dict[str, list[Measurement]] = {}
-    for row in rows:
-        boards.setdefault(row.device or "", []).append(row)
-    return boards
 
 
 def origins(rows: Sequence[Measurement]) -> list[tuple[str, str]]:
@@ -324,29 +316,17 @@ def origins(rows: Sequence[Measurement]) -> list[tuple[str, str]]:
     return [(f"{device}, {engine}, {', '.join(kinds)}", origin) for (device, engine, origin), kinds in grouped.items()]
 
 
-def _digits(size: float) -> int:
-    """Three digits are what a terminal has room for, and more than a timing is worth."""
-    return 2 if size < 9.995 else 1 if size < 99.95 else 0
-
-
 def _share(top1: float | None) -> str:
     return "–" if top1 is None else f"{100 * top1:.1f}"
 
 
-def _answers(row: Measurement) -> list[str]:
+def answers(row: Measurement) -> list[str]:
+    """Cells of a file that ran elsewhere: top-1 there, and how its embeddings compare with those here."""
     return [_share(row.top1), "–" if row.agreement is None else str(row.agreement)]
-
-
-def _millions(row: Measurement, key: str) -> str:
-    return shown(Figure(row.instructions[key] / 1e6, "emulated")) if row.instructions else "–"
 
 
 def _estimated(ms: Figure | None) -> str:
     return "no basis (estimated)" if ms is None else f"{ms:.{0 if ms.value >= 30 else 1}f}"
-
-
-def _reading(state: BoardState) -> list[str]:
-    return ["–" if number is None else str(number) for number in (state.mhz, state.celsius)]
 
 
 def _board_cells(row: Measurement, label: str) -> list[str]:

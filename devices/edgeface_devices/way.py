@@ -22,7 +22,7 @@ _DIGITS = 4
 class Setting:
     """How faces are looked for."""
 
-    detector: str = "blazeface"
+    detector: str = "yunet"
     """As ``load_detector`` takes it."""
     min_face: float | None = None
     """Smallest face that it looks for, in pixels of the photo; None: its own."""

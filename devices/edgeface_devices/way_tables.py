@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeface_devices.figures import Figure
+from edgeface_devices.figures import Figure, Table, shown
 from edgeface_devices.measurement import Measurement
-from edgeface_devices.results import Table, shown
 from edgeface_devices.way import FOLLOW, INTERVALS, NETS, WHOLE, PhotoWay, Setting
 
 LABELS = {

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 import edgeface.cli.run  # noqa: F401  # imported later, the module would take the place of the function ``run``
-from edgeface.cli.console import ERR, escape_unshowable, note
+from edgeface.cli.console import ERR, escape_unshowable, note, warnings_as_notes
 from edgeface_runtime import EdgefaceError, MissingExtraError
 
 # Verb → function of the same name in edgeface/cli/<verb>.py, in the order that a newcomer needs them.
@@ -74,6 +76,9 @@ VERB_EXTRAS = {
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
 }
 
+_ENDED: list[int] = []
+"""SIGTERM or SIGHUP, once it came: it ends a command as Ctrl-C does, so that what was being written is removed."""
+
 # typer carries its own copy of click; its public error leads to the base class of them all.
 ClickError: type[Any] = typer.BadParameter.__mro__[2]
 
@@ -120,6 +125,7 @@ def __getattr__(name: str) -> typer.Typer:
     return _built(*VERBS, *GROUPS)
 
 
+@warnings_as_notes()
 def run(arguments: list[str]) -> int:
     """Runs one command line and gives its exit code: 0 done, 1 the answer is no, 2 the user can mend it.
 
@@ -155,6 +161,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        return _fail("out of memory: close other programs, or raise the limit (ulimit -v, a container's)")
 
 
 def _code(result: object) -> int:
@@ -166,9 +174,22 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    _ENDED.append(number)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The ``edgeface`` command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _end)
     # Threads of PyTorch that wait by spinning halve the speed of a machine that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     escape_unshowable()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if _ENDED:
+        note(f"edgeface: ended by {signal.Signals(_ENDED[0]).name}")
+        code = 128 + _ENDED[0]
+    sys.exit(code)

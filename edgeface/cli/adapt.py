@@ -41,10 +41,10 @@ def adapt(
     """
     from edgeface.adapting import adapt as run
     from edgeface.adapting import adapt_config
+    from edgeface.data.dataset import licence_of_photos
     from edgeface.data.whole import open_faces
     from edgeface.progress import SILENT
     from edgeface.training.processes import is_main_process
-    from edgeface.training.provenance import licence_of_photos
 
     reporter = TerminalReporter() if is_main_process() else SILENT
     config = adapt_config(model, setting or (), reporter=reporter, epochs=epochs)

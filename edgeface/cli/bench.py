@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Idle, Json, TerminalReporter, bar, note, print_json, refuse_idle
+from edgeface.cli.bench_runs import Request, Ssh, emulated, measured, over_ssh
+from edgeface.cli.console import OUT, Idle, Json, TerminalReporter, note, print_json, print_table, refuse_idle
 from edgeface_runtime import UsageError, read_contract
 from edgeface_runtime.model import find_model
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface_devices.bench.limits import Limits
-    from edgeface_devices.results import Results
-    from edgeface_devices.verdicts import Verdict
+    from edgeface_devices.results import Results, Verdict
     from edgeface_devices.way import Setting
 
 HERE = "here"
@@ -73,7 +71,7 @@ def bench(
     ] = False,
     detector: Annotated[
         list[str] | None,
-        typer.Option(help="With --photo: blazeface, yunet, mtcnn; may repeat.  [default: blazeface]"),
+        typer.Option(help="With --photo: yunet, blazeface, mtcnn; may repeat.  [default: yunet]"),
     ] = None,
     min_face: Annotated[
         list[float] | None,
@@ -120,7 +118,7 @@ def bench(
       edgeface bench models/*.tflite --data photos/ --report report.html
       edgeface bench models/net.int8.tflite --threads 4 --json
       edgeface bench models/* --device here,rpi-4b,rpi-5 --budget-ms 30 --min-accuracy 0.97 --report report.html
-      edgeface bench models/* --photo --detector blazeface --detector yunet --budget-ms 50
+      edgeface bench models/* --photo --detector yunet --detector blazeface --budget-ms 50
       edgeface bench models/* --device rpi --host pi@192.168.1.20 --sustained 10
       edgeface bench mobilefacenet.tflite mobilefacenet.onnx --threads 4 --photo --share my-board.json
       edgeface bench models/* --device rpi-4b --emulate --data photos/
@@ -128,10 +126,10 @@ def bench(
       edgeface bench models/* --baseline main.json --fail-if 'p90>30' --fail-if 'ratio>1.1'
     """
     from edgeface_devices.bench.limits import Limits
+    from edgeface_devices.changes import parse_limit
     from edgeface_devices.choices import check_demands
-    from edgeface_devices.results import merge, read_results
+    from edgeface_devices.results import judge, merge, read_results
     from edgeface_devices.share import shareable
-    from edgeface_devices.verdicts import judge, parse_limit
     from edgeface_runtime.files import write_text
 
     refuse_idle(context, _IDLE)
@@ -144,7 +142,8 @@ def bench(
             "--data, --cpus and --memory are for files that run, which only this machine does: --device here,…"
         )
     files = _models(files)
-    check_demands(budget_ms, min_accuracy)
+    if budget_ms is not None or min_accuracy is not None:
+        check_demands(budget_ms, min_accuracy)
     conditions = [parse_limit(text) for text in fail_if or ()]
     settings = _settings(photo, detector, min_face)
     _check_targets(report, output, share)
@@ -183,9 +182,7 @@ def bench(
     if json:
         print_json(document)
     else:
-        from edgeface.cli.bench_tables import print_results
-
-        print_results([] if earlier else results, verdict)
+        _print([] if earlier else results, verdict)
     for line in verdict.breaches:
         note(f"failed: {line}")
     if not verdict.passed:
@@ -208,7 +205,7 @@ def _settings(photo: bool, detectors: Sequence[str] | None, min_faces: Sequence[
     from edgeface_runtime.detection.find import load_detector
 
     least: Sequence[float | None] = min_faces or [None]
-    found = [Setting(detector=name, min_face=side) for name in detectors or ["blazeface"] for side in least]
+    found = [Setting(detector=name, min_face=side) for name in detectors or ["yunet"] for side in least]
     for setting in found:
         load_detector(setting.detector, min_face=setting.min_face)
     return list(dict.fromkeys(found))
@@ -258,65 +255,13 @@ def _report(
     note(f"report: {path}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ssh:
-    """How a board is reached and measured."""
-
-    host: str
-    options: Sequence[str]
-    python: str
-    sustained_min: float
-    allow_throttled: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is measured."""
-
-    files: list[Path]
-    faces: FaceData | None
-    threads: int | None
-    """None: what is usual there."""
-    calls: int
-    limits: Limits
-    photo: Sequence[Setting]
-    """Detectors with which the whole way is measured too."""
-    emulate: bool
-    ssh: Ssh | None
-
-
 def results_of(request: Request, board: str) -> Results:
     """Rows of one board, or of this machine."""
     if request.ssh is not None:
-        return _over_ssh(request, request.ssh, board)
+        return over_ssh(request, request.ssh, board)
     if board == HERE:
-        return _measured(request)
-    return _emulated(request, board) if request.emulate else _estimated(request, board)
-
-
-def _measured(request: Request) -> Results:
-    from edgeface.evaluation.benchmark import measure
-    from edgeface_devices.bench.limits import DoesNotFitError
-
-    def progress(rounds: Sequence[list[int]]) -> Iterable[list[int]]:
-        return bar(ERR, rounds, "timing")
-
-    try:
-        results = measure(
-            request.files,
-            data=request.faces,
-            threads=1 if request.threads is None else request.threads,
-            limits=request.limits,
-            calls=request.calls,
-            photo=request.photo,
-            progress=progress,
-        )
-    except DoesNotFitError as answer:
-        note(f"edgeface: {answer}")
-        raise typer.Exit(1) from answer
-    if results.is_disturbed:
-        note("other programs kept the processor busy: trust processor times (cpu p50, in --json), or measure again")
-    return results
+        return measured(request)
+    return emulated(request, board) if request.emulate else _estimated(request, board)
 
 
 def _estimated(request: Request, device: str) -> Results:
@@ -335,48 +280,73 @@ def _estimated(request: Request, device: str) -> Results:
     return with_ways(results, board, request.photo, measured)
 
 
-def _emulated(request: Request, device: str) -> Results:
-    from edgeface.evaluation.benchmark import score
-    from edgeface_devices.boards.profiles import find_profile
-    from edgeface_devices.emulate.core import emulate
-    from edgeface_devices.estimate.evidence import load_anchors
+def _print(results: Sequence[Results], verdict: Verdict) -> None:
+    """One machine's own table, or all machines in one; then what else was asked for."""
+    from edgeface_devices.changes import change_table
 
-    results = emulate(
-        request.files,
-        find_profile(device),
-        faces=None if request.faces is None else request.faces.faces,
-        measured=load_anchors(),
-        photo=request.photo,
-        progress=lambda chunks, name: bar(ERR, chunks, f"emulating {name}"),
-    )
-    return results if request.faces is None else score(results, request.faces)
+    if len(results) == 1:
+        _print_one(results[0])
+    else:
+        _print_all(verdict)
+    _print_ways(verdict)
+    if verdict.changes:
+        title = "against the earlier run; noise: how far the rounds of both runs move"
+        print_table(title, *change_table(verdict.changes))
+        for line in dict.fromkeys(line for change in verdict.changes for line in change.notes):
+            note(line)
+    for choice in verdict.choices:
+        OUT.print(choice.line, soft_wrap=True)
 
 
-def _over_ssh(request: Request, ssh: Ssh, device: str) -> Results:
-    """Measured by ssh; what a known board measured is kept for later estimates."""
-    from edgeface.evaluation.benchmark import score
-    from edgeface_devices.boards.profiles import find_profile
-    from edgeface_devices.estimate.evidence import anchor_file, keep
-    from edgeface_devices.estimate.latency import costs_of
-    from edgeface_devices.remote.measure import measure
-    from edgeface_runtime import read_contract
+def _print_all(verdict: Verdict) -> None:
+    from edgeface_devices.measurement import by_board, names
+    from edgeface_devices.results import board_table, origins
 
-    with ERR.status(ssh.host) as status:
-        results = measure(
-            ssh.host,
-            request.files,
-            say=(lambda line: status.update(line)) if ERR.is_terminal else note,
-            board=None if device == "rpi" else find_profile(device),
-            threads=1 if request.threads is None else request.threads,
-            calls=request.calls,
-            faces=None if request.faces is None else request.faces.faces,
-            sustained_min=ssh.sustained_min,
-            photo=request.photo,
-            allow_throttled=ssh.allow_throttled,
-            options=ssh.options,
-            python=ssh.python,
-        )
-    kept = keep(results, [costs_of(read_contract(path), path.stat().st_size) for path in request.files])
-    if kept:
-        note(f"{len(kept)} measured rows are kept for estimates in {anchor_file()}")
-    return results if request.faces is None else score(results, request.faces)
+    named = names(verdict.rows)
+    for name, rows in by_board(verdict.rows).items():
+        print_table(f"{name} (times in ms, peak and size in MB, accuracy in %)", *board_table(rows, named))
+    print_table("", ["rests on"], [[f"{which}: {text}"] for which, text in origins(verdict.rows)])
+
+
+def _print_ways(verdict: Verdict) -> None:
+    from edgeface_devices import way_tables as tables
+
+    rows = [row for row in verdict.rows if row.photo]
+    for row in rows:
+        for setting, ways in tables.by_setting(row).items():
+            print_table(tables.title(row, setting), *tables.way_table(ways))
+    if any(row.source == "estimated" for row in rows):
+        print_table("", *tables.reasons(rows))
+
+
+def _print_one(results: Results) -> None:
+    from edgeface_devices import results as tables
+    from edgeface_devices.measurement import names
+
+    device, rows = results.device, results.rows
+    if device.source == "estimated":
+        title = f"{device.name} at {device.clock_mhz} MHz, threads: {rows[0].threads}: estimated, not measured"
+        print_table(title, *tables.estimate_table(rows))
+        print_table("", *tables.grounds_table(rows))
+    elif device.source == "emulated":
+        from edgeface_devices.emulate.core import emulated_table
+
+        title = f"{device.name} (instructions of a call in millions, never times; top-1 in %)"
+        print_table(title, *emulated_table(rows))
+        named = names(rows)
+        estimates = [[f"{named[row.path]}: {row.note}"] for row in rows if row.estimate]
+        if estimates:
+            print_table("", ["estimated, neither measured nor emulated"], estimates)
+    elif results.state is None:
+        conditions = f"{device.name}, threads: {rows[0].threads}, calls: {rows[0].calls}"
+        print_table(f"{conditions} (times in ms, peak and size in MB, top-1 in %)", *tables.measured_table(rows))
+        if results.ratios:
+            title = "median time and size, the first file's divided by the second's"
+            print_table(title, *tables.ratio_table(results))
+    else:
+        from edgeface_devices.remote.measure import conditions_table, remote_table, sustained_table
+
+        print_table(f"{device.name} (times in ms, peak in MB; top-1 in %)", *remote_table(rows))
+        print_table("", *conditions_table(results.state))
+        if results.sustained:
+            print_table("median ms of each repetition", *sustained_table(results))

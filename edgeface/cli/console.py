@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
 import sys
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, TextIO, TypeAlias, TypeVar
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from edgeface_runtime import UsageError
+from edgeface_runtime import EdgefaceWarning, UsageError
 
 T = TypeVar("T")
 
@@ -97,6 +99,30 @@ def say(message: str) -> None:
 def note(message: str) -> None:
     """One line of progress or warning, to stderr."""
     ERR.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Says a warning of edgeface's own as ``note`` does, each time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EdgefaceWarning)
+        show = warnings.showwarning
+
+        def tell(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, EdgefaceWarning):
+                note(str(message))
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = tell
+        yield
 
 
 def print_json(document: Mapping[str, object]) -> None:

@@ -67,8 +67,8 @@ def prepare(
         str, typer.Option(help="Faces to take of a photo: largest (and most central), or all.")
     ] = "largest",
     detector: Annotated[
-        str, typer.Option(help="Detector: blazeface (as on devices), yunet, mtcnn, or a YuNet file.")
-    ] = "blazeface",
+        str, typer.Option(help="Detector: yunet (as on devices), blazeface, mtcnn, or a YuNet file.")
+    ] = "yunet",
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, pixels.")] = 112,
     drop: Annotated[
         str,

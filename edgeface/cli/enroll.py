@@ -23,7 +23,13 @@ Model = Annotated[
         "--model", "-m", parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists."
     ),
 ]
-Detector = Annotated[str, typer.Option(help="blazeface, yunet, mtcnn, or a YuNet .onnx file.")]
+Detector = Annotated[
+    str | None,
+    typer.Option(
+        help="yunet, blazeface, mtcnn, or a YuNet .onnx file.  [default: the gallery's; yunet for a new one]",
+    ),
+]
+FreeDetector = Annotated[str, typer.Option("--detector", help="yunet, blazeface, mtcnn, or a YuNet .onnx file.")]
 MinFace = Annotated[
     float | None,
     typer.Option(
@@ -48,7 +54,7 @@ def enroll(
     int8: Annotated[
         bool, typer.Option("--int8", help="Create the gallery with 8-bit embeddings, a quarter of the size.")
     ] = False,
-    detector: Detector = "blazeface",
+    detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,

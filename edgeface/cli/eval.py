@@ -29,8 +29,17 @@ def eval(
         bool, typer.Option("--flip", help="Average the embeddings of each face and its mirror image; twice the time.")
     ] = False,
     lfw: Annotated[Path | None, typer.Option(help="Folder of LFW's photos, or a prepared one.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="LFW pair list to score: pairsDevTest.txt or pairs.txt.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Pair list to score: LFW's pairsDevTest.txt or pairs.txt, CALFW's or CPLFW's list."),
+    ] = None,
     train_pairs: Annotated[Path | None, typer.Option(help="Pair list that the threshold is chosen on.")] = None,
+    cfp: Annotated[
+        Path | None, typer.Option(help="Folder of CFP (frontal and profile photos), with Data and Protocol.")
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Folds of --cfp to measure, such as 1,3-10; default: all.")
+    ] = None,
     open_set: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -38,8 +47,8 @@ def eval(
         ),
     ] = None,
     detector: Annotated[
-        str, typer.Option(help="Detector: blazeface (as on devices), yunet, mtcnn, or a YuNet file.")
-    ] = "blazeface",
+        str, typer.Option(help="Detector: yunet (as on devices), blazeface, mtcnn, or a YuNet file.")
+    ] = "yunet",
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns identity and group, for FMR and FNMR per group.")
     ] = None,
@@ -54,7 +63,8 @@ def eval(
 
     With --data, each identity's training and validation photos are its gallery, every test photo is
     identified in it (1:N, closed set), and all pairs of test photos are scored (1:1). With --lfw, the pairs of a
-    list are scored instead: View 1 with --train-pairs, View 2 fold by fold. With --open-set, galleries of 5, 10, 20 …
+    list are scored instead: View 1 with --train-pairs, View 2 fold by fold. With --cfp, the frontal-frontal and
+    frontal-profile pairs of CFP, fold by fold. With --open-set, galleries of 5, 10, 20 …
     of the known people with 1, 3 and 10 photos each are searched for their other photos and for all of the unknown
     people's: FPIR and FNIR (1:N, open set).
 
@@ -64,6 +74,8 @@ def eval(
       edgeface eval runs/vgg --data prepared/ --method svc -o results/ --report results/page.html
       edgeface eval mobilefacenet --open-set staff/ visitors/ -o results/
       edgeface eval net.onnx --lfw lfw/ --pairs pairsDevTest.txt --train-pairs pairsDevTrain.txt --json
+      edgeface eval mobilefacenet --lfw calfw/images --pairs pairs_CALFW.txt
+      edgeface eval mobilefacenet --cfp cfp-dataset/
     """
     from edgeface.evaluation.examples import example_at
     from edgeface.evaluation.pipeline import Plan, evaluate_model
@@ -72,7 +84,8 @@ def eval(
 
     plan = Plan(
         data=data, method=method, flip=flip, lfw=lfw, pairs=pairs, train_pairs=train_pairs, detector=detector,
-        open_set=open_set, groups=groups, contract=contract, threads=threads,
+        cfp=cfp, folds=None if folds is None else numbers_of(folds, "--folds"), open_set=open_set, groups=groups,
+        contract=contract, threads=threads,
     )  # fmt: skip
     if example is not None and (data is None or not (output or report)):
         raise UsageError("--example shows a photo of --data in --output FOLDER or --report PAGE; name them")
@@ -96,9 +109,26 @@ def eval(
     if json:
         print_json({"schema": 1, "model": str(model), "flip": flip, **result.as_json()})
         return
-    if data or lfw:
-        print_table(f"{model} on {data or lfw}", ("figure", "value"), result.rows())
+    if data or lfw or cfp:
+        print_table(f"{model} on {data or lfw or cfp}", ("figure", "value"), result.rows())
     if result.open_set is not None:
         title = f"{model} on {' and '.join(map(str, open_set or ()))}, open set"
         for photos_each, heads, rows in result.open_set.narrow_tables():
             print_table(f"{title}, {photos_each}", heads, rows)
+
+
+def numbers_of(text: str, option: str) -> frozenset[int]:
+    """The numbers of a list like ``1,3-10``.
+
+    Raises:
+        UsageError: another form.
+    """
+    from edgeface_runtime import UsageError
+
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 1000):
+            raise UsageError(f"{option} {text}: give numbers and ranges, such as 1,3-10")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)

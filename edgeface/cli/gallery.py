@@ -236,7 +236,7 @@ def move(
         ),
     ] = None,
     int8: Int8 = False,
-    detector: Detector = "blazeface",
+    detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
@@ -257,16 +257,18 @@ def move(
     from edgeface.photo_folders import bundled, named_photos
     from edgeface.photo_folders import move as moved_to
     from edgeface_runtime import FaceRecognizer, Gallery
+    from edgeface_runtime.detection.find import DETECTORS
 
     listing = named_photos(photos)
-    opened = partial(FaceRecognizer, detector=detector, threads=threads, min_face=min_face)
+    opened = partial(FaceRecognizer, threads=threads, min_face=min_face)
     with Gallery.open(gallery) as people:
         before = opened(former) if former else bundled(people.binding, opened)
+        detector = detector or (people.detector if people.detector in DETECTORS else None)
     found = moved_to(
         gallery,
         listing.photos,
         output,
-        opened(model),
+        opened(model, detector),
         before,
         precision="int8" if int8 else "float32",
         progress=lambda named: bar(ERR, named, "moving"),

@@ -30,7 +30,7 @@ def check(
         Path | None, typer.Option(help="Folder of <name>/<photo> that was enrolled: adds light, and faces to the page.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
-    detector: Detector = "blazeface",
+    detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import Detector, MinFace, Model, Threads
+from edgeface.cli.enroll import FreeDetector, MinFace, Model, Threads
 from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def group(
     forget: Annotated[
         bool, typer.Option("--forget", help="Drop what another model found, and names whose photos are all gone.")
     ] = False,
-    detector: Detector = "blazeface",
+    detector: FreeDetector | None = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,
@@ -78,7 +78,7 @@ def group(
     """
     from dataclasses import asdict
 
-    from edgeface.grouping.run import enroll_named, group_photos
+    from edgeface.grouping.run import enroll_named, found_with, group_photos
     from edgeface.photo_folders import every_photo
     from edgeface_runtime import Enrollment, FaceRecognizer, Gallery
 
@@ -89,6 +89,7 @@ def group(
         if names.setdefault(key, its) != its:
             raise typer.BadParameter(f"{key} cannot be both {names[key]} and {its}", param_hint="--name")
     files = every_photo(photos, but=output) if photos else None
+    detector = detector or ("yunet" if forget else found_with(output, gallery))
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
     found = group_photos(
         files,

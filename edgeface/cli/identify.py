@@ -52,7 +52,7 @@ def identify(
     model: Model = Path(DEFAULT),
     far: Fpir = 0.01,
     threshold: Limit = None,
-    detector: Detector = "blazeface",
+    detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     csv: Annotated[bool, typer.Option("--csv", help="Print a row for each face, as CSV.")] = False,

@@ -79,7 +79,7 @@ def run(
     ] = 0,
     far: Fpir = 0.01,
     threshold: Limit = None,
-    detector: Detector = "blazeface",
+    detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,

@@ -93,22 +93,21 @@ def train(
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
+    from edgeface.data.dataset import licence_of_photos
     from edgeface.data.whole import open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
     from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
-    from edgeface.training.checkpoints import load_checkpoint
+    from edgeface.training.checkpoints import load_checkpoint, origins
     from edgeface.training.config import load_config
     from edgeface.training.init.start import settings_of, start_from
     from edgeface.training.loop import train as run
     from edgeface.training.processes import is_main_process
-    from edgeface.training.provenance import licence_of_photos, origins
 
     reporter = TerminalReporter() if is_main_process() else SILENT
     given = {"backbone": backbone, "loss": head, "epochs": epochs}
-    settings = load_config(
-        config, setting or (), base=settings_of(init), reporter=reporter, embedding_dim=embedding_dim, **given
-    )
+    base = settings_of(init) if init else {}
+    settings = load_config(config, setting or (), base=base, reporter=reporter, embedding_dim=embedding_dim, **given)
     faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
@@ -118,7 +117,7 @@ def train(
         some = faces.faces[faces.rows("train")]
         reporter.say(start_from(net, str(init), settings, faces=some, names=init_names))
 
-    opened = open_teachers(teacher or (), teacher_contract or ())
+    opened = open_teachers(teacher or (), teacher_contract or ()) if teacher or teacher_contract else []
     feature_teacher = load_checkpoint(guide) if guide else None
     curves = run(
         faces,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import Json, note, print_json, refuse_idle
-from edgeface.cli.enroll import Detector, MinFace, Model, Threads
+from edgeface.cli.enroll import FreeDetector, MinFace, Model, Threads
 from edgeface.cli.identify import ONE_LIMIT, Limit, note_doubts
 from edgeface_runtime.model import DEFAULT
 
@@ -20,7 +20,7 @@ def verify(
     model: Model = Path(DEFAULT),
     far: Annotated[float, typer.Option(help="FMR, 0 to 1: share of impostor pairs that may be accepted.")] = 0.001,
     threshold: Limit = None,
-    detector: Detector = "blazeface",
+    detector: FreeDetector = "yunet",
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.table import read_faces
 from edgeface_runtime.errors import UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import replacing, write_text
 from edgeface_runtime.images import open_rgb, shown
 
 
@@ -32,7 +32,7 @@ def open_cache(folder: str | Path, size: int = 112) -> NDArray[np.uint8]:
     if not (array.exists() and _read_key(mark) == key):
         mark.unlink(missing_ok=True)
         _build(folder, [row["path"] for row in rows], size, array)
-        mark.write_text(json.dumps({"faces": len(rows), "crops_sha256": key}) + "\n", encoding="utf-8")
+        write_text(mark, json.dumps({"faces": len(rows), "crops_sha256": key}) + "\n")
     mapped: NDArray[np.uint8] = np.load(array, mmap_mode="r" if rows else None)
     return mapped
 
@@ -48,14 +48,15 @@ def _read_key(mark: Path) -> str | None:
 def _build(folder: Path, paths: list[str], size: int, array: Path) -> None:
     try:
         array.parent.mkdir(exist_ok=True)
-        with replacing(array) as part:
-            faces = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
-            for number, path in enumerate(paths):
+        # Written, not mapped: a page that a full disk has no room for ends a process that maps it by SIGBUS.
+        with replacing(array) as part, part.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for path in paths:
                 crop = open_rgb(folder / path)
                 if crop.shape[:2] != (size, size):
                     has = f"{shown(folder)}: its crops have {crop.shape[0]} pixels, not {size}"
                     raise UsageError(f"{has}; prepare again with --size {size}")
-                faces[number] = crop
-            faces.flush()
+                file.write(crop.tobytes())
     except OSError as error:
-        raise UsageError(f"{shown(array)}: cannot write: {error.strerror}") from error
+        raise UsageError(f"{shown(array)}: cannot be written ({error.strerror})") from error

@@ -28,7 +28,7 @@ MIN_SIDE = 16
 class CropSettings:
     """What decides the crops of a photo."""
 
-    detector: str = "blazeface"
+    detector: str = "yunet"
     size: int = 112
     """Side of the crops in pixels."""
     faces: str = "largest"

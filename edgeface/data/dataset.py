@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.cache import open_cache
-from edgeface.data.split import SPLITS, share_out
-from edgeface.data.table import read_faces
+from edgeface.data.table import read_card, read_faces
 from edgeface_runtime import Contract, ImageError, UsageError
 from edgeface_runtime.images import SUFFIXES, open_rgb
 
+SPLITS = ("train", "val", "test")
+UNKNOWN = "unknown"
+"""The licence of photos that nothing is known of."""
 _VALIDATE = 1 / 7
 """Of the photos of a plain folder that do not test."""
 
@@ -165,6 +169,18 @@ def load_unlabeled(folder: str | Path, *, size: int = 112) -> NDArray[np.uint8]:
     return np.stack(faces)
 
 
+def licence_of_photos(folder: Path, given: str | None = None) -> str:
+    """What was given; else what the card of a prepared folder says."""
+    if given is not None:
+        return given
+    if not (folder / "dataset.json").exists():
+        return UNKNOWN
+    try:
+        return str(read_card(folder)["licence"])
+    except (UsageError, KeyError):
+        return UNKNOWN
+
+
 def _square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
@@ -187,6 +203,22 @@ def split_photos(labels: NDArray[np.int64], *, seed: int = 0, test: float = 0.3)
         split[rows[:first]] = "test"
         split[rows[first : first + validate[name]]] = "val"
     return split
+
+
+def share_out(counts: Mapping[str, int], share: float, seed: int = 0) -> dict[str, int]:
+    """How many of each identity's photos go to a part that gets a share of all, to the nearest whole number.
+
+    Each identity gives the whole number below its share; what is missing in all comes from those with the largest
+    remainders, of equal ones drawn with the seed. Nobody gives the last photo.
+    """
+    exact = {identity: share * count + 1e-9 for identity, count in counts.items()}
+    given = {identity: min(math.floor(value), max(counts[identity] - 1, 0)) for identity, value in exact.items()}
+    missing = math.floor(sum(exact.values()) + 0.5) - sum(given.values())
+    spare = [identity for identity, count in counts.items() if given[identity] < count - 1]
+    draw = {identity: random.Random(f"{seed}:{identity}").random() for identity in spare}
+    for identity in sorted(spare, key=lambda name: (given[name] - exact[name], draw[name], name))[:missing]:
+        given[identity] += 1
+    return given
 
 
 def batches(rows: Sequence[int] | NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

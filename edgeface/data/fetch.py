@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
 
 from edgeface.data.att import att_folder
 from edgeface_runtime.errors import EdgefaceError, MissingExtraError, UsageError
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.images import shown
 
 
@@ -36,7 +36,7 @@ def fetch(name: str, dst: str | Path) -> Path:
         raise UsageError(f"{shown(dst)}: is not empty; name a new folder")
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=dst.parent, prefix=".fetch-") as scratch:
+        with temporary_folder(dst.parent, "fetch") as scratch:
             photos, folder = SETS[name](Path(scratch))
             # Renamed when whole, so that a folder of this name is never half a set.
             if dst.exists():

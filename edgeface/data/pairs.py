@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,13 +17,27 @@ class PairList:
     """P pairs of photos."""
 
     photos: tuple[str, ...]
-    """Keys of the photos that are compared: LFW ``Name_0001``, CFP the path in its list."""
+    """Keys of the photos that are compared, without an ending: LFW ``Name_0001``, CFP ``002/profile/01``."""
+    people: tuple[str, ...]
+    """Of each photo, whom it shows."""
     index: NDArray[np.int64]
     """(P, 2) positions in ``photos``."""
     same: NDArray[np.bool_]
     """(P,) True where both show one person."""
     fold: NDArray[np.int64]
     """(P,) number of the fold, 0 where there is one."""
+
+
+def read_pairs(path: str | Path) -> PairList:
+    """A pair list in the form of LFW, or in that of CALFW and CPLFW, which has no line in front.
+
+    Raises:
+        UsageError: no such file, or another form.
+    """
+    lines = _lines(path)
+    words = lines[0].split() if lines else []
+    # LFW's lists begin with one number, or two.
+    return _read_two_lines(path, lines) if len(words) == 2 and not words[0].isdecimal() else read_lfw_pairs(path)
 
 
 def read_lfw_pairs(path: str | Path) -> PairList:
@@ -57,20 +71,58 @@ def read_lfw_pairs(path: str | Path) -> PairList:
     return _pairs(pairs, same, np.arange(len(pairs)) // (2 * count))
 
 
-def read_cfp_pairs(protocol: str | Path, kind: str = "FP") -> PairList:
+def _read_two_lines(path: str | Path, lines: Sequence[str]) -> PairList:
+    """``Ann_Lee_0001.jpg 1`` and on the next line the other photo; 0 where the two are of two people.
+
+    The lists name no folds: ten of equal size are made of each kind of pair in the list's order.
+    """
+    named = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if len(words) != 2 or not words[1].isdecimal():
+            raise UsageError(f"{path}, line {number}: {line!r} is not a photo's name and a number")
+        named.append((str(PurePosixPath(words[0]).with_suffix("")), int(words[1])))
+    if len(named) % 2:
+        raise UsageError(f"{path}: has {len(named)} lines, and each pair takes two")
+    pairs, same = [], []
+    for number, ((first, kind), (second, other)) in enumerate(zip(named[::2], named[1::2], strict=True)):
+        if kind != other:
+            raise UsageError(
+                f"{path}, line {2 * number + 2}: {other} after {kind}; both photos of a pair have one number"
+            )
+        pairs.append((first, second))
+        same.append(kind > 0)
+    kinds, fold = np.array(same), np.zeros(len(pairs), np.int64)
+    for kind in (True, False):
+        rows = np.flatnonzero(kinds == kind)
+        fold[rows] = np.arange(len(rows)) * 10 // max(len(rows), 1)
+    return _pairs(pairs, same, fold)
+
+
+def read_cfp_pairs(protocol: str | Path, kind: str = "FP", folds: Collection[int] | None = None) -> PairList:
     """CFP's protocol folder: ``Pair_list_F.txt``, ``Pair_list_P.txt`` and ``Split/FP/01/same.txt`` … ``diff.txt``.
+
+    S. Sengupta et al., "Frontal to Profile Face Verification in the Wild", WACV 2016.
 
     Args:
         protocol: the folder ``Protocol`` of the set.
         kind: ``FF``, frontal against frontal, or ``FP``, frontal against profile.
+        folds: numbers of the folds to read, from 1; None reads all.
 
     Raises:
-        UsageError: a file is missing or has another form.
+        UsageError: a file is missing or has another form, or there is no such fold.
     """
     protocol = Path(protocol)
+    splits = {int(path.name): path for path in (protocol / "Split" / kind).glob("*/") if path.name.isdecimal()}
+    if not splits:
+        raise UsageError(f"{protocol}: no Split/{kind} in it, as CFP's protocol has")
+    if absent := sorted(set(folds or ()) - splits.keys()):
+        raise UsageError(f"{protocol}: no fold {absent[0]}; there are {min(splits)} to {max(splits)}")
     lists = [_cfp_list(protocol / f"Pair_list_{side}.txt") for side in kind]
     pairs, same, fold = [], [], []
-    for number, split in enumerate(sorted((protocol / "Split" / kind).glob("*/"))):
+    for number, split in sorted(splits.items()):
+        if folds is not None and number not in folds:
+            continue
         for name, is_same in (("same.txt", True), ("diff.txt", False)):
             for line in _lines(split / name):
                 try:
@@ -80,9 +132,7 @@ def read_cfp_pairs(protocol: str | Path, kind: str = "FP") -> PairList:
                 pairs.append((first, second))
                 same.append(is_same)
                 fold.append(number)
-    if not pairs:
-        raise UsageError(f"{protocol}: no Split/{kind} in it, as CFP's protocol has")
-    return _pairs(pairs, same, np.array(fold))
+    return _pairs(pairs, same, np.array(fold, np.int64))
 
 
 def find(pairs: PairList, sources: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -95,26 +145,37 @@ def find(pairs: PairList, sources: Sequence[str]) -> tuple[NDArray[np.int64], ND
     Returns:
         (Q, 2) positions in ``sources``, and (P,) True for the Q pairs both of whose photos are there.
     """
-    by_path = {str(PurePosixPath(source)): row for row, source in enumerate(sources)}
-    by_stem = {PurePosixPath(source).stem: row for row, source in enumerate(sources)}
-    places = np.array([by_path.get(key, by_stem.get(key, -1)) for key in pairs.photos], np.int64)
-    index = places[pairs.index]
+    depth = key_depth(pairs.photos)
+    rows = {key_of(source, depth): row for row, source in enumerate(sources)}
+    index = np.array([rows.get(key, -1) for key in pairs.photos], np.int64)[pairs.index]
     there: NDArray[np.bool_] = np.all(index >= 0, axis=1)
     return index[there], there
+
+
+def key_depth(photos: Sequence[str]) -> int:
+    """How many parts of a path the keys of a list have: LFW's one, CFP's three."""
+    return len(PurePosixPath(photos[0]).parts) if photos else 1
+
+
+def key_of(path: str, depth: int) -> str:
+    """The key of a photo's path: its last ``depth`` parts without an ending."""
+    return "/".join(PurePosixPath(path).with_suffix("").parts[-depth:])
 
 
 def _pairs(pairs: list[tuple[str, str]], same: list[bool], fold: NDArray[np.int64]) -> PairList:
     photos = tuple(dict.fromkeys(name for pair in pairs for name in pair))
     place = {name: position for position, name in enumerate(photos)}
     index = np.array([(place[first], place[second]) for first, second in pairs], np.int64).reshape(-1, 2)
-    return PairList(photos, index, np.array(same, bool), fold.astype(np.int64))
+    # CFP has a folder a person; the other sets write the person's name into the photo's.
+    people = tuple(name.split("/")[0] if "/" in name else name.rpartition("_")[0] for name in photos)
+    return PairList(photos, people, index, np.array(same, bool), fold.astype(np.int64))
 
 
 def _cfp_list(path: Path) -> dict[int, str]:
-    """Number → path below the set's folder; the lists write ``../Data/Images/001/frontal/01.jpg``."""
+    """Number → key; the lists write ``1 ../Data/Images/001/frontal/01.jpg``."""
     try:
         rows = [line.split(maxsplit=1) for line in _lines(path)]
-        return {int(number): name.strip().removeprefix("../") for number, name in rows}
+        return {int(number): key_of(name.strip(), 3) for number, name in rows}
     except ValueError as error:
         raise UsageError(f"{path}: not lines of a number and a path") from error
 

@@ -29,6 +29,7 @@ from edgeface.data.readers import Skipped, SourceListing, read
 from edgeface.data.table import Card, CardHead, read_card, write_beside
 from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.errors import UsageError
+from edgeface_runtime.files import is_unused, remove_leftovers
 from edgeface_runtime.images import shown
 
 PHOTOS_PER_TASK = 32
@@ -90,6 +91,7 @@ def prepare(
                 raise UsageError(
                     f"{shown(dst)}: holds faces of other photos or options; name a new folder or delete it"
                 )
+            shutil.rmtree(journal)  # made just now, or left where a kill came between the mark and its removal
             return read_card(dst)
         _run(tasks, keys, dst, journal, processes, scheduler, progress)
         records = [journal / f"{key}.json" for key in keys]
@@ -195,7 +197,7 @@ def _claimed(dst: Path) -> Iterator[Path]:
     mark = dst / ".prepare"
     if dst.exists() and not dst.is_dir():
         raise UsageError(f"{shown(dst)}: is a file; name a folder for the faces")
-    if dst.is_dir() and not mark.is_dir() and any(dst.iterdir()):
+    if dst.is_dir() and not mark.is_dir() and not is_unused(dst):
         raise UsageError(f"{shown(dst)}: is not empty and was not made by prepare; name a new folder")
     with _writing(dst):
         journal = mark / "journal"
@@ -206,6 +208,7 @@ def _claimed(dst: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"{shown(dst)}: another prepare is at work on it; wait for it or stop it") from error
+        remove_leftovers(mark)
         yield journal
 
 

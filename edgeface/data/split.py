@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeface.data.dataset import SPLITS, share_out
 from edgeface.data.table import COLUMNS, SplitCard, SplitRule, read_card, read_faces, write_card, write_table
 from edgeface_runtime.errors import UsageError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,19 +149,3 @@ def _fill(
                 break
         else:
             yield members, rest
-
-
-def share_out(counts: Mapping[str, int], share: float, seed: int = 0) -> dict[str, int]:
-    """How many of each identity's photos go to a part that gets a share of all, to the nearest whole number.
-
-    Each identity gives the whole number below its share; what is missing in all comes from those with the largest
-    remainders, of equal ones drawn with the seed. Nobody gives the last photo.
-    """
-    exact = {identity: share * count + 1e-9 for identity, count in counts.items()}
-    given = {identity: min(math.floor(value), max(counts[identity] - 1, 0)) for identity, value in exact.items()}
-    missing = math.floor(sum(exact.values()) + 0.5) - sum(given.values())
-    spare = [identity for identity, count in counts.items() if given[identity] < count - 1]
-    draw = {identity: random.Random(f"{seed}:{identity}").random() for identity in spare}
-    for identity in sorted(spare, key=lambda name: (given[name] - exact[name], draw[name], name))[:missing]:
-        given[identity] += 1
-    return given

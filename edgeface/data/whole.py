@@ -1,7 +1,7 @@
 """The faces of whatever folder of photos a person names: prepared, aligned crops, or whole photos.
 
 Whole photos scaled to a face's size give other embeddings than the aligned faces that a device feeds, and figures that
-hold for neither. They are recognized by a look of the detector at a sample, and prepared on the way.
+hold for neither. They are recognized by a look at a sample, and prepared on the way.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import ImageError, UsageError
 from edgeface_runtime.align import TEMPLATE, align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
+from edgeface_runtime.files import is_unused, temporary_folder, write_text
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
 
 SAMPLE = 16
@@ -42,8 +42,8 @@ class Sampled:
     """What a sample of the photos of a folder looks like."""
 
     offset: float | None
-    """Median distance of the landmarks from the template, in pixels of a 112 px crop; None where half of the photos
-    show no face."""
+    """Median distance of the landmarks from the template, in pixels of a 112 px crop; infinite where most photos are
+    not square, which aligned faces are; None where half of the photos show no face."""
     side: int
     """Median of the longer sides, in pixels."""
 
@@ -58,22 +58,25 @@ class Sampled:
 
 
 def look(photos: list[Path]) -> Sampled:
-    """Runs the detector over a sample, drawn with a fixed seed.
+    """Looks at a sample, drawn with a fixed seed; the detector at its square photos, since only these can be aligned.
 
     Raises:
         UsageError: none of the photos can be read.
     """
-    rng, detector = np.random.default_rng(0), load_detector(threads=1)
+    rng, detector = np.random.default_rng(0), None
     offsets, sides = [], []
     for row in rng.permutation(len(photos)):
         with contextlib.suppress(ImageError):
             pixels = open_photo(photos[row])
             height, width = pixels.shape[:2]
             sides.append(max(height, width))
-            faces, _ = find_faces(pixels, detector)
-            if faces:
-                points = most_central(faces, height, width).landmarks * (112 / np.array([width, height]))
-                offsets.append(float(np.linalg.norm(points - TEMPLATE, axis=1).mean()))
+            if height != width:
+                offsets.append(math.inf)
+            else:
+                detector = detector or load_detector(threads=1)
+                if faces := find_faces(pixels, detector)[0]:
+                    points = most_central(faces, height, width).landmarks * (112 / width)
+                    offsets.append(float(np.linalg.norm(points - TEMPLATE, axis=1).mean()))
         if len(sides) == SAMPLE:
             break
     if not sides:
@@ -143,7 +146,7 @@ def _aligned(folder: Path, photos: list[Path], size: int, seen: Sampled, reporte
         f"{shown(folder)}: whole photos (about {seen.side} pixels), not aligned faces: finding and aligning them"
     )
     detector, told, missed = load_detector(threads=1), _progress(reporter), 0
-    with tempfile.TemporaryDirectory() as made:
+    with temporary_folder() as made:
         for number, photo in enumerate(photos):
             told(number, len(photos))
             with contextlib.suppress(ImageError):
@@ -178,15 +181,16 @@ def _prepared(folder: Path, size: int, seen: Sampled, reporter: Reporter) -> Pat
         )
     ).hexdigest()
     if mark.exists() and mark.read_text() != listed:
-        shutil.rmtree(target)
-    if not target.exists():
+        with temporary_folder(target.parent, target.name) as old:  # whole or gone, should a kill come
+            target.rename(Path(old) / target.name)
+    if not target.exists() or is_unused(target):
         try:
-            target.mkdir(mode=0o700)  # faces are nobody else's business
-            mark.parent.mkdir()
+            target.mkdir(mode=0o700, exist_ok=True)  # faces are nobody else's business
+            mark.parent.mkdir(exist_ok=True)
         except OSError as error:
             how = f"edgeface data prepare {shown(folder)} ELSEWHERE, then name ELSEWHERE"
             raise UsageError(f"{shown(target)}: cannot be made ({error.strerror}); {how}") from error
-        mark.write_text(listed)
+        write_text(mark, listed)
     options = Options(crops=CropSettings(size=size))
     photos = len(_photos(source, "**/*"))
     card = prepare(source, target, options, processes=_processes(photos), progress=_progress(reporter))

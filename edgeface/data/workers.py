@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
 from typing import TypeVar
 
 from edgeface_runtime.errors import MissingExtraError, UsageError
@@ -45,6 +46,7 @@ def results(
         try:
             yield _windowed(executor, work, tasks, count * _AHEAD, check)
         except BrokenProcessPool as error:
+            check()  # a signal to the whole group ends the workers too
             raise UsageError(
                 "a worker process was killed (out of memory?); run the same command again with fewer --workers to go on"
             ) from error
@@ -52,31 +54,37 @@ def results(
 
 @contextlib.contextmanager
 def interrupt_between() -> Iterator[Callable[[], None]]:
-    """Keeps Ctrl-C until the function that this gives is called, which then raises KeyboardInterrupt.
+    """Keeps Ctrl-C, SIGTERM and SIGHUP until the function that this gives is called, which then raises for them.
 
     Raised at any other moment, it may leave a lock of the executor held for ever (``Condition.__enter__``, once it has
-    its lock), and the end of the executor would wait for that lock. A second Ctrl-C does not wait. Outside the main
+    its lock), and the end of the executor would wait for that lock. A second signal does not wait. Outside the main
     thread, to which signals never come, and where Ctrl-C does not raise at all, this does nothing.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+    heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in heeded.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread() or signal.SIGINT not in before:
         yield lambda: None
         return
-    came = threading.Event()
+    came: list[int] = []
 
-    def keep(*_: object) -> None:
-        came.set()
-        signal.signal(signal.SIGINT, before)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def keep(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        restore()
 
     def check() -> None:
-        if came.is_set():
-            raise KeyboardInterrupt
+        if came:
+            before[signal.Signals(came[0])](came[0], None)
 
-    signal.signal(signal.SIGINT, keep)
+    for number in before:
+        signal.signal(number, keep)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _windowed(

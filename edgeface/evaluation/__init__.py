@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from edgeface.data.dataset import FaceData
 from edgeface.evaluation.groups import GroupRates
 from edgeface.evaluation.identification import Answers, Identification, answers, figures, identify
 from edgeface.evaluation.open_set import OpenSet
+from edgeface.evaluation.protocol import Protocol, YawRates
 from edgeface.evaluation.verification import Pairs, Verification, all_pairs, pair_photos, verify
 from edgeface_runtime import UsageError
 
@@ -33,6 +35,10 @@ class Evaluation:
     """Names by number in ``pairs``."""
     groups: tuple[GroupRates, ...] = ()
     open_set: OpenSet | None = None
+    by_yaw: tuple[YawRates, ...] = ()
+    """Of ``verification``'s pairs, where their faces were found in photos."""
+    cfp: dict[str, Protocol] | None = None
+    """CFP's protocols, ``frontal-frontal`` and ``frontal-profile``."""
 
     def as_json(self) -> dict[str, object]:
         """The objects of ``eval --json``."""
@@ -41,6 +47,13 @@ class Evaluation:
             "verification": self.verification.as_json() if self.verification else None,
             "groups": [asdict(row) for row in self.groups],
             "open_set": self.open_set.as_json() if self.open_set else None,
+            "by_yaw": [asdict(row) for row in self.by_yaw],
+            "cfp": {
+                name: {**each.verification.as_json(), "by_yaw": [asdict(row) for row in each.by_yaw]}
+                for name, each in self.cfp.items()
+            }
+            if self.cfp
+            else None,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -52,19 +65,35 @@ class Evaluation:
             rows.extend((f"  {name}", f"{100 * getattr(found, name):.2f} %") for name in named)
             if found.loss is not None:
                 rows.append(("  loss", f"{found.loss:.4f}"))
-        if pairs := self.verification:
-            rows.append(("verification", f"{pairs.pairs} pairs" + (f", {pairs.failed} failed" if pairs.failed else "")))
-            spread = "" if pairs.standard_error is None else f" ± {100 * pairs.standard_error:.2f}"
-            rows.append(("  accuracy", f"{100 * pairs.accuracy:.2f}{spread} % at threshold {pairs.threshold:.3f}"))
-            rows.append(("  threshold from", pairs.threshold_from))
-            rows.append(("  AUC, EER", f"{pairs.auc:.5f}, {100 * pairs.eer:.2f} %"))
-            rows.extend((f"  1 − FNMR at FMR {far}", str(tar)) for far, tar in pairs.tar_at_far.items())
+        if self.verification:
+            rows += verification_rows("verification", self.verification, self.by_yaw)
+        for name, protocol in (self.cfp or {}).items():
+            rows += verification_rows(f"CFP {name}", protocol.verification, protocol.by_yaw)
         for group in self.groups:
             fnmr, fmr = ("no pair" if rate is None else f"{100 * rate:.2f} %" for rate in (group.fnmr, group.fmr))
             rows.append((f"group {group.group}", f"{group.people} people"))
             rows.append(("  false-non-match rate", f"{fnmr} of {group.genuine} pairs"))
             rows.append(("  false-match rate", f"{fmr} of {group.impostor} pairs"))
         return rows
+
+
+def verification_rows(name: str, of: Verification, by_yaw: Sequence[YawRates] = ()) -> list[tuple[str, str]]:
+    """(figure, value) lines of verification figures under a name, and of their error rates by yaw."""
+    spread = "" if of.standard_error is None else f" ± {100 * of.standard_error:.2f}"
+    rows = [
+        (name, f"{of.pairs} pairs" + (f", {of.failed} failed" if of.failed else "")),
+        ("  accuracy", f"{100 * of.accuracy:.2f}{spread} % at threshold {of.threshold:.3f}"),
+        ("  threshold from", of.threshold_from),
+        ("  AUC, EER", f"{of.auc:.5f}, {100 * of.eer:.2f} %"),
+    ]
+    rows += [(f"  1 − FNMR at FMR {far}", str(tar)) for far, tar in of.tar_at_far.items()]
+    for row in by_yaw:
+        if row.genuine or row.impostor:
+            fnmr, fmr = ("–" if rate is None else f"{100 * rate:.2f} %" for rate in (row.fnmr, row.fmr))
+            rows.append(
+                (f"  head turned {row.degrees}°", f"FNMR {fnmr} of {row.genuine}, FMR {fmr} of {row.impostor} pairs")
+            )
+    return rows
 
 
 def evaluate(

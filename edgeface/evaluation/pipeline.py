@@ -18,7 +18,7 @@ from edgeface.evaluation.groups import group_rates, read_groups
 from edgeface.evaluation.identification import METHODS
 from edgeface.evaluation.open_set import embed_people, in_both, measure_open_set
 from edgeface.evaluation.opening import contract_of, open_classifier, open_embedder
-from edgeface.evaluation.protocol import Progress, verify_photos
+from edgeface.evaluation.protocol import Progress, verify_cfp, verify_photos
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import MissingExtraError, UsageError
 from edgeface_runtime.detection.find import load_detector
@@ -40,16 +40,25 @@ class Plan:
     """Photos by identity of people to enroll, and photos of people who are not enrolled."""
     pairs: Path | None = None
     train_pairs: Path | None = None
-    detector: str = "blazeface"
+    cfp: Path | None = None
+    """Folder of the set CFP, with ``Data`` and ``Protocol``."""
+    folds: frozenset[int] | None = None
+    """Numbers of CFP's folds to measure; None takes all."""
+    detector: str = "yunet"
     groups: Path | None = None
     contract: Path | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.data is None and self.lfw is None and self.open_set is None:
+        if self.data is None and self.lfw is None and self.open_set is None and self.cfp is None:
             raise UsageError(
-                "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, or --open-set KNOWN UNKNOWN"
+                "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, --cfp FOLDER, "
+                "or --open-set KNOWN UNKNOWN"
             )
+        if self.folds is not None and self.cfp is None:
+            raise UsageError("--folds chooses among the folds of --cfp FOLDER, which is not given")
+        if self.folds is not None and len(self.folds) < 2:
+            raise UsageError("--folds: name two at least: each fold is measured at the threshold of the others")
         if (self.lfw is None) != (self.pairs is None):
             raise UsageError("--lfw FOLDER and --pairs FILE belong together")
         if self.train_pairs is not None and self.pairs is None:
@@ -118,7 +127,18 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
             threads=plan.threads,
             progress=progress,
         )
-        result = replace(result, verification=protocol.verification, pairs=protocol.pairs, people=protocol.people)
+        result = replace(
+            result,
+            verification=protocol.verification,
+            pairs=protocol.pairs,
+            people=protocol.people,
+            by_yaw=protocol.by_yaw,
+        )
+    if plan.cfp is not None:
+        measured = verify_cfp(
+            embedder, plan.cfp, folds=plan.folds, detector=plan.detector, threads=plan.threads, progress=progress
+        )
+        result = replace(result, cfp=measured)
     if plan.open_set is not None:
         found = load_detector(plan.detector, threads=plan.threads)
         known, unknown = (embed_people(embedder, folder, found, progress) for folder in plan.open_set)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.intervals import Z, sum_variance, wilson
+from edgeface_export.separation import Z, sum_variance, wilson
 from edgeface_runtime import UsageError
 
 LEAST_FALSE_ACCEPTS = 10
@@ -136,7 +136,7 @@ def all_against_all(embeddings: NDArray[np.float32], labels: NDArray[np.int64]) 
 
 
 def tar_at_far(of: Tails, far: float) -> TarAtFar:
-    """TAR at the threshold for a FAR, both with a 95 % interval over people (``edgeface_export.intervals``).
+    """TAR at the threshold for a FAR, both with a 95 % interval over people (``edgeface_export.separation``).
 
     The threshold's is that of the share of impostor pairs that reach it, read off at both ends (R. Woodruff,
     "Confidence Intervals for Medians and Other Position Measures", JASA 47, 1952), on the scale of its square root,

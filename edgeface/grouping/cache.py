@@ -61,6 +61,16 @@ class SeenFace:
     """The number of the group that the last run put it into."""
 
 
+def last_detector(folder: Path) -> str | None:
+    """The name of the detector that a folder's file was made with; None where there is no such file."""
+    if not (folder / NAME).is_file():
+        return None
+    with contextlib.closing(sqlite3.connect(folder / NAME)) as db, contextlib.suppress(sqlite3.Error, ValueError):
+        row = db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
+        return str(json.loads(row[0])[1]).split()[0] if row else None
+    return None
+
+
 class FaceCache:
     """Embeddings and small pictures of faces, in a file that its owner alone can read. Close it, or use ``with``."""
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeface.grouping.cache import NAME, FaceCache
+from edgeface.grouping.cache import NAME, FaceCache, last_detector
 from edgeface.grouping.collection import Collection, PersonGroup, enroll_group, people_of_photos
 from edgeface.grouping.results import Folders, write_results
 from edgeface_runtime import Enrollment, FaceRecognizer, Gallery, UsageError
+from edgeface_runtime.detection.find import DETECTORS
 from edgeface_runtime.files import make_folder
 from edgeface_runtime.images import shown
 
@@ -22,7 +23,7 @@ def group_photos(
     folder: Path,
     recognizer: FaceRecognizer,
     *,
-    detector: str = "blazeface",
+    detector: str = "yunet",
     names: Mapping[int | str, str] | None = None,
     far: float | None = None,
     threshold: float | None = None,
@@ -80,6 +81,15 @@ def group_photos(
         )
         write_results(folder, cache, found, folders)
     return found
+
+
+def found_with(folder: Path, gallery: Path | None) -> str:
+    """The detector for a run that was told none: that of the last run, else of the gallery, else the default."""
+    known = last_detector(folder)
+    if known is None and gallery and gallery.exists():
+        with Gallery(gallery) as people:
+            known = people.detector
+    return known if known in DETECTORS else DETECTORS[0]
 
 
 def enroll_named(

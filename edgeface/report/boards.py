@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from edgeface.report.page import PhotoCounts
 from edgeface.report.pictures import INK, STYLE, Marker, as_svg, place_labels
 from edgeface.templates import environment
+from edgeface_devices.changes import change_table
 from edgeface_devices.choices import choose
-from edgeface_devices.measurement import Measurement
-from edgeface_devices.results import Results, by_board, origins, shown
-from edgeface_devices.verdicts import Verdict, change_table
+from edgeface_devices.figures import shown
+from edgeface_devices.measurement import Measurement, by_board
+from edgeface_devices.results import Results, Verdict, origins
 from edgeface_devices.way_tables import by_setting, reasons, title, way_table
 from edgeface_runtime.files import write_text
 

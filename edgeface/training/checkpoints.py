@@ -1,4 +1,4 @@
-"""A run is a folder: what is in it suffices to repeat the run and to resume it.
+"""A run is a folder: what is in it suffices to repeat the run and to resume it, and says what it has learnt from.
 
 ``run.json`` (settings, environment, data card), ``curves.csv``, ``curves.png``, ``last.safetensors``
 (everything, to resume), ``best.safetensors`` (the net alone, to use). Each file is written beside its
@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
-from edgeface.data.dataset import FaceData
+from edgeface.data.dataset import UNKNOWN, FaceData, licence_of_photos
+from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import is_unused, replacing
 from edgeface_runtime.model import shipped
 
 KEY = "edgeface"
@@ -51,7 +52,7 @@ def new_folder(folder: Path, *, marker: str, resume: bool) -> bool:
     if not folder.is_dir():
         raise UsageError(f"{folder}: exists and is not a folder")
     ours = (folder / marker).exists()
-    if not ours and any(folder.iterdir()):
+    if not ours and not is_unused(folder):
         raise UsageError(f"{folder}: exists and was not made by edgeface; name another folder")
     if ours and not resume:
         raise UsageError(f"{folder}: holds a run already; go on with --resume, or name another folder")
@@ -182,3 +183,64 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
             f"{path}: does not fit a {contract.backbone}: {str(error).splitlines()[-1].strip()}"
         ) from error
     return Checkpoint(path, net.eval(), contract)
+
+
+def own_checkpoint(source: str) -> Checkpoint | None:
+    """The checkpoint that is meant where it is one of ours.
+
+    Raises:
+        UsageError: no such file, or the fp32 weights of a shipped model are not there.
+    """
+    if source == "imagenet":
+        return None
+    path = find_checkpoint(Path(source))
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        return load_checkpoint(path)
+    except (ModelError, ContractError):
+        return None  # whoever takes other weights says what it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """One source: weights to start from, a teacher, or unlabeled photos."""
+
+    role: str
+    """``init``, ``teacher``, ``guide`` or ``unlabeled``."""
+    name: str
+    """As it was given."""
+    licence: str = UNKNOWN
+    sha256: str | None = None
+    """Of the file."""
+
+
+def origins(
+    init: str | None,
+    teachers: Sequence[tuple[Path, Embedder]] = (),
+    guide: Checkpoint | None = None,
+    unlabeled: Path | None = None,
+) -> list[Origin]:
+    """Everything that a run learns from beside its photos, with the licence that each of them carries."""
+    found = []
+    if init is not None:
+        ours = own_checkpoint(init)
+        found.append(
+            Origin(role="init", name=init)
+            if ours is None
+            else Origin(role="init", name=init, licence=ours.contract.licence, sha256=ours.sha256)
+        )
+    for path, teacher in teachers:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        found.append(Origin(role="teacher", name=str(path), licence=teacher.contract.licence, sha256=digest))
+    if guide is not None:
+        found.append(Origin(role="guide", name=str(guide.path), licence=guide.contract.licence, sha256=guide.sha256))
+    if unlabeled is not None:
+        found.append(Origin(role="unlabeled", name=str(unlabeled), licence=licence_of_photos(unlabeled)))
+    return found
+
+
+def whole_licence(photos: str, sources: Iterable[Origin]) -> str:
+    """The licences of the photos and of all sources in one line, each with where it comes from."""
+    parts = [f"{origin.role} {origin.name}: {origin.licence}" for origin in sources]
+    return "; ".join([f"photos: {photos}", *parts]) if parts else photos

@@ -30,16 +30,14 @@ from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
-from edgeface.training.checkpoints import Checkpoint, contract_draft, environment, new_folder
+from edgeface.training.checkpoints import Checkpoint, Origin, contract_draft, environment, new_folder, whole_licence
 from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
-from edgeface.training.init.fit import fit_last_layers
-from edgeface.training.pool import Pool
+from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
-from edgeface.training.provenance import Origin, whole_licence
 from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.training_state import LAST, Epoch, Learner, TrainingState
+from edgeface.training.training_state import LAST, Epoch, Learner, Pool, TrainingState
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import write_text
 
@@ -124,6 +122,8 @@ def train(
     if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
+    if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
+        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -134,8 +134,10 @@ def train(
     some = data.faces[train_rows[:SCALE_FACES]]
     hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not begun:
-        fit_last_layers(learner, pool, (pool_rows, train_rows), config, reporter)
+    if config.init.fit_embedding and not begun:
+        fit_to_teachers(learner, pool, pool_rows, config, reporter)
+    if config.init.imprint_head and not begun:
+        imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
     average = _average(net, config.optim.ema_decay)
@@ -144,15 +146,13 @@ def train(
     if begun:
         state.restore(folder, config, digest, reporter)
     elif is_main:
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
     model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
-    steps, epochs = len(pool_rows) // batch, config.schedule.epochs
+    steps, epochs, rollbacks = len(pool_rows) // batch, config.schedule.epochs, 0
     share = slice(rank * batch // world, (rank + 1) * batch // world)
-    rollbacks = 0
     if not len(val_rows):
         reporter.say(NO_VALIDATION)
 
@@ -164,8 +164,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        title = f"epoch {epoch + 1}/{epochs}"
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], title)):
+        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:
@@ -214,8 +213,7 @@ def train(
         accuracy_cosine = _shown(means[1:], config, taught=targets is not None or hints is not None)
         held_out = validate(state, pool, val_rows, side, config)
         margin = head.margin.item() if isinstance(head, LearnedArcFace) else margin
-        row = Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side)
-        state.curves.append(row)
+        state.curves.append(row := Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side))
         if is_main:
             state.save(folder, config, digest, contract)
             _report(row, folder, config, reporter, tensorboard)

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from edgeface_export.formats import STATIC_FORMATS
 from edgeface_export.formats.protocols import Inputs
 from edgeface_runtime import Contract, UsageError, load
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import file_format
 from edgeface_runtime.model import as_input, probe_images
 
@@ -109,7 +109,7 @@ def _onnx_tensors(path: Path, inputs: Inputs) -> Iterator[Tensors]:
 
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     computed = {name for node in model.graph.node for name in node.output}
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         onnx.save(model, Path(folder) / "inferred.onnx")
         yield from (
             {name: found.get(f"{name}{_DEQUANTIZED}", value) for name, value in found.items() if name in computed}

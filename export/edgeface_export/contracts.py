@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_export.faces import draw_pairs
 from edgeface_export.gate import COIN, FMR, GENUINE
-from edgeface_export.intervals import Z
-from edgeface_export.separation import mean_tar, separation, tar_loss
+from edgeface_export.separation import Z, draw_pairs, mean_tar, separation, tar_loss
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load
 from edgeface_runtime.engines import Engine, first_line, open_engine
 

@@ -8,14 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime import UsageError
-
-MIN_PAIRS = 6000
-MAX_PHOTOS = 3000
-"""All pairs of more photos would not fit into a small machine's memory."""
-_BLUE = 8.0
-"""By how many levels blue exceeds red on average before faces are taken for BGR: skin has more red than blue."""
-
 Thresholds = Callable[[NDArray[np.float32]], tuple[dict[str, object], dict[str, object]]]
 """(N, D) embeddings → the contract's ``thresholds`` and its ``accuracy["thresholds"]``."""
 
@@ -56,54 +48,3 @@ class ExportFaces:
     """What a calibrator is chosen on, neither calibration nor evaluation; None where no such faces are left."""
     thresholds: ThresholdFaces | None = None
     """None leaves the contract without thresholds."""
-
-    def check(self, size: int, progress: Callable[[str], None], *, calibrated: bool) -> None:
-        """Refuses arrays that are no faces, and says so where faces look like BGR.
-
-        Args:
-            size: S, the side that the contract asks for.
-            progress: told what looks odd.
-            calibrated: whether activation ranges are taken from them.
-
-        Raises:
-            UsageError: another shape or type, or none where some are needed.
-        """
-        for what, faces in (("calibration", self.calibration), ("evaluation", self.evaluation.faces)):
-            if not len(faces) and what == "calibration" and not calibrated:
-                continue
-            if not len(faces) or faces.shape[1:] != (size, size, 3) or faces.dtype != np.uint8:
-                raise UsageError(
-                    f"{what} faces are {faces.dtype} {faces.shape}, not uint8 (N, {size}, {size}, 3), N ≥ 1"
-                )
-            if faces[..., 2].mean() > faces[..., 0].mean() + _BLUE:
-                progress(f"{what} faces have more blue than red: are they BGR? RGB is what is asked for")
-
-
-def few_people(labels: NDArray[np.int64], rng: np.random.Generator, most: int = MAX_PHOTOS) -> NDArray[np.int64]:
-    """Rows of at most ``most`` photos: all of them, or those of whole people drawn at random."""
-    if len(labels) <= most:
-        return np.arange(len(labels))
-    people, counts = np.unique(labels, return_counts=True)
-    turn = rng.permutation(len(people))
-    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= most]))
-
-
-def draw_pairs(labels: NDArray[np.int64], *, count: int = MIN_PAIRS, seed: int = 0) -> NDArray[np.int64]:
-    """(P, 2) pairs of rows: every genuine pair up to ``count`` / 2, the rest impostor pairs.
-
-    Where there are fewer than ``count`` pairs in all, every pair is taken. Past ``MAX_PHOTOS`` photos,
-    whole people are drawn until there are that many.
-
-    Raises:
-        UsageError: no genuine pair, or no impostor pair.
-    """
-    rng = np.random.default_rng(seed)
-    rows = few_people(labels, rng)
-    first, second = (rows[half] for half in np.triu_indices(len(rows), 1))
-    same = labels[first] == labels[second]
-    if same.all() or not same.any():
-        raise UsageError("the gate needs genuine and impostor pairs of evaluation photos; one kind is missing")
-    genuine, impostor = rng.permutation(np.flatnonzero(same)), rng.permutation(np.flatnonzero(~same))
-    genuine = genuine[: max(count // 2, count - len(impostor))]
-    chosen = np.sort(np.concatenate([genuine, impostor[: max(0, count - len(genuine))]]))
-    return np.stack([first[chosen], second[chosen]], axis=1)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +39,12 @@ from edgeface_export.source_model import SourceModel
 from edgeface_runtime import Contract, ContractError, EdgefaceError, Model, ModelError, UsageError, load
 from edgeface_runtime.contract import Golden, read_contract, seal
 from edgeface_runtime.engines import first_line
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.model import PROBES, as_input, probe_images
 
 Progress = Callable[[str], None]
+_BLUE = 8.0
+"""By how many levels blue exceeds red on average before faces are taken for BGR: skin has more red than blue."""
 
 
 def export(
@@ -72,7 +74,7 @@ def export(
     _keep_source(source, folder, recipes)
     if options.calibrator == SEARCH and faces.selection is None:
         raise UsageError("no photos are left to choose a calibrator on; give more, or name a calibrator")
-    faces.check(source.contract.input.size, progress, calibrated=any(recipe.is_calibrated for recipe in recipes))
+    _check_faces(faces, source.contract.input.size, progress, any(recipe.is_calibrated for recipe in recipes))
     expected = source.embed(faces.evaluation.faces)
     if not np.isfinite(expected).all():
         raise ModelError(f"{source.name}: gives embeddings that are not finite numbers")
@@ -293,6 +295,17 @@ def _recipes(source: SourceModel, options: ExportOptions) -> tuple[ExportOptions
     return replace(options, formats=formats, precisions=precisions), recipes
 
 
+def _check_faces(faces: ExportFaces, size: int, progress: Progress, calibrated: bool) -> None:
+    """Refuses arrays that are no faces, and says so where faces look like BGR."""
+    for what, images in (("calibration", faces.calibration), ("evaluation", faces.evaluation.faces)):
+        if not len(images) and what == "calibration" and not calibrated:
+            continue
+        if not len(images) or images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            raise UsageError(f"{what} faces are {images.dtype} {images.shape}, not uint8 (N, {size}, {size}, 3), N ≥ 1")
+        if images[..., 2].mean() > images[..., 0].mean() + _BLUE:
+            progress(f"{what} faces have more blue than red: are they BGR? RGB is what is asked for")
+
+
 def _keep_source(source: SourceModel, folder: Path, recipes: list[Recipe]) -> None:
     targets = {(folder / f"{source.contract.name}.{recipe.suffix}").resolve() for recipe in recipes}
     if source.path is not None and source.path.resolve() in targets:
@@ -322,7 +335,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".export-") as workspace:
+        with temporary_folder(folder, "export") as workspace:
             yield Path(workspace)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from error

@@ -1,21 +1,31 @@
-"""How well scores of pairs tell one person from two, whatever share of the pairs is of one person.
+"""Pairs of faces: which are drawn, how well their scores tell one person from two, and 95 % intervals of such shares.
 
 With few photos a person nearly all pairs are of two, and who always says "different" is nearly always right. The
 figures here weigh both kinds of pairs alike, so that guessing is right half of the time.
+
+Pairs that have people in common are not independent. The variance of a share is that of a jackknife over people, less
+what it counts twice, the noise of each two people's own pairs (P. Aronow, C. Samii, V. Assenova, "Cluster-Robust
+Variance Estimation for Dyadic Data", Political Analysis 23, 2015). A bootstrap over people counts that noise thrice.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface_export.intervals import Z, mean_variance, wilson
+from edgeface_runtime import UsageError
 from edgeface_runtime.model import unit_rows
 
+MIN_PAIRS = 6000
+MAX_PHOTOS = 3000
+"""All pairs of more photos would not fit into a small machine's memory."""
+Z = 1.959964
+"""97.5 % point of the normal distribution."""
 HIGHEST_FMR, LOWEST_FMR = 0.1, 1e-3
 """The false match rates over which the TAR is averaged; the lowest is that of 10 false matches where there are few
 impostor pairs."""
@@ -24,6 +34,36 @@ _RATES = 16
 _GROUPS = 20
 """People are left out of the jackknife in so many groups."""
 _THUMB = 16
+
+
+def few_people(labels: NDArray[np.int64], rng: np.random.Generator, most: int = MAX_PHOTOS) -> NDArray[np.int64]:
+    """Rows of at most ``most`` photos: all of them, or those of whole people drawn at random."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    people, counts = np.unique(labels, return_counts=True)
+    turn = rng.permutation(len(people))
+    return np.flatnonzero(np.isin(labels, people[turn][np.cumsum(counts[turn]) <= most]))
+
+
+def draw_pairs(labels: NDArray[np.int64], *, count: int = MIN_PAIRS, seed: int = 0) -> NDArray[np.int64]:
+    """(P, 2) pairs of rows: every genuine pair up to ``count`` / 2, the rest impostor pairs.
+
+    Where there are fewer than ``count`` pairs in all, every pair is taken. Past ``MAX_PHOTOS`` photos,
+    whole people are drawn until there are that many.
+
+    Raises:
+        UsageError: no genuine pair, or no impostor pair.
+    """
+    rng = np.random.default_rng(seed)
+    rows = few_people(labels, rng)
+    first, second = (rows[half] for half in np.triu_indices(len(rows), 1))
+    same = labels[first] == labels[second]
+    if same.all() or not same.any():
+        raise UsageError("the gate needs genuine and impostor pairs of evaluation photos; one kind is missing")
+    genuine, impostor = rng.permutation(np.flatnonzero(same)), rng.permutation(np.flatnonzero(~same))
+    genuine = genuine[: max(count // 2, count - len(impostor))]
+    chosen = np.sort(np.concatenate([genuine, impostor[: max(0, count - len(genuine))]]))
+    return np.stack([first[chosen], second[chosen]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -149,3 +189,58 @@ def _interval(
 def half_width(error: float, genuine: int) -> float:
     """Half of the 95 % interval of ``tar_loss``; half a genuine pair is added: no difference is no certainty."""
     return math.sqrt((Z * error) ** 2 + (Z / (2 * genuine)) ** 2 / 2)
+
+
+def share_interval(
+    hits: NDArray[np.bool_], first: NDArray[np.int64], second: NDArray[np.int64] | None = None
+) -> tuple[float, float]:
+    """95 % interval of the share of hits: Wilson's, for as many independent trials as vary as much.
+
+    Args:
+        hits: (P,) True for a pair, or a photo, that counts.
+        first: (P,) whose photo it is, numbered from 0.
+        second: (P,) whose the pair's other photo is; None where single photos are counted.
+    """
+    share, people = float(hits.mean()), len(np.unique(first if second is None else np.concatenate([first, second])))
+    if share in (0.0, 1.0):  # nothing varies: no more trials than people are sure
+        return wilson(share, people)
+    variance = mean_variance(hits - share, first, second)
+    return wilson(share, min(share * (1 - share) / variance, len(hits)) if variance else people)
+
+
+def mean_variance(
+    residuals: NDArray[np.floating[Any]], first: NDArray[np.int64], second: NDArray[np.int64] | None = None
+) -> float:
+    """Variance of the mean of (P,) values of which the mean has been taken off; people as in ``share_interval``."""
+    second = first if second is None else second
+    across = first != second
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    people = int(high.max()) + 1
+    of_person = np.bincount(first, residuals, people)
+    of_person += np.bincount(second[across], residuals[across], people)
+    _, pair = np.unique(low * people + high, return_inverse=True)
+    of_pair = np.bincount(pair, residuals)
+    between = np.bincount(pair[across], residuals[across], len(of_pair))
+    alone, known = float(of_pair @ of_pair), len(np.unique(np.concatenate([first, second])))
+    return sum_variance(float(of_person @ of_person - between @ between), alone, known) / len(residuals) ** 2
+
+
+def sum_variance(shared: float, alone: float, people: int) -> float:
+    """Variance of a sum over pairs of people, made good for there being few of them.
+
+    Taking the mean off takes 4 of as many parts off what people share as there are people; and where they are few,
+    Student's distribution is wider than the normal one (E. Cornish, R. Fisher, 1938: its first term).
+
+    Args:
+        shared: sum over people of the square of each one's sum, less what each two people's own pairs add to it.
+        alone: sum over each two people of the square of their pairs' sum: the variance, were they independent.
+        people: how many.
+    """
+    wider = 1 + (Z * Z + 1) / (4 * max(people - 1, 1))
+    return (max(shared - alone, 0.0) * people / max(people - 4, 1) + alone) * wider**2
+
+
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """95 % interval of a share of ``count`` independent trials (E. B. Wilson, JASA 22, 1927)."""
+    middle, width = 1 + Z * Z / count, Z * math.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
+    return (share + Z * Z / (2 * count) - width) / middle, (share + Z * Z / (2 * count) + width) / middle

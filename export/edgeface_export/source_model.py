@@ -12,8 +12,7 @@ from torch import nn
 
 from edgeface_export.formats import STATIC_FORMATS, keras_twin
 from edgeface_export.options import Recipe
-from edgeface_export.rewrite import embedder
-from edgeface_export.torch_model import cost_table, torch_embeddings
+from edgeface_export.torch_model import cost_table, embedder, torch_embeddings
 from edgeface_runtime import Contract, UsageError, load, read_contract
 from edgeface_runtime.contract import OperatorCost
 from edgeface_runtime.metadata import file_format

@@ -7,6 +7,7 @@ import typing
 from edgeface_runtime.errors import (
     ContractError,
     EdgefaceError,
+    EdgefaceWarning,
     EnrollmentError,
     GalleryError,
     ImageError,
@@ -61,6 +62,7 @@ __all__ = [
     "DecodedPhoto",
     "Detector",
     "EdgefaceError",
+    "EdgefaceWarning",
     "EmbeddingSpec",
     "Engine",
     "Enrollment",

@@ -39,6 +39,10 @@ class MissingExtraError(UsageError):
         return type(self), (self.package, self.extra)
 
 
+class EdgefaceWarning(UserWarning):
+    """What works, and should be done otherwise."""
+
+
 class ImageError(EdgefaceError):
     """A photo cannot be read or used."""
 

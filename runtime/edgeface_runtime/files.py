@@ -5,24 +5,39 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from edgeface_runtime.errors import UsageError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MARK = ".edgeface"
+"""In the name of what is being written, beside the process's number: nobody else's file is called so."""
+_LEFT = re.compile(rf"\..+\.(\d+){re.escape(_MARK)}(\.[^.]*)?(-journal)?")
+_SWEPT: set[Path] = set()
+_LOCK = threading.Lock()
+_STEM = 180
+"""Bytes of a name that are kept: a file system takes 255 with what stands around them."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """A path to write to; renamed to ``path`` when the block ends well, removed when not.
 
+    What killed processes have left in that folder is removed, once in a process.
+
     Args:
         path: what is to appear, or to be replaced.
         folder: where to write until then, on the same file system; beside ``path`` where None.
     """
-    # The suffix stays, for writers that go by it.
-    part = (path.parent if folder is None else folder) / f".{path.stem}.{os.getpid()}{path.suffix}"
+    folder = path.parent if folder is None else folder
+    remove_leftovers(folder)
+    # The suffix stays, for writers that go by it; of a long name as much as a file system takes.
+    stem = os.fsdecode(os.fsencode(path.stem)[:_STEM])
+    part = folder / f".{stem}.{os.getpid()}{_MARK}{path.suffix}"
     try:
         yield part
         part.replace(path)
@@ -30,19 +45,44 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, stem: str, suffix: str) -> None:
-    """Removes what killed processes have left of files that they were ``replacing``.
+def temporary_folder(folder: Path | None = None, name: str = "work") -> TemporaryDirectory[str]:
+    """A hidden folder that is removed at the end, or by the next process that works there if this one is killed.
+
+    Args:
+        folder: where it is made; the system's temporary folder where None.
+        name: what its name begins with.
+    """
+    folder = Path(gettempdir()) if folder is None else folder
+    remove_leftovers(folder)
+    return TemporaryDirectory(dir=folder, prefix=f".{name}.{os.getpid()}{_MARK}.")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes have left of files that they were ``replacing`` and of temporary folders.
+
+    Once in a process: a later look would take for left what this process is writing.
 
     Args:
         folder: where they were writing; nothing happens where there is none.
-        stem: of the files' names; ``*`` for any.
-        suffix: of the files' names, with its dot.
     """
-    partial = re.compile(rf"\.{'.+' if stem == '*' else re.escape(stem)}\.(\d+){re.escape(suffix)}(-journal)?")
-    for left in folder.iterdir() if folder.is_dir() else ():
-        # In a container the next process may well have the number of the one before.
-        if (found := partial.fullmatch(left.name)) and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
-            left.unlink(missing_ok=True)
+    with _LOCK, contextlib.suppress(OSError):  # a folder of other users
+        if (folder := folder.absolute()) in _SWEPT:
+            return
+        _SWEPT.add(folder)
+        for left in folder.iterdir() if folder.is_dir() else ():
+            # In a container the next process may well have the number of the one before.
+            if (found := _LEFT.fullmatch(left.name)) and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        left.unlink()
+
+
+def is_unused(folder: Path) -> bool:
+    """True where a folder holds no file, but for what killed processes have left, which is removed."""
+    remove_leftovers(folder)
+    return all(path.is_dir() and not path.is_symlink() for path in folder.rglob("*"))
 
 
 def _runs(process: int) -> bool:

@@ -125,7 +125,7 @@ class Model:
 
 
 def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract | None = None) -> Model:
-    """Opens an exported ONNX or TFLite file.
+    """Opens an exported ONNX, TFLite or ncnn file.
 
     Args:
         path: the model file, or the name of a shipped model; None for the default one (``edgeface models``).

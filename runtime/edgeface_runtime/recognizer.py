@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described, number
-from edgeface_runtime.detection.find import ENGINES, find_faces, load_detector, most_central
+from edgeface_runtime.detection.find import DETECTORS, ENGINES, find_faces, load_detector, most_central, name_of
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import ImageLike, Pixels, called, open_photo
@@ -77,7 +78,7 @@ class FaceRecognizer:
     def __init__(
         self,
         model: str | Path | Model | None = None,
-        detector: str | Path | Detector = "blazeface",
+        detector: str | Path | Detector | None = None,
         threads: int = 1,
         *,
         min_face: float | None = None,
@@ -86,8 +87,9 @@ class FaceRecognizer:
 
         Args:
             model: an exported file, the name of a shipped model, or an opened model; None for the default one.
-            detector: ``"blazeface"``, ``"yunet"``, ``"mtcnn"``, the path of a YuNet file, or anything with a
-                detector's ``detect``. A named one runs in the model's engine.
+            detector: ``"yunet"``, ``"blazeface"``, ``"mtcnn"``, the path of a YuNet file, or anything with a
+                detector's ``detect``. A named one runs in the model's engine. Where None it is that of the gallery
+                that is opened with the recognizer, the last one of several, and ``"yunet"`` without one.
             threads: how many threads one call may use, 1 to 1,024.
             min_face: smallest face that a named detector looks for, in pixels of the photo, at least 12; its own (40,
                 for ``"mtcnn"`` 20) where None. Half of it takes up to four times as long.
@@ -98,15 +100,22 @@ class FaceRecognizer:
                 that is no named one.
         """
         self.model = model if isinstance(model, Model) else load(model, threads=threads)
-        if not (isinstance(detector, (str, Path)) or hasattr(detector, "detect")):
+        if not (detector is None or isinstance(detector, (str, Path)) or hasattr(detector, "detect")):
             raise UsageError(f"the detector is {described(detector)}; give a name, a file or an object with detect()")
-        if isinstance(detector, (str, Path)):
-            # One engine for both nets: importing another takes longer than an inference, and memory.
-            engine = self.model.engine.name if self.model.engine.name in ENGINES else "auto"
-            detector = load_detector(detector, threads=threads, engine=engine, min_face=min_face)
+        # One engine for both nets: importing another takes longer than an inference, and memory.
+        engine = self.model.engine.name if self.model.engine.name in ENGINES else "auto"
+        self._opened = partial(load_detector, threads=threads, engine=engine, min_face=min_face)
+        self._is_chosen = detector is not None
+        if detector is None or isinstance(detector, (str, Path)):
+            detector = self._opened(DETECTORS[0] if detector is None else detector)
         elif min_face is not None:
             raise UsageError("min_face is for a detector that is named; set it in the one that is given")
         self.detector: Detector = detector
+
+    def follow_gallery(self, enrolled_with: str) -> None:
+        """Takes the named detector that a gallery's photos were enrolled with, unless one was chosen for this."""
+        if not self._is_chosen and enrolled_with in DETECTORS and enrolled_with != name_of(self.detector):
+            self.detector = self._opened(enrolled_with)
 
     def faces(self, image: ImageLike, *, color: Color = "rgb") -> list[Face]:
         """The faces of an image, the most confident first; empty where there is none.

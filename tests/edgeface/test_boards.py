@@ -12,9 +12,9 @@ import pytest
 
 from edgeface.report.boards import draw_accuracy, letters_of, write_boards
 from edgeface.report.page import PhotoCounts
+from edgeface_devices.changes import parse_limit
 from edgeface_devices.figures import Figure
-from edgeface_devices.results import Results, merge
-from edgeface_devices.verdicts import judge, parse_limit
+from edgeface_devices.results import Results, judge, merge
 from edgeface_runtime import UsageError
 
 

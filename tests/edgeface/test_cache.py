@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +74,26 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_no_face(tmp_path: Path) -> None:
     write_table(tmp_path / "faces.csv", COLUMNS, [], tmp_path)
     assert open_cache(tmp_path, 16).shape == (0, 16, 16, 3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_a_line_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        faces = make_folder(disk / "faces", 64)
+        opened = "import sys; from edgeface.data.cache import open_cache; open_cache(sys.argv[1], 16)"
+        used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
+        subprocess.run(["mount", "-o", f"remount,size={used + 4 * 4096}", disk], check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", opened, disk / "faces"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].endswith("faces-16.npy: cannot be written (No space left on device)")
+        assert not list((disk / "faces/.cache").iterdir())
+        subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
+        np.testing.assert_array_equal(open_cache(disk / "faces", 16), faces)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

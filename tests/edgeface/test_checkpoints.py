@@ -125,6 +125,13 @@ def test_folders(tmp_path: Path):
         checkpoints.new_folder(folder, marker="run.json", resume=False)
 
 
+def test_a_folder_in_which_a_run_was_killed_before_its_mark_is_taken_again(tmp_path: Path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / ".run.99999999.edgeface.json").touch()
+    assert checkpoints.new_folder(tmp_path, marker="training/run.json", resume=True) is False
+    assert [item.name for item in tmp_path.iterdir()] == ["training"]
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_that_is_not_ours_is_left_alone(resume: bool, tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years")

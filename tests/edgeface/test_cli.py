@@ -383,6 +383,17 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     assert "Traceback" not in err
 
 
+def test_too_little_memory_is_one_line(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("edgeface_runtime.integrity.inspect_file", full)
+    assert run(["inspect", str(tiny_onnx)]) == 2
+    assert capsys.readouterr().err.startswith("edgeface: out of memory: ")
+
+
 def test_an_error_of_the_system_is_one_line(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = tmp_path / "file"
     target.write_text("")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeface.cli import run
-from edgeface_devices.verdicts import FIGURES, RATIOS
+from edgeface_devices.changes import FIGURES, RATIOS
 from edgeface_runtime.contract import OperatorCost
 
 COST = {"pointwise": OperatorCost(count=50, macs=220_000_000, bytes=28_000_000)}

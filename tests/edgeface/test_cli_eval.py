@@ -208,7 +208,11 @@ def test_a_contract_inside_is_not_replaced(say: Say, tiny_onnx: Path, people: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, or --open-set KNOWN UNKNOWN"),
+        ([], "name photos to measure on: --data FOLDER, --lfw FOLDER with --pairs FILE, --cfp FOLDER, or --open-set"),
+        (["--data", "here", "--folds", "1,3"], "--folds chooses among the folds of --cfp FOLDER"),
+        (["--cfp", "here", "--folds", "3"], "name two at least"),
+        (["--cfp", "here", "--folds", "3-1"], "--folds 3-1: give numbers and ranges, such as 1,3-10"),
+        (["--cfp", "here", "--folds", "1,3-"], "--folds 1,3-: give numbers and ranges"),
         (["--lfw", "here"], "--lfw FOLDER and --pairs FILE belong together"),
         (["--data", "PEOPLE", "--pairs", "x.txt"], "belong together"),
         (["--data", "PEOPLE", "--train-pairs", "x.txt"], "--train-pairs chooses a threshold for --pairs"),

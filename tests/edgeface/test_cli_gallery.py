@@ -181,7 +181,7 @@ def test_refused_photos_are_passed_over_and_said(say: Say, place: Path):
 
 
 def test_embeddings_in_eight_bits(say: Say, place: Path):
-    assert enrolled(say, "--int8")[0] == 0
+    assert enrolled(say, "--int8", "--force")[0] == 0  # a net of chance may find two people alike
     assert say("gallery", "list", "g")[1]["embeddings"] == "int8"
     (face,) = say("identify", "s2.png", "-g", "g", "-m", "net.onnx")[1]["faces"]
     assert face["name"] == "s2"

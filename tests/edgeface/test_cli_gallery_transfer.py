@@ -109,7 +109,7 @@ def test_small_faces_are_found_again_where_they_are_looked_for(say: Say, att: Pa
     assert [say(*group, *more)[1].get("faces") for more in ((), (*small, "--forget"))] == [0, 1]
     code, _, err = say(*group)
     assert code == 2
-    assert "made with mobilefacenet int8 and blazeface --min-face 16" in err
+    assert "made with mobilefacenet int8 and yunet --min-face 16" in err
 
 
 def test_a_gallery_of_a_model_of_ones_own_is_moved_by_the_rules_of_enrollment(

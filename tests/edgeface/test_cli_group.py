@@ -274,7 +274,7 @@ def test_another_model_looks_anew_when_told(say: Say, here: Path, make_onnx: Cal
     make_onnx(here / "net.onnx", thresholds={"0.0001": {"value": 0.999, "high": 0.9995}})
     code, _, err = say("photos", "-m", "net.onnx")
     assert code == 2
-    assert "made with mobilefacenet int8 and blazeface" in err
+    assert "made with mobilefacenet int8 and yunet" in err
     code, found, _ = say("photos", "-m", "net.onnx", "--forget")
     assert code == 1
     assert found["threshold"] == 0.999

@@ -94,5 +94,6 @@ def test_landmarks_on_one_spot(tmp_path: Path) -> None:
 
 
 def test_a_detector_s_former_name_makes_the_same_crops():
-    assert CropSettings(detector="fast") == CropSettings(detector="blazeface") == CropSettings()
+    assert CropSettings(detector="fast") == CropSettings(detector="blazeface")
+    assert CropSettings() == CropSettings(detector="yunet")
     assert CropSettings(detector="mtcnn").detector == "mtcnn"

@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.embedder import Embedder
 from edgeface.evaluation.opening import open_teachers
+from edgeface.training.checkpoints import new_folder
 from edgeface.training.config import load_config
 from edgeface.training.distill.teachers import Embedded, targets_of_run, teacher_targets
 from edgeface.training.loop import train
@@ -132,6 +133,17 @@ def test_a_student_moves_towards_its_teacher_on_photos_without_names(att_people:
     assert curves[-1].train_accuracy is None
     cosines = [row.train_cosine or 0.0 for row in curves]
     assert cosines[-1] > cosines[0] + 0.2, cosines
+
+
+def test_a_run_that_ends_while_its_teachers_answer_can_be_resumed(att_people: Path, tmp_path: Path):
+    def stop(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise KeyboardInterrupt
+
+    config = load_config(None, ["embedding_dim=16", "batch_size=10"], backbone="mobilefacenet-tiny")
+    teachers = [teacher("one", 16), Embedder(teacher("two", 16).contract, stop)]
+    with pytest.raises(KeyboardInterrupt):
+        train(load_data(att_people), tmp_path / "run", config, teachers=teachers)
+    assert new_folder(tmp_path / "run", marker="run.json", resume=True)
 
 
 def test_photos_without_names_need_a_teacher(att_people: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeface import drawing
 from edgeface_runtime import Frame, Person, open_source
@@ -45,3 +46,19 @@ def test_a_frame_written_but_not_counted_is_no_full_disk(tmp_path: Path, monkeyp
         for index in range(5):
             write(Frame(index, index / 10, pixels), pixels)
     assert len(list(open_source(tmp_path / "out.mp4").frames)) == 3
+
+
+def test_a_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def save(_: Image.Image, file: Path, **options: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    frame = Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8))
+    with contextlib.suppress(KeyboardInterrupt), drawing.writer(tmp_path / "out", 10.0, live=False) as write:
+        write(frame, frame.pixels)
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / ".000000.99999999.edgeface.jpg").touch()  # what a killed run has left
+    with drawing.writer(tmp_path / "again", 10.0, live=False):
+        assert list((tmp_path / "again").iterdir()) == []

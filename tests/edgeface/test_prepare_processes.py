@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -45,8 +47,9 @@ def whole(att: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(src: Path, dst: Path, *options: str) -> subprocess.Popen[str]:
+    """In a process group of its own."""
     command = [sys.executable, "-c", MAIN, "data", "prepare", str(src), str(dst), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def journal(folder: Path) -> list[Path]:
@@ -91,6 +94,30 @@ def test_interrupted_and_run_again(att: Path, whole: Path, tmp_path: Path) -> No
     assert again.returncode == 0, said
     assert json.loads(printed) == read_card(whole)
     assert tree(tmp_path / "out") == tree(whole)
+
+
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.killpg), (signal.SIGHUP, os.kill)])
+def test_other_signals_end_it_as_ctrl_c_does(
+    number: signal.Signals, send: Callable[[int, int], None], att: Path, tmp_path: Path
+) -> None:
+    process = start(att, tmp_path / "out", "--workers", "2")
+    wait_for_journal(process, tmp_path / "out")
+    send(process.pid, number)  # to its workers too, as systemd does
+    _, said = process.communicate(timeout=600)
+    assert (process.returncode, said.splitlines()[-1]) == (128 + number, f"edgeface: ended by {number.name}")
+    assert not list((tmp_path / "out").rglob("*.edgeface*"))
+
+
+def test_what_a_kill_leaves_in_the_working_folder_goes_with_the_next_run(
+    whole: Path, att: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    working = tmp_path / "out/.prepare"
+    (working / "journal").mkdir()  # a kill between the mark of a finished run and the journal's removal
+    (working / "journal" / "a.json").touch()
+    (working / ".1.99999999.edgeface.png").touch()
+    prepare(att, tmp_path / "out")
+    assert sorted(path.name for path in working.iterdir()) == ["finished", "lock"]
 
 
 def test_a_killed_worker_is_one_line(att: Path, whole: Path, tmp_path: Path) -> None:

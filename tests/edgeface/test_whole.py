@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def off_the_template(faces: np.ndarray) -> float:
         seen, _ = find_faces(face, detector)
         found += [np.linalg.norm(most_central(seen, 112, 112).landmarks - TEMPLATE, axis=1).mean()] if seen else []
     return float(np.median(found))
+
+
+def test_faces_that_a_kill_left_unmarked_follow_the_photos(photos: Path) -> None:
+    made = photos.with_name("photos.faces")
+    made.mkdir()  # a kill came before the mark
+    for person in ("p3", "p4"):
+        shutil.rmtree(photos / person)
+    assert len(open_faces(photos).faces) == 10
+    (photos / "p1" / "5.png").unlink()
+    assert len(open_faces(photos).faces) == 9
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos", "photos.faces"]
 
 
 def test_whole_photos_are_found_and_aligned_on_the_way(listener: Any, photos: Path) -> None:
@@ -122,6 +134,17 @@ def test_small_crops_that_are_not_aligned_set_no_threshold(listener: Any, att_pe
     found, facts = faces.thresholds(np.eye(len(faces.faces), 96, dtype=np.float32))
     assert set(found.values()) == {None}
     assert "not aligned as a device aligns them" in facts["missing"]["0.01"]  # type: ignore[index]
+
+
+def test_photos_that_are_not_square_are_no_aligned_faces(photos: Path, tmp_path: Path) -> None:
+    aligned = open_faces(photos).faces[:5]
+    for number, face in enumerate(aligned):
+        # As of sets whose faces are aligned to 96 × 112: a device feeds other proportions.
+        size = (96, 112) if number < 3 else (112, 112)
+        Image.fromarray(face).resize(size).save(tmp_path / f"{number}.png")
+    seen = look(sorted(tmp_path.glob("*.png")))
+    assert (seen.offset, seen.side, seen.is_aligned, seen.is_whole(112)) == (math.inf, 112, False, False)
+    assert look([tmp_path / "3.png", tmp_path / "4.png"]).is_aligned
 
 
 def test_unlabeled_whole_photos_are_refused(photos: Path) -> None:

@@ -42,7 +42,7 @@ def test_bench_brings_back_emulated_rows_without_times_over_a_connection_that_br
             cuts.append(line)
             pi.cut()
 
-    monkeypatch.setattr("edgeface.cli.bench.note", cut_once)
+    monkeypatch.setattr("edgeface.cli.bench_runs.note", cut_once)
     command = ["bench", str(tiny_onnx), str(tiny_tflite), "--device", "rpi", "--host", pi.host, *options_of(pi)]
     assert run([*command, "--json"]) == 0
     assert cuts

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeface_devices.boards.health import BoardState, Conditions, Repetition
+from edgeface_devices.changes import FIGURES
 from edgeface_devices.figures import Figure
-from edgeface_devices.measurement import Measurement, compare_embeddings, names
-from edgeface_devices.results import Results, board_table, by_board, merge, origins, read_results, share_accuracy
-from edgeface_devices.verdicts import FIGURES
+from edgeface_devices.measurement import Measurement, by_board, compare_embeddings, names
+from edgeface_devices.results import Results, board_table, merge, origins, read_results, share_accuracy
 from edgeface_runtime import UsageError
 
 DURATIONS = ("import_ms", "load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms", "cpu_p50_ms")

@@ -176,7 +176,7 @@ def test_a_budget_names_file_detector_and_interval(budget, least, file: str, int
     choice = choose_way([GOOD, QUICK], budget, least)
     assert (choice.row.file, choice.interval, choice.fits) == (file, interval, fits)
     assert choice.setting == Setting()
-    assert choice.to_json()["detector"] == "blazeface"
+    assert choice.to_json()["detector"] == "yunet"
     assert f"{'every frame' if interval == 1 else f'one frame in {interval}'} looked at" in choice.line
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeface_export.intervals import mean_variance, share_interval, sum_variance, wilson
+from edgeface_export.separation import mean_variance, share_interval, sum_variance, wilson
 
 SAMPLES = 500
 

@@ -18,9 +18,10 @@ pytest.importorskip("onnx")
 from edgeface.deploy import ExportPhotos, balanced, export_model
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export import pipeline
-from edgeface_export.faces import EvaluationSet, draw_pairs
+from edgeface_export.faces import EvaluationSet
 from edgeface_export.formats import STATIC_FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions
+from edgeface_export.separation import draw_pairs
 from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact

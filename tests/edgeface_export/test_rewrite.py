@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgeface_export.rewrite import PRELU_FORMS, Preprocess, embedder
+from edgeface_export.torch_model import PRELU_FORMS, Preprocess, embedder
 from edgeface_runtime import InputSpec
 from edgeface_runtime.model import as_input
 

@@ -13,12 +13,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgeface_export import pipeline
-from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
+from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.formats import STATIC_FORMATS
 from edgeface_export.options import ExportOptions
 from edgeface_export.quantize.ranges import METHODS
 from edgeface_export.quantize.sensitivity import exclude_layers
 from edgeface_export.quantize.static import Calibrated, Trial, try_methods
+from edgeface_export.separation import draw_pairs
 from edgeface_export.source_model import torch_source
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load, read_contract
 

@@ -14,11 +14,12 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
+from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.onnx_prelu import fold_prelu, rewrite_prelu
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
+from edgeface_export.separation import draw_pairs
 from edgeface_export.third_party import third_party_model
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, UsageError, load, read_contract
 from edgeface_runtime.integrity import inspect_file

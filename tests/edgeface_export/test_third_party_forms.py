@@ -16,12 +16,13 @@ onnx = pytest.importorskip("onnx")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 quantization = pytest.importorskip("onnxruntime.quantization")
 
-from edgeface_export.faces import EvaluationSet, ExportFaces, draw_pairs
+from edgeface_export.faces import EvaluationSet, ExportFaces
 from edgeface_export.formats import tflite_file
 from edgeface_export.formats.tflite_graph import packed, read_graph
 from edgeface_export.options import ExportOptions
 from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
+from edgeface_export.separation import draw_pairs
 from edgeface_export.third_party import third_party_model
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError, load
 from edgeface_runtime.contract import read_contract

@@ -21,9 +21,9 @@ def test_each_detector_opens_in_each_engine(name: str, kind: type, engine: str) 
     assert detector.detect(np.zeros((64, 64, 3), np.uint8)) == []
 
 
-def test_blazeface_is_the_default() -> None:
-    assert isinstance(load_detector(), BlazeFace)
-    assert DETECTORS[0] == "blazeface"
+def test_yunet_is_the_default() -> None:
+    assert isinstance(load_detector(), YunetOnet)
+    assert DETECTORS[0] == "yunet"
 
 
 @pytest.mark.filterwarnings("error")
@@ -43,10 +43,10 @@ def test_every_net_ships_in_both_formats_and_all_stay_small() -> None:
 
 def test_auto_takes_the_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "lite" in name else find(name))
     detector = load_detector("blazeface")
     assert isinstance(detector, BlazeFace)
-    assert detector.onet.name == "litert"
+    assert detector.onet.name == "onnxruntime"
 
 
 def test_no_engine_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +81,12 @@ def test_a_yunet_file_has_no_min_face(shared: Path) -> None:
     path = shared / "peers/face_detection_yunet_2026may.onnx"
     if not path.is_file():
         pytest.skip("needs a YuNet file in the shared folder's peers")
-    with pytest.raises(UsageError, match="min_face is for blazeface"):
+    with pytest.raises(UsageError, match="min_face is for yunet"):
         load_detector(path, min_face=20)
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(UsageError, match="onnxruntime or litert"):
+    with pytest.raises(UsageError, match="litert or onnxruntime"):
         load_detector("blazeface", engine="tensorrt")
 
 

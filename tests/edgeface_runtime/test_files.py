@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeface_runtime.errors import UsageError
-from edgeface_runtime.files import check_target, remove_leftovers, replacing, write_text
+from edgeface_runtime.files import check_target, is_unused, remove_leftovers, replacing, write_text
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -46,27 +47,60 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
         dead = subprocess.Popen([sys.executable, "-c", ""])
         dead.wait()
         left = [
-            f".door.{dead.pid}.mp4",
-            f".door.{os.getpid()}.mp4",
-            f".door.{dead.pid}.mp4-journal",
-            ".door.99999999.mp4",
+            f".door.{dead.pid}.edgeface.mp4",
+            f".door.{os.getpid()}.edgeface.mp4",
+            f".people.{dead.pid}.edgeface.gallery-journal",
+            f".run.{dead.pid}.edgeface",
+            ".door.99999999.edgeface.mp4",
         ]
+        folder = tmp_path / f".export.{dead.pid}.edgeface.a1b2"
         kept = [
-            f".door.{living.pid}.mp4",
-            f".door.{dead.pid}.jpg",
-            f".doors.{dead.pid}.mp4",
-            f"door.{dead.pid}.mp4",
-            ".door.1a.mp4",
+            f".door.{living.pid}.edgeface.mp4",
+            f".door.{dead.pid}.mp4",
+            f"door.{dead.pid}.edgeface.mp4",
+            ".door.1a.edgeface.mp4",
+            ".door.20250101.json",
             "door.mp4",
         ]
         for name in (*left, *kept):
             (tmp_path / name).touch()
-        remove_leftovers(tmp_path, "door", ".mp4")
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-        remove_leftovers(tmp_path, "*", ".jpg")
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*kept} - {f".door.{dead.pid}.jpg"})
-        remove_leftovers(tmp_path / "none", "*", ".jpg")
+        (folder / "below").mkdir(parents=True)
+        (folder / "below" / "half.onnx").touch()
+        with replacing(tmp_path / "other.csv") as part:
+            assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+            part.touch()
+            remove_leftovers(tmp_path)
+            assert part.exists()  # this process writes it
+        remove_leftovers(tmp_path / "none")
         living.communicate(b"\n")
+
+
+def test_what_a_killed_process_was_writing_is_gone_after_the_next_write(tmp_path: Path):
+    write = (
+        "import os, signal; from pathlib import Path; from edgeface_runtime.files import replacing, temporary_folder\n"
+        "with temporary_folder(Path()) as folder, replacing(Path('page.html')) as part:\n"
+        "    part.write_text('half'); (Path(folder) / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", write], cwd=tmp_path, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 2  # what the first one left is not there beside what the second left
+    write_text(tmp_path / "other.html", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.html"]
+
+
+def test_a_folder_of_leftovers_alone_is_unused(tmp_path: Path):
+    (tmp_path / "below" / "empty").mkdir(parents=True)
+    (tmp_path / ".run.99999999.edgeface.json").touch()
+    assert is_unused(tmp_path)
+    (tmp_path / "below" / "file").touch()
+    assert not is_unused(tmp_path)
+
+
+def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path):
+    path = tmp_path / f"{'ü' * 125}.csv"
+    write_text(path, "whole")
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
 def test_writing_replaces_the_file(tmp_path: Path):

@@ -12,8 +12,8 @@ from PIL import Image
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, ImageError, ModelError, NoFaceError, UsageError
 from edgeface_runtime.align import align
-from edgeface_runtime.detection.blazeface import BlazeFace
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
+from edgeface_runtime.detection.yunet_onet import YunetOnet
 from edgeface_runtime.images import open_rgb
 from edgeface_runtime.model import load
 from edgeface_runtime.testing import PEOPLE, fake_photo, fake_recognizer
@@ -37,13 +37,13 @@ def real(tiny_onnx: Path) -> FaceRecognizer:
 def test_a_named_detector_runs_in_the_model_s_engine(engine: str) -> None:
     suffix = {"onnxruntime": "onnx", "litert": "tflite"}[engine]
     recognizer = FaceRecognizer(f"mobilefacenet.int8.{suffix}")
-    assert isinstance(recognizer.detector, BlazeFace)
+    assert isinstance(recognizer.detector, YunetOnet)
     assert recognizer.detector.onet.name == recognizer.model.engine.name == engine
 
 
 def test_it_is_detect_align_embed(real: FaceRecognizer, tiny_onnx: Path):
     photo = open_rgb(att(1))
-    faces, _ = find_faces(photo, load_detector("blazeface"))
+    faces, _ = find_faces(photo, load_detector(engine="onnxruntime"))
     assert [face.box.tolist() for face in real.faces(att(1))] == [face.box.tolist() for face in faces]
     expected = load(tiny_onnx).embed(np.stack([align(photo, face.landmarks, 32) for face in faces]))
     np.testing.assert_array_equal(real.embed(att(1)), expected)

@@ -176,7 +176,7 @@ def test_the_page_finds_aligns_and_embeds_as_python_does(
 ):
     model = with_golden(make[kind], tmp_path / f"tiny.{kind}")
     assert open_model(page, model) == "Golden vectors agree: cosine 1.000000."
-    recognizer = FaceRecognizer(model)
+    recognizer = FaceRecognizer(model, "blazeface")  # the page's detector
     photo = open_rgb(photos[name])
     faces = find_faces(photo, recognizer.detector)[0]
     face = most_central(faces, *photo.shape[:2])
@@ -198,7 +198,7 @@ def test_an_exported_net_gives_python_s_embedding_and_verdict(
     else:
         model = trained.file(precision, kind)
     assert open_model(page, model).startswith("Golden vectors agree")
-    recognizer = FaceRecognizer(model)
+    recognizer = FaceRecognizer(model, "blazeface")  # the page's detector
     least = 0.9999 if precision == "fp32" else 0.999
     for name, photo in (("a", "tight"), ("b", "other")):
         assert open_photo(page, name, photos[photo]) == "1 face"

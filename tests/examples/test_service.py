@@ -11,6 +11,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -285,3 +286,45 @@ def test_it_does_not_start_with_a_key_that_can_be_guessed(tiny_onnx: Path, tmp_p
     assert done.stderr.splitlines() == [
         "set EDGEFACE_KEY to a secret of at least 16 characters, such as: openssl rand -hex 16"
     ]
+
+
+def open_request(service: Service, body: bytes, length: int, key: str = KEY) -> socket.socket:
+    """A connection that has sent the head of a request and a part of its body."""
+    client = socket.create_connection(("127.0.0.1", service.port), timeout=600)
+    head = (
+        f"POST /identify HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-length: {length}\r\n"
+        "content-type: multipart/form-data; boundary=edge\r\n\r\n"
+    )
+    client.sendall(head.encode() + body)
+    return client
+
+
+def test_slow_bodies_and_those_that_end_early_keep_nobody_waiting(service: Service):
+    slow = [open_request(service, b"--edge\r\n", 100_000) for _ in range(100)]
+    try:
+        for client in slow[:20]:
+            client.close()  # their length was a lie
+        assert service.ask("POST", "/identify", ("photo", photo(1)))[0] == 200
+        assert service.ask("GET", "/health", key=None)[0] == 200
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_heavy_requests_beyond_a_few_are_sent_away_with_a_hint_and_small_ones_are_not(service: Service):
+    heavy = [open_request(service, bytes(2_000_000), 3_000_000) for _ in range(6)]
+    try:
+        until = time.monotonic() + 60
+        while True:  # until the six are being read
+            client = open_request(service, b"", 3_000_000)
+            client.settimeout(0.2)
+            with client, contextlib.suppress(TimeoutError):
+                reply = client.recv(1 << 16).decode()
+                break
+            assert time.monotonic() < until
+        assert reply.startswith("HTTP/1.1 503")
+        assert "retry-after: 1" in reply
+        assert service.ask("POST", "/identify", ("photo", photo(1)))[0] == 200
+    finally:
+        for client in heavy:
+            client.close()

@@ -19,7 +19,7 @@ BLOCKS = {
     "README.md": {"checkout": 2, "": 2},
     "docs/bench.md": {"workstation": 1},
     "docs/data.md": {"workstation": 1},
-    "docs/detectors.md": {"": 2},
+    "docs/detectors.md": {"": 3},
     "docs/export.md": {"": 1, "workstation": 1},
     "docs/gallery.md": {"": 13},
     "docs/group.md": {"": 1},

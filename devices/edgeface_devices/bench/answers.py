@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from edgeface_devices.bench.process import Worker
 from edgeface_devices.measurement import Embeddings, Faces
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.model import probe_images
 
 
@@ -24,7 +24,7 @@ def embed_here(path: Path, faces: Faces, *, threads: int) -> tuple[Embeddings, s
     Raises:
         ModelError: the file is no model, or its process died; names it.
     """
-    with tempfile.TemporaryDirectory() as folder, closing(Worker(path, threads=threads)) as worker:
+    with temporary_folder() as folder, closing(Worker(path, threads=threads)) as worker:
         source = Path(folder) / "faces.npy"
         np.save(source, faces)
         return worker.embed(source, Path(folder) / "embeddings.npy"), worker.loaded.engine_version

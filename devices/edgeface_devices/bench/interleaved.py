@@ -7,7 +7,6 @@ import os
 import platform
 import random
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +25,7 @@ from edgeface_devices.measurement import Embeddings, Faces, Measurement, of_file
 from edgeface_devices.results import Device, Results, ratios
 from edgeface_devices.way import PARTS, WHOLE, Part, PhotoWay, Setting
 from edgeface_runtime import ModelError, UsageError
+from edgeface_runtime.files import temporary_folder
 
 _WARM_UP = 10
 """Calls before the first one that counts: clocks rise and caches fill."""
@@ -200,7 +200,7 @@ def _schedule(count: int, rounds: int, seed: int) -> list[list[int]]:
 
 
 def _embed(workers: Sequence[Worker], faces: Faces) -> list[Embeddings]:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         source = Path(folder) / "faces.npy"
         np.save(source, faces)
         return [worker.embed(source, Path(folder) / f"{number}.npy") for number, worker in enumerate(workers)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from edgeface_devices.bench.process import Worker
 from edgeface_runtime import Model, ModelError, UsageError, read_contract
 from edgeface_runtime.engines import muted_stderr, onnx_options, onnxruntime
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.model import as_input, probe_images, unit_rows
 
 Rows = NDArray[np.float32]
@@ -142,7 +142,7 @@ def _feed(model: Model) -> NDArray[np.generic]:
 def _onnxruntime(model: Model, _: Rows, threads: int, calls: int) -> tuple[float, list[Operator], Rows]:
     feed = _feed(model)
     options = onnx_options(threads)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "run")
         session = onnxruntime().InferenceSession(model.path.read_bytes(), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgeface_devices.way import FOLLOW, PARTS, WHOLE
 from edgeface_runtime import FaceRecognizer, Gallery, Model
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.gallery.transfer import import_gallery
 from edgeface_runtime.images import open_photo
 from edgeface_runtime.model import unit_rows
@@ -48,7 +48,7 @@ def steps(
         os.environ.pop(key, None)
     photo, size = scene(name), model.contract.input.size
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
-    with tempfile.TemporaryDirectory() as folder, _gallery(Path(folder), recognizer) as gallery:
+    with temporary_folder() as folder, _gallery(Path(folder), recognizer) as gallery:
         pixels = open_photo(photo)
         faces = find_faces(pixels, recognizer.detector)[0]
         crops = [align(pixels, face.landmarks, size) for face in faces]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,14 +17,18 @@ from edgeface_devices.emulate import userland
 from edgeface_devices.emulate.counts import instructions, ways
 from edgeface_devices.estimate.evidence import Anchor
 from edgeface_devices.estimate.latency import Estimate, device_of, estimated
-from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, of_file
-from edgeface_devices.results import Results
+from edgeface_devices.figures import Figure, Table, shown
+from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, names, of_file
+from edgeface_devices.results import Results, answers
 from edgeface_devices.way import PhotoWay, Setting
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import temporary_folder
 
 _COUNTED = 3
 """Counted calls of each file; the median counts."""
 _CHUNK = 8
+_CLASSES = ("total", "simd", "memory", "branch", "dot")
+"""Of instructions, in a table."""
 
 Progress = Callable[[Sequence[int], str], Iterable[int]]
 
@@ -66,7 +69,7 @@ def emulate(
         assert file.contract is not None
         images = faces_for(file.contract.input.size, faces)
         here, version = embed_here(file.path, images, threads=1)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             run = _run(file.path, images, Path(folder), root, core, python_path, photo, progress)
             loaded, counts, there, found = run
         row = replace(
@@ -119,3 +122,15 @@ def _with_estimate(row: Measurement, board: BoardProfile, measured: Sequence[Anc
     whole = estimated(replace(row, threads=board.threads), board, measured, instructions=total)
     said = Estimate(ms=whole.p50_ms, note=whole.note or "")
     return replace(row, estimate=whole, note=f"estimate for the board itself, {board.threads} threads: {said}")
+
+
+def emulated_table(rows: Sequence[Measurement]) -> Table:
+    """Files on an emulated core: instructions of a call in millions, never times."""
+    named = names(rows)
+    counts = [[_millions(row, key) for key in _CLASSES] for row in rows]
+    columns = ["file", *_CLASSES, "top-1", "against here"]
+    return columns, [[named[row.path], *cells, *answers(row)] for row, cells in zip(rows, counts, strict=True)]
+
+
+def _millions(row: Measurement, key: str) -> str:
+    return shown(Figure(row.instructions[key] / 1e6, "emulated")) if row.instructions else "–"

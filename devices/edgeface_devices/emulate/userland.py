@@ -24,6 +24,7 @@ from pathlib import Path
 from edgeface_devices.boards.profiles import BoardProfile
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import UsageError
+from edgeface_runtime.files import temporary_folder
 
 ENTER = Path(__file__).parent / "qemu" / "enter.sh"
 _COUNTER = ENTER.with_name("icount.c")
@@ -253,7 +254,7 @@ def has_counter(root: Path) -> bool:
 
 def install(root: Path) -> str:
     """Installs edgeface's wheel, as it is here, in the emulator and gives its folder there, for ``PYTHONPATH``."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         wheel = write_wheel(Path(scratch))
         name = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
         target = root / "opt/edgeface" / name
@@ -271,13 +272,12 @@ def install(root: Path) -> str:
 def _fresh(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` that is renamed to it when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with temporary_folder(target.parent, target.name) as folder:
+        beside = Path(folder) / target.name
+        beside.mkdir()
         beside.chmod(0o755)
         yield beside
         beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

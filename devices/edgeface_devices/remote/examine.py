@@ -6,13 +6,13 @@ import io
 import json
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface_devices.doctor import Finding
 from edgeface_devices.remote.ssh import connect
 from edgeface_devices.wheel import write_wheel
+from edgeface_runtime.files import temporary_folder
 
 _OLD, _NO_PYTHON = 3, 4
 _EXAMINE = """
@@ -43,7 +43,7 @@ def examine_host(host: str, *, options: Sequence[str] = (), python: str = "pytho
     Raises:
         UsageError: the machine cannot be reached, or refuses us; says why and what to do.
     """
-    with tempfile.TemporaryDirectory() as scratch, connect(host, options) as connection:
+    with temporary_folder() as scratch, connect(host, options) as connection:
         load = io.BytesIO()
         with tarfile.open(fileobj=load, mode="w") as archive:
             archive.add(write_wheel(Path(scratch)), "edgeface.whl")

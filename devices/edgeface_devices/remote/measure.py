@@ -11,7 +11,6 @@ import io
 import json
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,14 +19,17 @@ import numpy as np
 
 from edgeface_devices.bench.answers import embed_here, faces_for
 from edgeface_devices.bench.process import death
+from edgeface_devices.boards.health import BoardState, Conditions
 from edgeface_devices.boards.profiles import BoardProfile, profile_of
-from edgeface_devices.measurement import Embeddings, Faces, compare_embeddings
+from edgeface_devices.figures import Table, shown
+from edgeface_devices.measurement import Embeddings, Faces, Measurement, compare_embeddings, names
 from edgeface_devices.remote.job import Job
 from edgeface_devices.remote.ssh import Connection, ConnectionLostError, connect, persistently
-from edgeface_devices.results import Device, Results, ratios
+from edgeface_devices.results import Device, Results, answers, ratios
 from edgeface_devices.way import Setting
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import file_format
 
 PATIENCE_S = 120.0
@@ -234,7 +236,7 @@ def _clean(host: Host) -> None:
 def _pack(job: Job, paths: Sequence[Path], faces: Faces | None) -> bytes:
     """A tar of the job and all that it needs; the same job gives the same bytes."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive, tempfile.TemporaryDirectory() as scratch:
+    with tarfile.open(fileobj=buffer, mode="w") as archive, temporary_folder() as scratch:
         files = [(f"models/{number}", path.read_bytes()) for number, path in enumerate(paths)]
         files += [("edgeface.whl", write_wheel(Path(scratch)).read_bytes())]
         files += [("job.json", json.dumps(asdict(job)).encode())]
@@ -324,3 +326,35 @@ _MAKE_VENV = """
 [ -x {folder}/bin/python ] || python3 -m venv --system-site-packages {folder} || {{ rm -rf {folder}; exit 1; }}
 {folder}/bin/python -m pip install --quiet --disable-pip-version-check {packages}
 """
+
+
+def remote_table(rows: Sequence[Measurement]) -> Table:
+    """Files that ran on another machine: times in ms and peak in MB, beside their answers on this one."""
+    columns = ["file", "p50", "p90", "first", "peak", "top-1", "against here"]
+    named = names(rows)
+    times = [map(shown, (row.p50_ms, row.p90_ms, row.first_ms, row.peak)) for row in rows]
+    return columns, [[named[row.path], *cells, *answers(row)] for row, cells in zip(rows, times, strict=True)]
+
+
+def conditions_table(state: Conditions) -> Table:
+    """Clock, heat and power before and after."""
+    columns = ["the board", "MHz", "°C", "governor", "throttled"]
+    cells = []
+    for when, reading in (("before", state.before), ("after", state.after)):
+        throttled = reading.to_json()["throttled"]
+        cells.append([when, *_reading(reading), reading.governor or "–", "–" if throttled is None else str(throttled)])
+    return columns, cells
+
+
+def sustained_table(results: Results) -> Table:
+    """Each repetition's median of each file, then how much the last differs from the first."""
+    named, repetitions = names(results.rows), results.sustained
+    cells = [[f"{at.minutes:.1f}", *(f"{ms:.2f}" for ms in at.medians_ms), *_reading(at.state)] for at in repetitions]
+    ends = zip(repetitions[0].medians_ms, repetitions[-1].medians_ms, strict=True)
+    drift = [f"{100 * (last / first - 1):+.1f} %" for first, last in ends]
+    columns = ["minute", *(named[row.path] for row in results.rows), "MHz", "°C"]
+    return columns, [*cells, ["drift", *drift, "", ""]]
+
+
+def _reading(state: BoardState) -> list[str]:
+    return ["–" if number is None else str(number) for number in (state.mhz, state.celsius)]

@@ -18,8 +18,7 @@ from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.least_squares import fit_linear
-from edgeface.training.pool import Pool
-from edgeface.training.training_state import Learner
+from edgeface.training.training_state import Learner, Pool
 
 RIDGE = 0.05
 """For the embedding's ``fit_linear``, times the number of its inputs by that of faces."""
@@ -71,20 +70,6 @@ def fit_embedding(net: Pooled, parts: Iterable[tuple[Tensor, Tensor]], count: in
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())
     norm.bias.copy_(norm.running_mean + gain * bias)
     return float(F.cosine_similarity(y + bias, target).mean())
-
-
-def fit_last_layers(
-    learner: Learner,
-    pool: Pool,
-    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-    config: TrainConfig,
-    reporter: Reporter,
-) -> None:
-    """What ``config.init`` asks for; ``rows`` are those of all faces, and of those with labels."""
-    if config.init.fit_embedding:
-        fit_to_teachers(learner, pool, rows[0], config, reporter)
-    if config.init.imprint_head:
-        imprint_head(learner, pool, rows[1], config, reporter)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.training.augment import normalize
-from edgeface.training.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
+from edgeface.training.checkpoints import Checkpoint, own_checkpoint
 from edgeface.training.config import NORMALIZATIONS, TrainConfig
 from edgeface.training.init.prune import is_wider, prune_into
 from edgeface.training.init.weights import init_backbone
-from edgeface_runtime import ContractError, InputSpec, ModelError, UsageError
+from edgeface_runtime import InputSpec, UsageError
 
 PRUNING_FACES = 1000
 """About how many faces a pruned model is fitted on."""
@@ -61,7 +60,7 @@ def start_from(
     return f"{source}: pruned to {model.backbone}; {near}"
 
 
-def settings_of(source: str | None) -> dict[str, object]:
+def settings_of(source: str) -> dict[str, object]:
     """Backbone, embedding, input size and normalization of a checkpoint of ours; nothing of any other source.
 
     Raises:
@@ -78,23 +77,6 @@ def settings_of(source: str | None) -> dict[str, object]:
     }
     normalization = _normalization(spec)
     return found | ({"normalization": normalization} if normalization in NORMALIZATIONS else {})
-
-
-def own_checkpoint(source: str | None) -> Checkpoint | None:
-    """The checkpoint that is meant where it is one of ours.
-
-    Raises:
-        UsageError: no such file, or the fp32 weights of a shipped model are not there.
-    """
-    if source is None or source == "imagenet":
-        return None
-    path = find_checkpoint(Path(source))
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        return load_checkpoint(path)
-    except (ModelError, ContractError):
-        return None  # init_backbone says what it is
 
 
 def _wider(net: nn.Module, source: str) -> Checkpoint | None:

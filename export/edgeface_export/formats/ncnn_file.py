@@ -9,11 +9,11 @@ import tarfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from edgeface_export.formats.protocols import Writer
 from edgeface_runtime import Contract, MissingExtraError, ModelError
 from edgeface_runtime.contract import read_contract
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import KEY, tar_members
 
 _CASTS = "Tensor.to"
@@ -37,7 +37,7 @@ def convert(source: Path, path: Path, *, flag: str) -> None:
     spec = contract.input
     sides = f"1,3,{spec.size},{spec.size}" if spec.layout == "NCHW" else f"1,{spec.size},{spec.size},3"
     kind = "u8" if spec.dtype == "uint8" else "f32"
-    with TemporaryDirectory() as workspace:
+    with temporary_folder() as workspace:
         # It writes its results beside its input.
         graph = Path(workspace) / "net.onnx"
         graph.write_bytes(source.read_bytes())

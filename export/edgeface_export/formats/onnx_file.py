@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -21,6 +20,7 @@ from edgeface_export.formats.protocols import Inputs, Writer
 from edgeface_export.quantize.ranges import Range, channel_scales, refuse_clipped, rounded
 from edgeface_runtime import Contract
 from edgeface_runtime.engines import onnx_options, onnxruntime
+from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import KEY
 
 ort, quantization = onnxruntime(), onnxruntime("quantization")
@@ -176,7 +176,7 @@ def write_int8(prepared: Path, ranges: Mapping[str, Range], path: Path, excluded
         name: calibrate.TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
-    with _muted(), TemporaryDirectory() as folder:
+    with _muted(), temporary_folder() as folder:
         cache = Path(folder) / "ranges.json"
         calibrate.save_tensors_data(calibrate.TensorsData(quantization.CalibrationMethod.MinMax, data), cache)
         quantization.quantize_static(
@@ -206,7 +206,7 @@ def write_dynamic(source: Path, path: Path) -> None:
     onnxruntime's dynamic convolution has one scale for all channels. Depthwise layers do not bear that,
     and hold few weights: they stay float.
     """
-    with _muted(), TemporaryDirectory() as folder:
+    with _muted(), temporary_folder() as folder:
         prepared = prepare(source, Path(folder))
         grouped = [node.name for node in onnx.load(prepared).graph.node if _groups(node) > 1]
         quantization.quantize_dynamic(
@@ -297,7 +297,7 @@ def write_contract(path: Path, text: str) -> None:
 
 def operators(path: Path, source: Contract | None = None) -> dict[str, Counter[str]]:
     """``int8``, ``float``, ``other`` → operators by name, of the graph as onnxruntime runs it on this machine."""
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         options = onnx_options(1)
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -15,9 +15,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.detection.boxes import read_onet, square, suppress
+from edgeface_runtime.detection.boxes import ProposalSettings, read_onet, square, suppress
 from edgeface_runtime.detection.pixels import area_crops, framed, require_rgb, resized, running_sums
-from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels

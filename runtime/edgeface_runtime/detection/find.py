@@ -21,24 +21,25 @@ from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import Pixels
 
 NETS = Path(__file__).parent / "nets"
-DETECTORS = ("blazeface", "mtcnn", "yunet")
+DETECTORS = ("yunet", "blazeface", "mtcnn")
+"""The default first."""
 _OLD_NAMES = {"fast": "blazeface"}
 ENGINES = {
-    "onnxruntime": ("onnx", ("onnxruntime",)),
     "litert": ("tflite", ("ai_edge_litert", "tflite_runtime")),
+    "onnxruntime": ("onnx", ("onnxruntime",)),
 }
 """Engine → ending of the shipped nets' files that it reads, and the packages of which one must be installed."""
 
 
 def load_detector(
-    name: str | Path = "blazeface", *, threads: int = 1, engine: str = "auto", min_face: float | None = None
+    name: str | Path = DETECTORS[0], *, threads: int = 1, engine: str = "auto", min_face: float | None = None
 ) -> Detector:
     """A face detector, ready to use.
 
     Args:
-        name: ``"blazeface"``, ``"yunet"``, ``"mtcnn"``, or the path of a YuNet file in ONNX.
+        name: ``"yunet"``, ``"blazeface"``, ``"mtcnn"``, or the path of a YuNet file in ONNX.
         threads: how many threads one call may use, 1 to 1,024.
-        engine: ``"onnxruntime"``, ``"litert"``, or ``"auto"`` for the first of these that is installed. A YuNet
+        engine: ``"litert"``, ``"onnxruntime"``, or ``"auto"`` for the first of these that is installed. A YuNet
             file is opened by the engine that reads it.
         min_face: smallest face to look for, in pixels of the photo, at least 12; the detector's own (40, for
             ``"mtcnn"`` 20) where None. Half of it takes up to four times as long.
@@ -74,6 +75,12 @@ def load_detector(
 def detector_name(name: str | Path) -> str | Path:
     """What a detector is called, where ``name`` may be a former name of it."""
     return _OLD_NAMES.get(str(name), name)
+
+
+def name_of(detector: Detector) -> str:
+    """What a gallery remembers of a detector: the name that opens it; of a file or an app's own what it is."""
+    kinds = {YunetOnet: "yunet", BlazeFace: "blazeface", Mtcnn: "mtcnn", Yunet: "a YuNet file"}
+    return next((name for kind, name in kinds.items() if isinstance(detector, kind)), type(detector).__name__)
 
 
 def _suffix(engine: str) -> str:

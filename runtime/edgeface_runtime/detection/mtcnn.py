@@ -12,9 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.detection.boxes import confidence, read_onet, regress, square, suppress
+from edgeface_runtime.detection.boxes import (
+    confidence,
+    read_onet,
+    regress,
+    require_min_face,
+    require_shares,
+    square,
+    suppress,
+)
 from edgeface_runtime.detection.pixels import AreaTable, area_cells, area_crops, reduced, require_rgb
-from edgeface_runtime.detection.settings import require_min_face, require_shares
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.faces import Face

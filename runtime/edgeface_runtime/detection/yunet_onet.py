@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeface_runtime.detection.boxes import suppress
+from edgeface_runtime.detection.boxes import ProposalSettings, suppress
 from edgeface_runtime.detection.pixels import Area, framed, require_rgb, resized
-from edgeface_runtime.detection.settings import ProposalSettings
 from edgeface_runtime.engines import Engine
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
 
 _STRIDES = (8, 16, 32)
 _SEEN = 29  # pixels that the smallest face has where YuNet sees it
-_TILE = 1440  # pixels of a side that YuNet sees at once: memory does not grow with the photo
+# Pixels of the longer and the shorter side that YuNet sees at once, and of the sides of tiles where the photo has more:
+# memory does not grow with the photo.
+_WHOLE, _TILE = (1408, 800), (1024, 800)
 _SHARED = 160  # of them that neighbouring tiles share; what is larger is found in the photo at a quarter of the scale
 _ENOUGH = 192  # pixels of the longer side in which a large face still has 20
 _NEAREST = 1.5  # photos that shrink less lose no face when pixels are dropped, in a tenth of the time of a filter
@@ -49,6 +50,8 @@ class YunetOnet(ProposalSettings):
     """(N, 3, 48, 48) → (N, 15), as in ``Mtcnn``."""
     proposal: float = 0.15
     """Confidence from which a proposal of YuNet is looked at, 0 to 1."""
+    sure: float = 0.985
+    """As in ``ProposalSettings``; two looks give a face that is upside down more than five do."""
 
     def detect(self, image: Pixels) -> list[Face]:
         """Faces in one (H, W, 3) uint8 RGB photo, the most confident first.
@@ -92,8 +95,9 @@ class YunetOnet(ProposalSettings):
         scale = min(1.0, _SEEN / self.min_face)
         while True:
             spans = []
-            for length in size:
-                count = max(1, math.ceil((length * scale - _SHARED) / (_TILE - _SHARED)))
+            is_whole = max(size) * scale <= _WHOLE[0] and min(size) * scale <= _WHOLE[1]
+            for length, tile in zip(size, _TILE if size[0] >= size[1] else _TILE[::-1], strict=True):
+                count = 1 if is_whole else max(1, math.ceil((length * scale - _SHARED) / (tile - _SHARED)))
                 side = math.ceil(min(length, (length + (count - 1) * _SHARED / scale) / count))
                 spans.append(
                     [(start, start + side) for start in np.linspace(0, length - side, count).astype(int).tolist()]

@@ -18,6 +18,7 @@ import os
 import re
 import sqlite3
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import require_regular
-from edgeface_runtime.errors import GalleryError, UsageError
+from edgeface_runtime.detection.find import DETECTORS
+from edgeface_runtime.errors import EdgefaceWarning, GalleryError, UsageError
 from edgeface_runtime.files import remove_leftovers, replacing
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
 from edgeface_runtime.gallery.search import Precision
@@ -35,6 +37,10 @@ from edgeface_runtime.model import Model
 
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""
+UNSAID = "blazeface"
+"""The detector of galleries that state none: it was the default while they did not."""
+MIXED = "0.015 higher or lower, on average the same"
+"""How scores are where one detector enrolled and another identifies (docs/detectors.md)."""
 _PLAIN = b"SQLite format 3\0"
 _CIPHER = "sqlcipher3.dbapi2"
 _APPLICATION = 0x45444746  # "EDGF"
@@ -116,8 +122,10 @@ def binding_of(model: Model) -> Binding:
     )
 
 
-def connect(path: Path, binding: Binding | None, precision: Precision = "float32") -> sqlite3.Connection:
-    """Opens the file; makes it with ``binding`` and ``precision`` where it is absent or empty.
+def connect(
+    path: Path, binding: Binding | None, precision: Precision = "float32", detector: str | None = None
+) -> sqlite3.Connection:
+    """Opens the file; makes it with ``binding``, ``precision`` and ``detector`` where it is absent or empty.
 
     Raises:
         GalleryError: no gallery, damaged, or of a newer edgeface.
@@ -138,7 +146,7 @@ def connect(path: Path, binding: Binding | None, precision: Precision = "float32
                 db.execute(f"PRAGMA {pragma}")
             if binding is not None and _number(db, "page_count") == 0:
                 db.execute(f"PRAGMA page_size = {PAGE}")
-                _create(db, binding, precision)
+                _create(db, binding, precision, detector)
             _require_ours(db, path)
             with contextlib.suppress(*_errors()):  # others read or write, or this process may only read
                 overwrite(db, path)
@@ -165,6 +173,26 @@ def read_binding(db: sqlite3.Connection, path: Path) -> Binding:
 def read_precision(db: sqlite3.Connection) -> Precision:
     """How the file stores embeddings."""
     return next(name for name, schema in SCHEMAS.items() if schema == _number(db, "user_version"))
+
+
+def read_detector(db: sqlite3.Connection) -> str | None:
+    """The name of the detector that found the faces; empty where nobody knows, None where the file does not say."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'detector'").fetchone()
+    return str(row[0]) if row else None
+
+
+def warn_of_mixture(path: Path, enrolled_with: str | None, other: str) -> None:
+    """Says what it does to scores where two detectors meet in one gallery; as ``read_detector`` gives them."""
+    is_known = enrolled_with or (enrolled_with is None and other in DETECTORS)
+    if not is_known or other == (enrolled_with or UNSAID):
+        return
+    was = f"with the detector {enrolled_with}" if enrolled_with else f"probably with the detector {UNSAID}"
+    warnings.warn(
+        f"{shown(path)}: enrolled {was}: the scores of faces that {other} finds are {MIXED}; leave out "
+        "--detector (detector=), or enroll the photos anew (edgeface gallery move)",
+        EdgefaceWarning,
+        stacklevel=4,
+    )
 
 
 def read_index(db: sqlite3.Connection, path: Path) -> tuple[Path, str] | None:
@@ -204,7 +232,7 @@ def new_gallery(path: Path) -> Iterator[Path]:
     if path.exists():
         raise GalleryError(f"{shown(path)}: is there already; name another file, or move it away")
     try:
-        remove_leftovers(path.parent, path.stem, path.suffix)
+        remove_leftovers(path.parent)
         with replacing(path) as part:
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
             yield part
@@ -282,18 +310,22 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def write_export(
-    path: Path, binding: Binding, photos: Sequence[tuple[Mapping[str, object], NDArray[np.float32]]]
+    path: Path,
+    binding: Binding,
+    photos: Sequence[tuple[Mapping[str, object], NDArray[np.float32]]],
+    detector: str | None,
 ) -> None:
     """Writes photos and embeddings as ``.json`` or ``.csv``, whole or not at all, readable by the owner alone."""
     if path.suffix == ".json":
         rows = [{**photo, "embedding": row.tolist()} for photo, row in photos]
-        text = json.dumps({"schema": 1, "model": asdict(binding), "photos": rows}, ensure_ascii=False) + "\n"
+        document = {"schema": 1, "model": asdict(binding), "detector": detector, "photos": rows}
+        text = json.dumps(document, ensure_ascii=False) + "\n"
     elif path.suffix == ".csv":
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
-        writer.writerow([*fields, *(f"e{i}" for i in range(binding.length))])
-        writer.writerows([*(photo[field] for field in fields), *row.tolist()] for photo, row in photos)
+        writer.writerow([*fields, "detector", *(f"e{i}" for i in range(binding.length))])
+        writer.writerows([*(photo[field] for field in fields), detector, *row.tolist()] for photo, row in photos)
         text = file.getvalue()
     else:
         raise UsageError(f"{shown(path)}: name a .json or a .csv file")
@@ -305,14 +337,15 @@ def write_export(
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
 
 
-def _create(db: sqlite3.Connection, binding: Binding, precision: Precision) -> None:
+def _create(db: sqlite3.Connection, binding: Binding, precision: Precision, detector: str | None) -> None:
     db.execute("BEGIN IMMEDIATE")
     if _number(db, "user_version"):  # another process was quicker
         db.execute("ROLLBACK")
         return
     for table in _TABLES:
         db.execute(table)
-    meta = (("model", json.dumps(asdict(binding))), ("stale", "0"))
+    meta = [("model", json.dumps(asdict(binding))), ("stale", "0")]
+    meta += [] if detector is None else [("detector", detector)]
     db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
     db.execute(f"PRAGMA application_id = {_APPLICATION}")
     db.execute(f"PRAGMA user_version = {SCHEMAS[precision]}")

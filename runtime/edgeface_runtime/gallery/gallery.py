@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import Color, described, path_of, whole
+from edgeface_runtime.detection.find import name_of
 from edgeface_runtime.errors import EnrollmentError, GalleryError, UsageError
 from edgeface_runtime.gallery.database import (
+    UNSAID,
     binding_of,
+    warn_of_mixture,
     write_export,
 )
 from edgeface_runtime.gallery.enrollment import (
@@ -82,6 +85,8 @@ class Gallery:
         Raises:
             GalleryError: no gallery, damaged, of a newer edgeface, made with another model, or of another
                 ``precision``.
+            EdgefaceWarning: the recognizer was told to find faces with another detector than the enrolled ones were
+                found with; where it was told none, it finds them with that one from now on.
             UsageError: no such ``precision``.
             MissingExtraError: usearch is absent.
         """
@@ -91,13 +96,19 @@ class Gallery:
         if recognizer is not None and not isinstance(recognizer, FaceEncoder):
             raise UsageError(f"the recognizer is {described(recognizer)}; make one with FaceRecognizer()")
         self.path, self._recognizer = path, recognizer
-        self._store = Store(path, binding_of(recognizer.model) if recognizer else None, precision or "float32", index)
+        binding, finding = (binding_of(recognizer.model), name_of(recognizer.detector)) if recognizer else (None, None)
+        self._store = Store(path, binding, precision or "float32", index, finding)
         self.binding, self.precision = self._store.binding, self._store.precision
+        self.detector = UNSAID if self._store.detector is None else self._store.detector
         try:
             if recognizer:
                 self.require(recognizer.model)
             if precision not in (None, self.precision):
                 raise GalleryError(f"{path}: stores {self.precision} embeddings, not {precision}; make a new gallery")
+            if recognizer:
+                if follow := getattr(recognizer, "follow_gallery", None):
+                    follow(self.detector)
+                warn_of_mixture(path, self._store.detector, name_of(recognizer.detector))
         except BaseException:
             self._store.close()
             raise
@@ -318,8 +329,10 @@ class Gallery:
             GalleryError: the source is none of these, damaged, or of another model; or this one cannot be written.
             UsageError: the source cannot be read.
         """
-        binding, photos = read_source(path_of("what to merge", source))
+        binding, photos, detector = read_source(path_of("what to merge", source))
         require_fit(Path(source), binding, photos, self.binding, shown(self.path))
+        if detector:
+            warn_of_mixture(self.path, self._store.detector, detector)
         return merge(self._store, self._recognizer, photos, shown(source), force=force)
 
     def backup(self, path: str | Path) -> None:
@@ -339,7 +352,7 @@ class Gallery:
         """
         path = path_of("the file to write", path)
         photos = [(asdict(photo), vector) for photo, vector in zip(*self.contents(), strict=True)]
-        write_export(path, self.binding, photos)
+        write_export(path, self.binding, photos, self._store.detector)
 
     def _enrolling(self) -> FaceEncoder:
         if self._recognizer is None:

@@ -22,6 +22,7 @@ from edgeface_runtime.gallery.database import (
     new_gallery,
     overwrite,
     read_binding,
+    read_detector,
     read_index,
     read_precision,
     write_index,
@@ -49,8 +50,10 @@ _NONE = np.empty(0, np.int64)
 class Store:
     """One open file; may be used from several threads."""
 
-    def __init__(self, path: Path, binding: Binding | None, precision: Precision, index: bool) -> None:
-        """Opens it, or makes it for ``binding`` and ``precision``; where ``binding`` is None it must be there.
+    def __init__(
+        self, path: Path, binding: Binding | None, precision: Precision, index: bool, detector: str | None = None
+    ) -> None:
+        """Opens it, or makes it for what is given; where ``binding`` is None it must be there.
 
         Raises:
             GalleryError: no gallery, damaged, or of a newer edgeface.
@@ -63,11 +66,11 @@ class Store:
             (-1, -1),
             -1,
         )  # what ``_counted`` said before the cache was read, and the schema's version
-        self._db = connect(path, binding, precision)
+        self._db = connect(path, binding, precision, detector)
         try:
             with explained(path):
                 self.binding = read_binding(self._db, path)
-                self.precision = read_precision(self._db)
+                self.precision, self.detector = read_precision(self._db), read_detector(self._db)
                 self._index = NearIndex(self.binding.length, read_index(self._db, path)) if index else None
         except BaseException:
             self._db.close()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import path_of, require_regular
 from edgeface_runtime.errors import GalleryError, UsageError
-from edgeface_runtime.gallery.database import Binding, binding_of, new_gallery
+from edgeface_runtime.gallery.database import UNSAID, Binding, binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import Refusal, checked_name, disagreements
 from edgeface_runtime.gallery.search import Precision, in_bytes, pack, scores, widened
 from edgeface_runtime.gallery.store import FROM, Store
@@ -30,6 +30,7 @@ _UNREADABLE = (
     *(ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError),
     *(csv.Error, zlib.error, zipfile.BadZipFile),
 )
+_Read: TypeAlias = "tuple[Binding | None, list[dict[str, object]], str | None]"
 _MEASURED = ("sharpness", "size", "yaw", "pitch")
 
 
@@ -55,8 +56,8 @@ class Incoming:
     """(D,) of length 1."""
 
 
-def read_source(path: Path) -> tuple[Binding | None, list[Incoming]]:
-    """The photos of a gallery or a file of embeddings, and the model that made them where it says so.
+def read_source(path: Path) -> tuple[Binding | None, list[Incoming], str | None]:
+    """The photos of a gallery or a file of embeddings, and the model and detector that made them where it says so.
 
     Raises:
         GalleryError: it is neither, or damaged; the message says where.
@@ -66,7 +67,7 @@ def read_source(path: Path) -> tuple[Binding | None, list[Incoming]]:
         return _read_file(path)
     store = Store(path, None, "float32", index=False)
     try:
-        return store.binding, _read_store(store)
+        return store.binding, _read_store(store), store.detector or UNSAID
     finally:
         store.close()
 
@@ -89,13 +90,13 @@ def import_gallery(
         UsageError: the source cannot be read, or no model is known.
     """
     source, path = path_of("what to import", source), path_of("the gallery", path)
-    stated, photos = read_source(source)
+    stated, photos, detector = read_source(source)
     binding = binding_of(model) if model else stated
     if binding is None:
         raise UsageError(f"{shown(source)}: does not say which model made its embeddings: name it (model=, --model)")
     require_fit(source, stated, photos, binding, "the model")
     with new_gallery(path) as part:
-        store = Store(part, binding, precision, index=False)
+        store = Store(part, binding, precision, index=False, detector=detector or "")
         try:
             return merge(store, None, photos, shown(source), force=True)
         finally:
@@ -158,10 +159,10 @@ def _read_store(store: Store) -> list[Incoming]:
     return [Incoming(photo[1], photo[2:8], row) for photo, row in zip(photos, rows, strict=True)]
 
 
-def _read_file(path: Path) -> tuple[Binding | None, list[Incoming]]:
+def _read_file(path: Path) -> tuple[Binding | None, list[Incoming], str | None]:
     try:
         require_regular(path)
-        binding, rows = _READERS[path.suffix.lower()](path)
+        binding, rows, detector = _READERS[path.suffix.lower()](path)
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
     except _UNREADABLE as error:
@@ -171,7 +172,7 @@ def _read_file(path: Path) -> tuple[Binding | None, list[Incoming]]:
     lengths = {len(photo.embedding) for photo in found}
     if len(lengths) > 1 or (binding and lengths - {binding.length}):
         raise GalleryError(f"{shown(path)}: its embeddings are of {' and '.join(map(str, sorted(lengths)))} numbers")
-    return binding, found
+    return binding, found, detector
 
 
 def _doubts(
@@ -225,30 +226,32 @@ def _checked(path: Path, rows: Sequence[dict[str, object]]) -> list[Incoming]:
     return found
 
 
-def _json(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
+def _json(path: Path) -> _Read:
     document = json.loads(path.read_text(encoding="utf-8"))
-    return Binding(**document["model"]), list(document["photos"])
+    return Binding(**document["model"]), list(document["photos"]), str(document.get("detector") or UNSAID)
 
 
-def _csv(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
+def _csv(path: Path) -> _Read:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = [name for name in reader.fieldnames or () if name[:1] == "e" and name[1:].isdigit()]
         columns.sort(key=lambda name: int(name[1:]))
         if not columns or "name" not in (reader.fieldnames or ()):
             raise ValueError("it has no columns name, e0, e1, …")
-        return None, [{**row, "embedding": [row[column] or "" for column in columns]} for row in reader]
+        rows = [{**row, "embedding": [row[column] or "" for column in columns]} for row in reader]
+    stated = str(rows[0].get("detector") or "") if rows else ""
+    return None, rows, stated or (UNSAID if "added" in (reader.fieldnames or ()) else None)
 
 
-def _npz(path: Path) -> tuple[Binding | None, list[dict[str, object]]]:
+def _npz(path: Path) -> _Read:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         names, embeddings = arrays["names"], arrays["embeddings"]
     if names.ndim != 1 or embeddings.ndim != 2 or len(names) != len(embeddings) or embeddings.dtype.kind != "f":
         raise ValueError(f"names {names.shape} and embeddings {embeddings.dtype} {embeddings.shape} do not fit")
-    return None, [{"name": str(name), "embedding": row} for name, row in zip(names, embeddings, strict=True)]
+    return None, [{"name": str(name), "embedding": row} for name, row in zip(names, embeddings, strict=True)], None
 
 
-_READERS: dict[str, Callable[[Path], tuple[Binding | None, list[dict[str, object]]]]] = {
+_READERS: dict[str, Callable[[Path], _Read]] = {
     ".json": _json,
     ".csv": _csv,
     ".npz": _npz,

@@ -30,7 +30,7 @@ def test_what_a_kill_leaves_is_for_the_owner_alone_and_goes_with_the_next_run(li
             assert part.stat().st_mode & 0o777 == 0o600
             process.kill()
             process.communicate()
-            (place / "faces" / f".x.{process.pid}.jpg").touch()
+            (place / "faces" / f".x.{process.pid}.edgeface.jpg").touch()
             assert not (place / "out.mp4").exists()
             process = live.started("--camera", server.address, "--json-lines", "-o", "out.mp4", "--snapshots", "faces")
             live.until(process, "named")

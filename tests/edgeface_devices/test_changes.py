@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from edgeface_devices.changes import FIGURES, RATIOS, breaches, change_table, compare, parse_limit
 from edgeface_devices.choices import choose
 from edgeface_devices.measurement import Measurement
-from edgeface_devices.results import Results, merge
-from edgeface_devices.verdicts import FIGURES, RATIOS, breaches, change_table, compare, judge, parse_limit
+from edgeface_devices.results import Results, judge, merge
 from edgeface_runtime import UsageError
 
 

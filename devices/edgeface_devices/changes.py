@@ -1,4 +1,4 @@
-"""Answers drawn from rows: which file fits a budget, which row breaks a limit, what changed since an earlier run."""
+"""Rows against an earlier run's, and against limits: what changed, and what is over."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeface_devices.choices import Choice, choose, choose_way
-from edgeface_devices.figures import Figure
+from edgeface_devices.figures import Figure, Table, shown
 from edgeface_devices.measurement import Json, Measurement, names
-from edgeface_devices.results import Results, Table, by_board, merge, share_accuracy, shown
 from edgeface_runtime import UsageError
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -20,54 +18,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 _LIMIT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?)\s*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Rows with everything that was asked about them."""
-
-    rows: tuple[Measurement, ...]
-    """The accuracy that was measured of a file stands in its rows of all boards."""
-    choices: tuple[Choice, ...] = ()
-    changes: tuple[Change, ...] = ()
-    breaches: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Some row has a time, each board has a file that fits, and no limit is broken."""
-        timed = any(row.p50_ms or row.source == "emulated" for row in self.rows)
-        return timed and all(choice.fits for choice in self.choices) and not self.breaches
-
-    def to_json(self) -> Json:
-        """Keys to add to the document of ``bench --json``; one that was not asked for is absent."""
-        choices, changes = ([item.to_json() for item in items] for items in (self.choices, self.changes))
-        answers: Json = {"choices": choices, "changes": changes, "failed": list(self.breaches)}
-        return {key: answer for key, answer in answers.items() if answer}
-
-
-def judge(
-    results: Results,
-    *,
-    budget_ms: float | None = None,
-    min_accuracy: float | None = None,
-    baseline: Results | None = None,
-    limits: Sequence[Limit] = (),
-) -> Verdict:
-    """Answers whatever is asked of merged results; see ``choose``, ``compare`` and ``breaches``.
-
-    A budget is held against the whole way from a photo to names where rows have it (``choose_way``).
-
-    Raises:
-        UsageError: as those three do.
-    """
-    rows = share_accuracy(results.rows)
-    changes = compare(rows, merge([], {"": baseline}).rows) if baseline else ()
-    asks = budget_ms is not None or min_accuracy is not None
-    choices = choose(rows, budget_ms=budget_ms, min_accuracy=min_accuracy) if asks else ()
-    if budget_ms is not None and any(row.photo for row in rows):
-        choices = tuple(choose_way(its, budget_ms, min_accuracy) for its in by_board(rows).values())
-    broken = breaches(rows, limits, changes)
-    return Verdict(rows=rows, choices=choices, changes=changes, breaches=broken)
 
 
 FIGURES: dict[str, tuple[str, Callable[[Measurement], Figure | None]]] = {
