@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.export import FACES, SIZE, SPEC, int8_file, random_net, time_files
 from edgeface_export.formats import keras_twin, tflite_file
-from edgeface_export.torch_model import Preprocess, embedder
+from edgeface_export.rewrite import Preprocess, embedder
 
 
 def write_theirs(backbone: str, path: Path) -> None:

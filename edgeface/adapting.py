@@ -21,7 +21,7 @@ from edgeface.training.init.start import settings_of
 from edgeface.training.loop import train
 from edgeface.training.processes import is_main_process
 from edgeface.training.training_state import Epoch
-from edgeface_export.torch_model import torch_embeddings
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import write_text
 from edgeface_runtime.model import shipped

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.dataset import FaceData
+from edgeface.data.dataset import FaceData, open_faces
 from edgeface.data.pairs import find, read_lfw_pairs
-from edgeface.data.whole import open_faces
 from edgeface.evaluation.opening import EXPORTED, carries_contract, contract_of
 from edgeface.evaluation.pipeline import held_against
 from edgeface.evaluation.tails import all_against_all, tar_at_far

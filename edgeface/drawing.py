@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeface_runtime import Frame, Person, Source, UsageError
-from edgeface_runtime.files import check_target, is_unused, make_folder, remove_leftovers, replacing
+from edgeface_runtime.files import check_target, is_unused, make_folder, remove_leftovers, replacing, write_whole
 from edgeface_runtime.streams.captures import opencv
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def writer(path: Path, fps: float, *, live: bool) -> Iterator[Write]:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as part:
-                Image.fromarray(pixels).save(part, quality=90)
+                write_whole(part, partial(Image.fromarray(pixels).save, format="JPEG", quality=90))
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({error.strerror or error})") from error
 

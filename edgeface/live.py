@@ -369,9 +369,10 @@ def identify_folder(
         for frame in opened.frames:
             found = recognizer.identify(frame.pixels, gallery, far, threshold=threshold)
             count += 1
-            tell(PhotoResult(frame.name, tuple(found)))
             people = [Person(index, face.name, face.score, face.box, 1) for index, face in enumerate(found, 1)]
-            if not draw(frame, people) or stop.asked.is_set():
+            goes_on = draw(frame, people)
+            tell(PhotoResult(frame.name, tuple(found)))  # once it is drawn: what was told of is there after a kill
+            if not goes_on or stop.asked.is_set():
                 break
     return count, len(failed), time.perf_counter() - began
 

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeface_runtime import Event, Face, FrameResult, ImageError, Person, UsageError
-from edgeface_runtime.files import make_folder, remove_leftovers, replacing
+from edgeface_runtime.files import make_folder, remove_leftovers, replacing, write_whole
 from edgeface_runtime.quality import face_crop, face_size, pose, sharpness
 
 _AROUND = 0.4  # of the box's sides that is kept on each side of it
@@ -96,7 +97,7 @@ class Snapshots:
         try:
             with replacing(best.path) as part:
                 part.touch(mode=0o600)
-                Image.fromarray(best.picture).save(part, quality=90)
+                write_whole(part, partial(Image.fromarray(best.picture).save, format="JPEG", quality=90))
         except OSError as error:
             raise UsageError(f"{best.path}: cannot be written ({error.strerror or error})") from error
         best.is_written = True

@@ -27,7 +27,7 @@ from edgeface_devices.bench.interleaved import local_device
 from edgeface_devices.doctor import VNNI, features
 from edgeface_export.options import RECIPES, ExportOptions
 from edgeface_export.result import ExportedFile, ExportResult
-from edgeface_export.torch_model import torch_embeddings
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "export-results.md"

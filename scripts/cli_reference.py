@@ -1,5 +1,4 @@
 """Writes docs/cli.md from every command's --help; with --check, fails when it is not current.
-
 python scripts/cli_reference.py [--check]
 """
 
@@ -22,7 +21,8 @@ HEAD = """# Command line
 Made from `--help` by `make docs`; `make check` fails when it is not current.
 
 Results go to stdout, progress and warnings to stderr. Exit code 0: done. 1: done, and the answer is no.
-2: you can mend it, and one line says how. 130: interrupted. `EDGEFACE_DEBUG=1` shows the traceback of an error.
+2: you can mend it, and one line says how. 130, 143, 129: ended by Ctrl-C, SIGTERM,
+SIGHUP. `EDGEFACE_DEBUG=1` shows the traceback of an error.
 """
 
 

@@ -35,7 +35,7 @@ _HOT = 80.0
 """°C at which a Raspberry Pi begins to slow down."""
 # Distribution → a small net that its engine runs.
 ENGINES = {
-    name: Path(edgeface_runtime.__file__).parent / "detection" / "nets" / f"onet.{suffix}"
+    name: Path(edgeface_runtime.__file__).parent / "detection" / "nets" / f"blazeface_short_range.{suffix}"
     for name, suffix in (("onnxruntime", "onnx"), ("ai-edge-litert", "tflite"))
 }
 # Extra → modules that a use of it needs, and the use.

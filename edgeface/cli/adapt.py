@@ -41,8 +41,7 @@ def adapt(
     """
     from edgeface.adapting import adapt as run
     from edgeface.adapting import adapt_config
-    from edgeface.data.dataset import licence_of_photos
-    from edgeface.data.whole import open_faces
+    from edgeface.data.dataset import licence_of_photos, open_faces
     from edgeface.progress import SILENT
     from edgeface.training.processes import is_main_process
 

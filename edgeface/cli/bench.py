@@ -224,7 +224,7 @@ def _check_targets(report: Path | None, output: Path | None, share: Path | None)
 
 
 def _faces(files: list[Path], data: Path) -> FaceData:
-    from edgeface.data.whole import open_faces
+    from edgeface.data.dataset import open_faces
 
     contract = read_contract(files[0])
     faces = open_faces(data, size=contract.input.size, reporter=TerminalReporter())

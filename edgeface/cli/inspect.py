@@ -69,7 +69,7 @@ def _compare(first: Path, second: Path, data: Path | None, worst: bool, json: bo
 
     faces = None
     if data is not None:
-        from edgeface.data.whole import open_faces
+        from edgeface.data.dataset import open_faces
 
         found = open_faces(data, size=read_contract(second).input.size, reporter=TerminalReporter())
         faces = found.faces[:: -(-len(found.faces) // COMPARED)]

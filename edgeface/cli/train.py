@@ -93,8 +93,7 @@ def train(
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
       edgeface train photos/ -o runs/mine --resume
     """
-    from edgeface.data.dataset import licence_of_photos
-    from edgeface.data.whole import open_faces, open_unlabeled
+    from edgeface.data.dataset import licence_of_photos, open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
     from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from edgeface.data.att import att_folder
 from edgeface_runtime.errors import EdgefaceError, MissingExtraError, UsageError
-from edgeface_runtime.files import temporary_folder
+from edgeface_runtime.files import temporary_folder, write_whole
 from edgeface_runtime.images import shown
 
 
@@ -76,7 +77,8 @@ def _olivetti(scratch: Path) -> tuple[str, Path]:
     for number, (image, person) in enumerate(zip(faces.images, faces.target, strict=True)):
         folder = scratch / "olivetti" / f"s{person + 1}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(folder / f"{number % 10 + 1}.png")
+        picture = Image.fromarray(np.rint(image * 255).astype(np.uint8))
+        write_whole(folder / f"{number % 10 + 1}.png", partial(picture.save, format="PNG"))
     return "", scratch / "olivetti"
 
 

@@ -39,7 +39,7 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)
     from edgeface.training.checkpoints import load_checkpoint
-    from edgeface_export.torch_model import torch_embeddings
+    from edgeface_export.rewrite import torch_embeddings
 
     checkpoint = load_checkpoint(source)
     return Embedder(
@@ -157,7 +157,7 @@ def open_classifier(run: str | Path) -> Classifier:
     from edgeface.heads import build_head
     from edgeface.training.checkpoints import contract_draft, load_tensors
     from edgeface.training.config import config_from
-    from edgeface_export.torch_model import torch_embeddings
+    from edgeface_export.rewrite import torch_embeddings
 
     path = Path(run) / "last.safetensors"
     if not Path(run).is_dir() or not path.exists():

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.dataset import FaceData
-from edgeface.data.whole import open_faces
+from edgeface.data.dataset import FaceData, open_faces
 from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation import Evaluation, evaluate
 from edgeface.evaluation.examples import Example, examples

@@ -98,9 +98,11 @@ class FaceCache:
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             if application not in (0, _APPLICATION):
                 raise UsageError(f"{shown(self.path)}: not a file of `edgeface group`; name another --output")
+            self._db.execute("BEGIN IMMEDIATE")  # all tables or none, should the disk be full
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
             for table in _TABLES:
                 self._db.execute(table)
+            self._db.execute("COMMIT")
             known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
             if known not in (None, (made_by,)) and not forget:
                 was, with_detector = json.loads(known[0])

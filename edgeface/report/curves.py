@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from edgeface.report.pictures import COLOURS, STYLE, as_svg
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import replacing, write_whole
 
 if TYPE_CHECKING:
     from edgeface.training.training_state import Epoch
@@ -25,7 +26,7 @@ def training_curves(epochs: Sequence[Epoch]) -> str:
 def draw_curves(epochs: Sequence[Epoch], path: Path) -> None:
     """Writes the training curves as a PNG picture."""
     with replacing(path) as beside:
-        _draw_curves(epochs).savefig(beside, format="png", dpi=150)
+        write_whole(beside, partial(_draw_curves(epochs).savefig, format="png", dpi=150))
 
 
 def _draw_curves(epochs: Sequence[Epoch]) -> Figure:

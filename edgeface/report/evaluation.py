@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -25,7 +26,7 @@ from edgeface.report.open_set import draw_open_set, open_set_pictures
 from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
 from edgeface.templates import environment
 from edgeface_runtime import UsageError
-from edgeface_runtime.files import make_folder, replacing, spreadsheet_safe, write_text
+from edgeface_runtime.files import make_folder, replacing, spreadsheet_safe, write_text, write_whole
 
 SHOWN = 60
 """Confusions on a page."""
@@ -63,7 +64,7 @@ def write_folder(folder: Path, result: Evaluation, data: FaceData | None, exampl
     try:
         for name, figure in drawn.items():
             with replacing(folder / name) as beside:
-                figure.savefig(beside, format="png", dpi=150)
+                write_whole(beside, partial(figure.savefig, format="png", dpi=150))
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
     for name, text in tables.items():

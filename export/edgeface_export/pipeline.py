@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -223,7 +224,7 @@ def _excluded(
     faces = job.faces.calibration
     track = partial(paced, say=job.progress)
     alone = sensitivities(draft, method, job.contract, faces, job.source.embed(faces), scratch, track)
-    found = (exclude_layers(draft, method, job.contract, alone, test, scratch) for test in tests)
+    found = (exclude_layers(draft, method, job.contract, alone, test, scratch, track) for test in tests)
     return next((layers for layers in found if layers is not None), ())
 
 
@@ -336,7 +337,11 @@ def _workspace(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, "export") as workspace:
-            yield Path(workspace)
+            before, tempfile.tempdir = tempfile.tempdir, workspace  # of converters too, so that nothing outlives a kill
+            try:
+                yield Path(workspace)
+            finally:
+                tempfile.tempdir = before
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from error
     finally:

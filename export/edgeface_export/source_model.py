@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeface_export.formats import STATIC_FORMATS, keras_twin
 from edgeface_export.options import Recipe
-from edgeface_export.torch_model import cost_table, embedder, torch_embeddings
+from edgeface_export.rewrite import cost_table, embedder, torch_embeddings
 from edgeface_runtime import Contract, UsageError, load, read_contract
 from edgeface_runtime.contract import OperatorCost
 from edgeface_runtime.metadata import file_format
@@ -47,6 +47,15 @@ class SourceModel:
     """The contract's cost table."""
     packages: Mapping[str, tuple[str, ...]]
     """Format → the distributions that write it; their versions stand in the contract."""
+
+    def __post_init__(self) -> None:
+        """Refuses a name that would lead out of the folder: a contract may come from anywhere.
+
+        Raises:
+            UsageError: it cannot begin the name of a file.
+        """
+        if not self.contract.name or Path(self.contract.name).name != self.contract.name:
+            raise UsageError(f"the contract's name {self.contract.name!r} cannot begin the name of a file")
 
     @property
     def name(self) -> str:

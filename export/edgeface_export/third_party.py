@@ -12,7 +12,7 @@ from edgeface_export.formats import onnx_file, tflite_file
 from edgeface_export.onnx_prelu import fold_prelu, rewrite_prelu
 from edgeface_export.options import Recipe
 from edgeface_export.source_model import SourceModel
-from edgeface_runtime import Contract, ModelError, UsageError, load
+from edgeface_runtime import Contract, ModelError, load
 from edgeface_runtime.metadata import file_format
 
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
@@ -33,8 +33,6 @@ def third_party_model(path: Path, contract: Contract) -> SourceModel:
         UsageError: the contract's name cannot be a file's.
         ModelError: no model file, one that does not fit the contract, or one without anything to quantize.
     """
-    if not contract.name or Path(contract.name).name != contract.name:
-        raise UsageError(f"the contract's name {contract.name!r} cannot begin the name of a file")
     model = load(path, contract=contract)
     with path.open("rb") as file:
         kind = file_format(file.read(512))

@@ -1,6 +1,6 @@
 """Opens the shipped files and small exports in each engine of engines.toml, and writes docs/engines.md.
 
-    python -m reproduce.engines work/engines demo.{fp32,int8}.{onnx,tflite}     # the files of edgeface demo, named so
+    python -m reproduce.engines work/engines
 
 Each engine gets an environment of its own in the folder, each trial a process of its own with a time limit.
 What is done already, of the same bytes, is not done again; what cannot be installed is said, and tried again next time.

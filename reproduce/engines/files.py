@@ -1,4 +1,4 @@
-"""The files that the engines are given: those that edgeface ships, and a small export in every other precision."""
+"""The files that the engines are given: those that edgeface ships, a small net in other precisions, a PReLU net."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import load_data
 from edgeface.deploy import ExportPhotos, export_model
+from edgeface.training.config import load_config
+from edgeface.training.loop import train
 from edgeface_export.options import ExportOptions
 from edgeface_runtime import UsageError
 from edgeface_runtime.contract import Contract, read_contract
@@ -51,11 +53,12 @@ class ModelFile:
 
 
 def model_files(folder: Path, others: Sequence[Path] = ()) -> list[ModelFile]:
-    """The shipped files, the exports of the small net's weights in ``folder``, made once, and ``others``."""
+    """The shipped files, exports of the small net and of one trained here in ``folder``, made once, and ``others``."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             _export(Path(work))
+            _train(Path(work))
             shutil.copytree(work, folder)
     made = [path for path in sorted(folder.iterdir()) if path.suffix in (".onnx", ".tflite", ".ncnn")]
     ours = [item.file for item in shipped()]
@@ -74,3 +77,12 @@ def _export(folder: Path) -> None:
     made_too = export_model(float_onnx, photos, folder, ncnn)
     for file in (*made.files, *made_too.files):
         file.path.rename(folder / (WEIGHTS.stem + file.path.name[file.path.name.index(".") :]))
+
+
+def _train(folder: Path) -> None:
+    # PReLU, which no shipped file has, with slopes that training has moved.
+    photos = load_data(att_folder(), pattern="*.pgm")
+    train(photos, folder / "demo", load_config(epochs=4))
+    made = export_model(folder / "demo", ExportPhotos(data=photos), folder / "demo", ExportOptions(max_drop=100.0))
+    for file in made.files:
+        file.path.rename(folder / f"demo.{file.recipe.suffix}")

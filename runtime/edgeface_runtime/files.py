@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
+from typing import BinaryIO
 
 from edgeface_runtime.errors import UsageError
 
@@ -93,6 +95,20 @@ def _runs(process: int) -> bool:
     except OSError:
         pass
     return True
+
+
+def write_whole(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Writes what ``save`` puts into a file in memory.
+
+    Pillow and matplotlib hand the descriptor of a file on disk to code in C that takes a write which a full disk cut
+    short for a whole one, and say nothing.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    memory = io.BytesIO()
+    save(memory)
+    path.write_bytes(memory.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

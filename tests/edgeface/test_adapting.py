@@ -19,7 +19,7 @@ from edgeface.evaluation.tails import TarAtFar
 from edgeface.training import checkpoints
 from edgeface.training.checkpoints import find_checkpoint, load_checkpoint
 from edgeface_export.options import ExportOptions
-from edgeface_export.torch_model import torch_embeddings
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 from edgeface_runtime.model import find_model, load
 

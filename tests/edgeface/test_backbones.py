@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeface.backbones import BACKBONES, build_backbone, file_stem, parse_backbone
 from edgeface.backbones.layers import Leaky, ZeroPaddedMaxPool
-from edgeface_export.torch_model import cost_table
+from edgeface_export.rewrite import cost_table
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import InputSpec, UsageError
 
@@ -108,7 +108,7 @@ def test_leaky_is_torchs():
 
 @pytest.mark.parametrize("text", NETS)
 def test_every_net_survives_the_rewrite_that_exports_do(text: str):
-    from edgeface_export.torch_model import embedder, torch_embeddings
+    from edgeface_export.rewrite import embedder, torch_embeddings
 
     net, spec = tensors(text), InputSpec(size=112)
     for module in net.modules():
@@ -172,7 +172,7 @@ def test_the_pool_is_one_operator_that_each_engine_has(tmp_path: Path):
     from ai_edge_litert.interpreter import Interpreter
 
     from edgeface_export.formats import onnx_file, tflite_file
-    from edgeface_export.torch_model import embedder
+    from edgeface_export.rewrite import embedder
 
     torch.manual_seed(0)
     stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), ZeroPaddedMaxPool()).eval()

@@ -330,11 +330,19 @@ def test_help_needs_no_extra(tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("can't start new thread"),
+    ],
+)
 def test_too_little_memory_is_one_line(
-    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def full(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("edgeface_runtime.integrity.inspect_file", full)
     assert run(["inspect", str(tiny_onnx)]) == 2

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from edgeface.backbones import BACKBONES, build_backbone
 from edgeface.backbones.layers import PReLU
 from edgeface.backbones.mobilefacenet import Bottleneck, MobileFaceNet
-from edgeface_export.torch_model import cost_table
+from edgeface_export.rewrite import cost_table
 from edgeface_runtime import UsageError
 
 # Table 1 of the paper: what each row gives for a 112×112 input, (channels, side); the bottleneck rows per block.

@@ -32,7 +32,7 @@ def test_a_device_sees_the_crops_that_prepare_wrote(file: str, att_people: Path,
         face = most_central(faces, *photo.shape[:2])
         crop = np.asarray(Image.open(prepared / row["path"]))
         if file.endswith("onnx"):  # YuNet is float there
-            assert np.abs(align(photo, face.landmarks) - crop.astype(int)).mean() < 4
+            assert np.abs(align(photo, face.landmarks) - crop.astype(int)).mean() < 8
             assert (recognizer.embed(photo, [face]) @ model.embed(crop[None]).T).item() > 0.97
             continue
         np.testing.assert_array_equal(align(photo, face.landmarks), crop)

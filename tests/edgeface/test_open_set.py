@@ -174,7 +174,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_photos_are_embedded_as_a_device_does(folders: Path, tmp_path: Path):
     from edgeface_runtime import FaceRecognizer
 
-    embedder, detector = open_embedder("mobilefacenet"), load_detector("blazeface")
+    embedder, detector = open_embedder("mobilefacenet"), load_detector()
     found = embed_people(embedder, folders / "visitors", detector)
     assert found.counts == {"people": 10, "photos": 20, "failed": 1}
     expected = FaceRecognizer().embed(folders / "visitors" / "s20" / "1.pgm")[0]

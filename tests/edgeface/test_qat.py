@@ -30,7 +30,7 @@ from edgeface.training.qat import (
 )
 from edgeface_export.formats import onnx_file
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import embedder, torch_embeddings
+from edgeface_export.rewrite import embedder, torch_embeddings
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.model import unit_rows
 

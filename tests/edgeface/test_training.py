@@ -27,7 +27,7 @@ from edgeface.training.checkpoints import load_checkpoint, load_tensors
 from edgeface.training.config import load_config
 from edgeface.training.loop import make_optimizer, shrink, train
 from edgeface.training.schedule import learning_rate, side_at
-from edgeface_export.torch_model import torch_embeddings
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:

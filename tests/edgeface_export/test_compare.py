@@ -17,7 +17,7 @@ from edgeface.cli import run
 from edgeface_export.compare import compare_files
 from edgeface_export.formats import onnx_file
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import embedder
+from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, UsageError, load
 from edgeface_runtime.contract import seal
 from edgeface_runtime.model import probe_images

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
-from edgeface_export.torch_model import cost_table
+from edgeface_export.rewrite import cost_table
 from edgeface_runtime.contract import OperatorCost
 
 

@@ -15,7 +15,7 @@ from edgeface_export.formats import STATIC_FORMATS
 from edgeface_export.formats.tflite_graph import read_graph, schema
 from edgeface_export.quantize.ranges import refuse_clipped
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import embedder
+from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, load
 from edgeface_runtime.model import shipped
 

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from edgeface_export.faces import EvaluationSet
 from edgeface_export.gate import FMR, Parity, accuracy_drop, check_source
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_export.separation import MAX_PHOTOS, draw_pairs, few_people
-from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import InputSpec, ModelError, UsageError
 from edgeface_runtime.model import unit_rows
 

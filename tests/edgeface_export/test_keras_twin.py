@@ -19,9 +19,9 @@ from torch import nn
 from edgeface.backbones import build_backbone
 from edgeface_export.faces import EvaluationSet
 from edgeface_export.formats import keras_twin, tflite_file
+from edgeface_export.rewrite import Preprocess, embedder, torch_embeddings
 from edgeface_export.separation import draw_pairs
 from edgeface_export.source_model import torch_source
-from edgeface_export.torch_model import Preprocess, embedder, torch_embeddings
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, MissingExtraError, ModelError, load
 
 with_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs the extra tensorflow")

@@ -15,7 +15,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgeface.backbones import build_backbone
 from edgeface_export.formats import onnx_file
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import embedder
+from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.model import unit_rows

@@ -21,8 +21,8 @@ from edgeface_export import pipeline
 from edgeface_export.faces import EvaluationSet
 from edgeface_export.formats import STATIC_FORMATS, onnx_file
 from edgeface_export.options import RECIPES, ExportOptions
+from edgeface_export.rewrite import torch_embeddings
 from edgeface_export.separation import draw_pairs
-from edgeface_export.torch_model import torch_embeddings
 from edgeface_runtime import ModelError, UsageError, load, read_contract
 from edgeface_runtime.contract import is_intact
 from edgeface_runtime.integrity import inspect_file

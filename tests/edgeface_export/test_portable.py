@@ -15,7 +15,7 @@ schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
 from edgeface_export.formats import STATIC_FORMATS, onnx_file, tflite_file
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import embedder
+from edgeface_export.rewrite import embedder
 from edgeface_runtime import FaceRecognizer, Gallery, InputSpec, load
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.engines import open_engine

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface_export.quantize.ranges import BINS, METHODS, OUTSIDE, SAMPLED, Spread, mse, observe, ranges
+from edgeface_runtime import ModelError
 
 FACES = np.random.default_rng(0).normal(0.3, 1, (20, 40, 50)).astype(np.float32)
 
@@ -108,3 +109,11 @@ def test_a_constant_has_a_range_of_its_own():
     assert isinstance(spread, Spread)
     for method in METHODS.values():
         assert method(spread) == pytest.approx((2.5, 2.5))
+
+
+def test_values_that_no_range_holds_are_refused_in_a_line():
+    padded = np.full((4, 4), -np.inf, np.float32)
+    padded[1:3, 1:3] = 1.0
+
+    with pytest.raises(ModelError, match=r"^pool: its values are not finite.*max-pool with padding"):
+        observe(lambda: [{"pool": padded}])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgeface_export.torch_model import PRELU_FORMS, Preprocess, embedder
+from edgeface_export.rewrite import PRELU_FORMS, Preprocess, embedder
 from edgeface_runtime import InputSpec
 from edgeface_runtime.model import as_input
 
@@ -86,6 +86,24 @@ def test_the_rewritten_net_gives_the_same_embeddings(form: str, second: list[flo
     assert not kinds & {nn.PReLU, nn.BatchNorm2d, nn.BatchNorm1d}
     assert not rewritten.training
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("first", [[0.25, 9.0, -9.0, 1.5], [3.0]])
+def test_steep_slopes_between_convolutions_take_the_fast_form(form: str, first: list[float]):
+    torch.manual_seed(0)
+    original = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), prelu(torch.tensor(first)),
+        nn.Conv2d(4, 4, 3, 1, 1, groups=4), prelu(torch.tensor([2.0, 0.5, 4.0, 1.0])),
+        nn.Conv2d(4, 6, 1, groups=2), nn.Flatten(),
+    ).eval()  # fmt: skip
+    rewritten = embedder(original, SPEC, form)
+    pixels = torch.from_numpy((FACES - np.array(SPEC.mean)) / np.array(SPEC.std)).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(rewritten(torch.from_numpy(FACES)), original(pixels), rtol=1e-4, atol=1e-4)
+    if form == "maximum":
+        called = [node.target for node in rewritten[1].graph.nodes if node.op == "call_function"]
+        assert (called.count(torch.maximum), called.count(nn.functional.relu)) == (2, 0)
 
 
 def test_a_slope_above_one_falls_back_for_its_layer_alone():

@@ -17,7 +17,7 @@ from edgeface_export.formats import onnx_file, tflite_file
 from edgeface_export.formats.tflite_graph import named_operators, read_graph
 from edgeface_export.quantize.ranges import rounded
 from edgeface_export.quantize.static import calibrate
-from edgeface_export.torch_model import Preprocess, embedder
+from edgeface_export.rewrite import Preprocess, embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, load
 
 nn = torch.nn

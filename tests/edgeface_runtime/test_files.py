@@ -89,6 +89,23 @@ def test_what_a_killed_process_was_writing_is_gone_after_the_next_write(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["other.html"]
 
 
+def test_a_picture_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path):
+    write = (
+        "import resource, signal, sys; from functools import partial; from pathlib import Path; import numpy as np\n"
+        "from PIL import Image; from edgeface_runtime.files import write_whole\n"
+        "picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))\n"
+        "path = Path('picture.jpg'); write_whole(path, partial(picture.save, format='JPEG'))\n"
+        "whole = path.stat().st_size\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for size in range(whole - 300, whole, 50):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "    try: write_whole(path, partial(picture.save, format='JPEG'))\n"
+        "    except OSError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", write], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused"] * 6
+
+
 def test_a_folder_of_leftovers_alone_is_unused(tmp_path: Path):
     (tmp_path / "below" / "empty").mkdir(parents=True)
     (tmp_path / ".run.99999999.edgeface.json").touch()

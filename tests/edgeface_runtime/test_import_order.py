@@ -29,7 +29,7 @@ INDEX = "from edgeface_runtime.gallery.index import NearIndex; NearIndex(8)"
 # Each asks onnxruntime for something, by another way of edgeface's own.
 ASKED = {
     "a model": "from edgeface_runtime import load; load('mobilefacenet.int8.onnx')",
-    "a detector": "from edgeface_runtime.detection.find import load_detector; load_detector('blazeface')",
+    "a detector": "from edgeface_runtime.detection.find import load_detector; load_detector(engine='onnxruntime')",
     "options": "from edgeface_runtime.engines import onnx_options; onnx_options(1)",
 }
 FIRST = ("import usearch.index", "import indirect", "import edgeface_runtime, usearch")

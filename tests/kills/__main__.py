@@ -209,7 +209,7 @@ def attempt(bench: Bench, verb: Verb, wanted: Undisturbed, what: dict[str, objec
         found: dict[str, object] = {**what, "code": done.code}
         if kind != "kill":
             found["not in one line"] = _untidy(done, wanted, kind)
-        left_now = []
+        left_now: list[str] = []
         if kind == "term" and done.code == 128 + signal.SIGTERM:
             left_now = [name for name in shot(place) if ".edgeface" in name or name.startswith("tmp/")]
         found["partial"] = partial(place)

@@ -98,7 +98,8 @@ def partial(place: Path) -> list[str]:
     """Files under a final name that are not whole."""
     found = []
     for path in place.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
+        parts = path.relative_to(place).parts
+        hidden = parts[0] == "tmp" or any(part.startswith(".") for part in parts)
         if path.is_file() and not hidden and path.suffix in WHOLE:
             # Empty: a gallery that is made is first an empty file, which every verb takes for none.
             if path.suffix in (".gallery", ".db") and not path.stat().st_size:

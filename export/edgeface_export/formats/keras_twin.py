@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx, nn
 
 from edgeface_export.formats.tflite_file import quiet
-from edgeface_export.torch_model import Preprocess
+from edgeface_export.rewrite import Preprocess
 from edgeface_runtime import MissingExtraError, ModelError
 
 if TYPE_CHECKING:

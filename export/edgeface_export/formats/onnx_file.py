@@ -251,12 +251,13 @@ WRITERS: dict[str, Writer] = {
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """The quantizer's warnings are muted meanwhile."""
-    logging.getLogger().disabled, before = True, logging.getLogger().disabled
+    """What the quantizer logs is muted meanwhile, tracebacks of what it passes over too."""
+    before = logging.root.manager.disable
+    logging.disable()
     try:
         yield
     finally:
-        logging.getLogger().disabled = before
+        logging.disable(before)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:

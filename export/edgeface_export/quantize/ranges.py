@@ -43,11 +43,21 @@ class Spread:
 
 
 def observe(runs: Runs) -> dict[str, Spread]:
-    """The spread of each tensor. The model is run twice: first for the ends, then for what lies between."""
+    """The spread of each tensor. The model is run twice: first for the ends, then for what lies between.
+
+    Raises:
+        ModelError: a tensor whose values are not finite.
+    """
     ends: dict[str, list[Range]] = {}
     for values in runs():
         for name, value in values.items():
-            ends.setdefault(name, []).append((float(value.min()), float(value.max())))
+            found = float(value.min()), float(value.max())
+            if not np.isfinite(found).all():
+                raise ModelError(
+                    f"{name}: its values are not finite, and int8 has no range for them. A max-pool with padding is a "
+                    "cause: pad with zeros after ReLU, and pool without padding"
+                )
+            ends.setdefault(name, []).append(found)
     low = {name: min(pair[0] for pair in pairs) for name, pairs in ends.items()}
     high = {name: max(pair[1] for pair in pairs) for name, pairs in ends.items()}
     counts = {name: np.zeros(BINS, np.int64) for name in ends}

@@ -72,6 +72,7 @@ def exclude_layers(
     alone: Mapping[str, float],
     fits: Callable[[Path], bool],
     path: Path,
+    track: Callable[[list[str], str], Iterable[str]] = lambda layers, _: layers,
 ) -> tuple[ExcludedLayer, ...] | None:
     """The fewest layers to exclude so that the file fits; None where half of the layers do not suffice.
 
@@ -85,6 +86,7 @@ def exclude_layers(
         alone: by ``sensitivities``.
         fits: whether a written file is good enough.
         path: a file to write over and over; one beside it serves too.
+        track: tells how far it is, (layers, title).
     """
     order, most = list(alone), (len(alone) + 1) // 2
     # Each trial writes a file and measures it: doubling takes few of them.
@@ -96,7 +98,7 @@ def exclude_layers(
     excluded, without = order[:count], path.with_stem(f"{path.stem}-without")
     found = []
     # The least sensitive first: it is the likeliest to be there because of the doubling alone.
-    for layer in reversed(order[:count]):
+    for layer in track(order[:count][::-1], "excluded layers tried in int8 again"):
         rest = [other for other in excluded if other != layer]
         if fits(job.write(without, method, rest)):
             excluded = rest

@@ -183,8 +183,8 @@ def read_detector(db: sqlite3.Connection) -> str | None:
 
 def warn_of_mixture(path: Path, enrolled_with: str | None, other: str) -> None:
     """Says what it does to scores where two detectors meet in one gallery; as ``read_detector`` gives them."""
-    is_known = enrolled_with or (enrolled_with is None and other in DETECTORS)
-    if not is_known or other == (enrolled_with or UNSAID):
+    first = UNSAID if enrolled_with is None else enrolled_with
+    if first == other or not {first, other} <= {*DETECTORS}:  # of another detector nothing is known
         return
     was = f"with the detector {enrolled_with}" if enrolled_with else f"probably with the detector {UNSAID}"
     warnings.warn(
@@ -324,8 +324,8 @@ def write_export(
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
-        writer.writerow([*fields, "detector", *(f"e{i}" for i in range(binding.length))])
-        writer.writerows([*(photo[field] for field in fields), detector, *row.tolist()] for photo, row in photos)
+        writer.writerow([*fields, *(f"e{i}" for i in range(binding.length)), "detector"])
+        writer.writerows([*(photo[field] for field in fields), *row.tolist(), detector] for photo, row in photos)
         text = file.getvalue()
     else:
         raise UsageError(f"{shown(path)}: name a .json or a .csv file")

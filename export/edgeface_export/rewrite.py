@@ -3,7 +3,7 @@
 The rewrites are exact, into the form that each engine runs fastest. PReLU decides whether int8 is worth anything:
 neither engine has a fast int8 kernel for it. Each form below computes PReLU(x) = max(x, 0) + a·min(x, 0) exactly, from
 operators that have one. All but the first need slopes a ≤ 1, the last one a slope a channel; a layer without falls back
-to the first.
+to the first. Trained slopes often lie above 1: between two convolutions their inverses take their place.
 """
 
 from __future__ import annotations
@@ -142,7 +142,10 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
         spec: the contract's input.
         prelu: a key of ``PRELU_FORMS``.
     """
-    rewritten = copy.deepcopy(net).eval()
+    plain = copy.deepcopy(net).eval()
+    rewritten = fuse(GraphModule(plain, Tracer().trace(plain)), no_trace=True)
+    assert isinstance(rewritten, GraphModule)
+    _turn(rewritten, steep_down=prelu != "maximum")
     for name, module in list(rewritten.named_modules()):
         if isinstance(module, nn.PReLU):
             slopes = module.weight.detach().expand(module.num_parameters).clone()
@@ -150,8 +153,7 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
             form = prelu if fits else "relus"
             rewritten.set_submodule(name, PRELU_FORMS[form](slopes))
     # Traced with each PReLU in one piece, so that it can be seen what lies before it.
-    fused = fuse(GraphModule(rewritten, _Tracer().trace(rewritten)), no_trace=True)
-    assert isinstance(fused, GraphModule)
+    fused = GraphModule(rewritten, _Tracer().trace(rewritten))
     _fold(fused)
     for module in fused.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels and min(module.kernel_size) >= 5:
@@ -162,6 +164,45 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
 class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (_Affine, _Depthwise)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _turn(graph: GraphModule, *, steep_down: bool) -> None:
+    """Makes slopes a > 1 slopes 1/a where a convolution lies before and nothing but convolutions behind; exact.
+
+    PReLU(x) is then −PReLU(−a·x) of slope 1/a: the convolution before takes −a, those behind the sign. With
+    ``steep_down`` slopes below −1 too, PReLU(x) = PReLU(a·x) of slope 1/a: where two products are added, large ones
+    would cancel.
+    """
+    calls = Counter(node.target for node in graph.graph.nodes)
+    for node in graph.graph.nodes:
+        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, nn.PReLU) or calls[node.target] > 1 or len(node.args[0].users) > 1:
+            continue
+        around = [
+            graph.get_submodule(other.target)
+            for other in (node.args[0], *node.users)
+            if other.op == "call_module" and calls[other.target] == 1
+        ]
+        convolutions = [other for other in around if isinstance(other, nn.Conv2d)]
+        if len(convolutions) < 1 + len(node.users):
+            continue
+        before, *behind = convolutions
+        slopes = layer.weight.detach().expand(before.out_channels)
+        steep = slopes.abs() > 1 if steep_down else slopes > 1
+        if not steep.any():
+            continue
+        with torch.no_grad():
+            factor = torch.where(steep, -slopes.abs(), 1.0)
+            signs = torch.where(slopes > 1, -1.0, 1.0)
+            before.weight *= factor.view(-1, 1, 1, 1)
+            if before.bias is not None:
+                before.bias *= factor
+            for after in behind:
+                # (out, in / groups, …): each group reads channels of its own.
+                each = signs.view(after.groups, 1, -1, 1, 1)
+                after.weight *= each.expand(-1, after.out_channels // after.groups, -1, 1, 1).flatten(0, 1)
+        layer.weight = nn.Parameter(torch.where(steep, 1 / slopes, slopes))
+        layer.num_parameters = before.out_channels
 
 
 def _fold(graph: GraphModule) -> None:
