@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build lock docs site web clean
+.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel lock docs site web clean
 
 help:
-	@echo "setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build docs site web clean"
+	@echo "setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel docs site web clean"
 
 setup: $(READY)
 
@@ -85,9 +85,12 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# The wheel alone: a device needs no workstation. Beside it the bill of materials (CycloneDX) of what a bare install holds.
-build:
+# The wheel alone: a device needs no workstation.
+wheel:
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
+
+# Beside the wheel the bill of materials (CycloneDX) of what a bare install holds.
+build: wheel
 	$(PYTHON) -m venv build/tools
 	build/tools/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 $(PIP_ARGS)
 	$(PYTHON) -m venv --clear --without-pip build/bare

@@ -2,7 +2,7 @@
 
     python scripts/bare_wheel.py [PYTEST OPTION…]
 
-Builds the wheel as ``make build`` does, installs it without extras into the ``~/edgeface`` of a home of its own,
+Builds the wheel as ``make wheel`` does, installs it without extras into the ``~/edgeface`` of a home of its own,
 proves that no workstation package came along, and runs the journeys of ``tests/journeys`` there, which install extras
 where a page or a hint says so; at the same time the runtime's tests run in a copy of that environment, which stays
 bare. Options are for the journeys' pytest.
@@ -44,8 +44,8 @@ def main() -> None:
         work = Path(folder)
         home = work / "home"
         home.mkdir()
-        run("make", "build", f"PYTHON={sys.executable}", f"DIST={home}", f"VENV={work / 'workstation'}")
-        assert not (work / "workstation").exists(), "make build installs a workstation"
+        run("make", "wheel", f"PYTHON={sys.executable}", f"DIST={home}", f"VENV={work / 'workstation'}")
+        assert not (work / "workstation").exists(), "make wheel installs a workstation"
         (wheel,) = home.glob("*.whl")
         run(sys.executable, "-m", "venv", home / "edgeface")
         python = home / "edgeface" / "bin" / "python"
