@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 DIST ?= dist
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test quick test-slow test-tensorflow kills reproduce-test check bench build docs site web clean
+.PHONY: help setup demo test quick test-slow test-tensorflow kills reproduce-test check bench build lock docs site web clean
 
 help:
 	@echo "setup demo test quick test-slow test-tensorflow kills reproduce-test check bench build docs site web clean"
@@ -14,11 +15,26 @@ help:
 setup: $(READY)
 
 # facenet-pytorch is an oracle of the tests; its own pins are older than everything here, and it works without them.
+# LOCKED=1 takes only files whose hashes requirements.lock has; a torch of another index than PyPI is then refused.
+FACENET := ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca
+EXTRAS := train,export,ncnn-export,report,demo,dask,web,dev
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,ncnn-export,report,demo,dask,web,dev]' $(PIP_ARGS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' $(PIP_ARGS)
+endif
+	echo "facenet-pytorch==2.6.0 --hash=sha256:$(FACENET)" | $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps -r /dev/stdin
 	@touch $@
+
+# Needs uv.
+lock:
+	uv pip compile --quiet --generate-hashes --no-annotate --python-platform x86_64-manylinux_2_28 --python-version 3.11 \
+		-c constraints.txt $(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) pyproject.toml \
+		--custom-compile-command "make lock" --output-file requirements.lock
 
 demo: $(READY)
 	$(BIN)/edgeface demo
@@ -63,9 +79,16 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# The wheel alone: a device needs no workstation.
+# The wheel alone: a device needs no workstation. Beside it the bill of materials (CycloneDX) of what a bare install holds.
 build:
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 $(PIP_ARGS)
+	$(PYTHON) -m venv --clear --without-pip build/bare
+	$(PYTHON) -m pip --python build/bare/bin/python install --quiet --disable-pip-version-check -c constraints.txt \
+		$$(ls -t $(DIST)/edgeface-*.whl | head -1) $(PIP_ARGS)
+	build/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file $(DIST)/edgeface.cdx.json build/bare/bin/python
 
 docs: $(READY)
 	$(BIN)/python scripts/cli_reference.py

@@ -22,7 +22,8 @@ HEAD = """# Command line
 Made from `--help` by `make docs`; `make check` fails when it is not current.
 
 Results go to stdout, progress and warnings to stderr. Exit code 0: done. 1: done, and the answer is no.
-2: you can mend it, and one line says how. 130: interrupted. `EDGEFACE_DEBUG=1` shows the traceback of an error.
+2: you can mend it, and one line says how. 130, 143, 129: ended by Ctrl-C, SIGTERM,
+SIGHUP. `EDGEFACE_DEBUG=1` shows the traceback of an error.
 """
 
 

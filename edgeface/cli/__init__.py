@@ -76,6 +76,9 @@ VERB_EXTRAS = {
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
 }
 
+# What PyTorch and Python's threads say where memory is too little.
+_NO_MEMORY = ("can't allocate memory", "can't start new thread")
+
 _ENDED: list[int] = []
 """SIGTERM or SIGHUP, once it came: it ends a command as Ctrl-C does, so that what was being written is removed."""
 
@@ -162,7 +165,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # as torch says it
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
         return _fail("out of memory: close other programs, or raise the limit (ulimit -v, a container's)")
 

@@ -93,6 +93,23 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HardFaces:
+    """What tells faces that are hard to recognize (covered, painted, turned away) by their unit embeddings.
+
+    Each is D weights and a bias. A face is hard to recognize where both functions are below 0.
+    """
+
+    agreement: tuple[float, ...]
+    """The score expected with the person's other photos, less the least that is expected of 97 % of photos."""
+    no_face: tuple[float, ...]
+    """The logit that the crop shows no face, less the least of 99.5 % of crops beside a face."""
+    photos: int
+    """Fitted on so many, and as many again with the face covered,"""
+    people: int
+    """of so many people."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorCost:
     """Multiply-accumulates and bytes touched (weights and output activations) of one operator class."""
 
@@ -129,6 +146,8 @@ class Contract:
     """Measured on held-out photos; each figure with its photo or pair count."""
     thresholds: dict[str, Any] = field(default_factory=dict)
     """False-accept rate (as text, ``"0.001"``) → score threshold with interval, or null."""
+    hard_faces: HardFaces | None = None
+    """For ``gallery check``; None where it was not fitted."""
     golden: Golden | None = None
     operators: dict[str, int] = field(default_factory=dict)
     """``int8``, ``float``, ``other`` → number of operators in the graph."""
@@ -146,6 +165,11 @@ class Contract:
         _require(
             all(len(row) == self.embedding.length for row in rows),
             f"golden.embeddings holds a row that is not of {self.embedding.length} floats",
+        )
+        lines = (self.hard_faces.agreement, self.hard_faces.no_face) if self.hard_faces else ()
+        _require(
+            all(len(line) == self.embedding.length + 1 for line in lines),
+            f"hard_faces holds a row that is not of {self.embedding.length} weights and a bias",
         )
 
     def __repr__(self) -> str:

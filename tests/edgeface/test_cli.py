@@ -383,7 +383,14 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("can't start new thread"),
+    ],
+)
 def test_too_little_memory_is_one_line(
     error: Exception, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -391,8 +391,8 @@ def test_a_frame_written_but_not_counted_is_no_full_disk(tmp_path: Path, monkeyp
 
 
 def test_a_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def save(_: Image.Image, file: Path, **options: object) -> None:
-        Path(file).write_bytes(b"half")
+    def save(_: Image.Image, file: Path | io.BytesIO, **options: object) -> None:
+        file.write(b"half") if isinstance(file, io.BytesIO) else file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", save)

@@ -14,6 +14,7 @@ from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, 
 from edgeface_runtime.contract import Golden, is_intact, seal
 
 GOLDEN = {"probes": "p", "embeddings": [[1.0, 0.0]], "min_cosine": 0.99}
+HARD_FACES = {"agreement": [1.0, 0.0, 0.5], "no_face": [0.0, 1.0, 0.5], "photos": 9, "people": 3}
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def test_defaults_fill_what_a_contract_leaves_out():
 
 
 def test_equal_contracts_are_equal_bytes_whatever_the_order_of_keys():
-    fields = document(golden=GOLDEN, accuracy={"b": 1, "a": 2})
+    fields = document(golden=GOLDEN, hard_faces=HARD_FACES, accuracy={"b": 1, "a": 2})
     backwards = dict(reversed(fields.items()))
     assert Contract.from_json(json.dumps(fields)).to_json() == Contract.from_json(json.dumps(backwards)).to_json()
 
@@ -62,6 +63,11 @@ def test_keys_of_later_versions_are_passed_over():
         ({"operators": {"int8": "many"}}, "contract.operators.int8 is not of type int"),
         ({"cost": {"conv": {"count": 1, "macs": 2}}}, "contract.cost.conv has no 'bytes'"),
         ({"golden": {**GOLDEN, "embeddings": [[1.0], [1.0, 0.0]]}}, "golden.embeddings holds a row that is not of 2"),
+        (
+            {"hard_faces": {**HARD_FACES, "no_face": [1.0, 0.0]}},
+            "hard_faces holds a row that is not of 2 weights and a",
+        ),
+        ({"hard_faces": {"agreement": [1.0, 0.0, 0.0]}}, "contract.hard_faces has no 'no_face'"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str):

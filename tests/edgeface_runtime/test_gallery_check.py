@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from edgeface_runtime import (
     look_again,
     open_rgb,
 )
+from edgeface_runtime.contract import HardFaces
+from edgeface_runtime.model import Model
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 PEOPLE = [f"P{number:02}" for number in range(20)]
@@ -73,6 +76,38 @@ def test_a_photo_like_nobody_s_is_named(people: Gallery, fake: FaceRecognizer):
     photo = people.enroll("P03", fake_photo(336, 0), force=True)
     (finding,) = check_gallery(people, fake).findings
     assert (finding.kind, finding.name, finding.other, finding.photos) == ("unlike", "P03", None, (photo.id,))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "no_face", "kinds"),
+    [(True, False, ["hard_face"]), (True, True, ["unlike"]), (False, False, ["unlike"]), (None, False, ["unlike"])],
+)
+def test_a_face_that_is_hard_to_recognize_is_no_mistake(
+    people: Gallery, fake: FaceRecognizer, hidden: bool | None, no_face: bool, kinds: list[str]
+):
+    """The model's contract says by two linear functions what an embedding of a hidden face, and of none, looks like."""
+    photo = people.enroll("P03", fake_photo(336, 0), force=True)
+    row = people.contents()[1][[seen.id for seen in people.photos()].index(photo.id)]
+
+    def line(below: bool) -> tuple[float, ...]:
+        """Below 0 for the photo, or for all others."""
+        return (*map(float, -row if below else row), 0.5 if below else -0.5)
+
+    told = None if hidden is None else HardFaces(agreement=line(hidden), no_face=line(not no_face), photos=9, people=3)
+    model = Model(fake.model.path, replace(fake.model.contract, hard_faces=told), fake.model.engine)
+    found = check_gallery(people, FaceRecognizer(model, fake.detector))
+    assert [row.kind for row in found.findings] == kinds
+    (finding,) = found.findings
+    assert (finding.name, finding.photos, finding.is_fault) == ("P03", (photo.id,), kinds == ["unlike"])
+    assert ("hard to recognize" in finding.text) is ("replace it if the face is covered" in finding.remedy)
+
+
+def test_a_hidden_face_under_the_name_of_somebody_else_is_a_mistake(people: Gallery, fake: FaceRecognizer):
+    photo = people.enroll("P03", fake_photo(17 * 5, 9), force=True)
+    always = HardFaces(agreement=(*[0.0] * 64, -1.0), no_face=(*[0.0] * 64, -1.0), photos=9, people=3)
+    model = Model(fake.model.path, replace(fake.model.contract, hard_faces=always), fake.model.engine)
+    (finding,) = check_gallery(people, FaceRecognizer(model, fake.detector)).findings
+    assert (finding.kind, finding.other, finding.photos) == ("wrong_name", "P05", (photo.id,))
 
 
 def test_two_people_under_one_name_are_named(people: Gallery, fake: FaceRecognizer):

@@ -26,7 +26,7 @@ from edgeface_runtime.gallery.findings import (
     two_names,
 )
 from edgeface_runtime.gallery.gallery import Gallery
-from edgeface_runtime.gallery.likeness import Enrolled, Scores, compared, grouped
+from edgeface_runtime.gallery.likeness import Enrolled, Scores, compared, grouped, hard_to_recognize
 from edgeface_runtime.images import open_photo, shown
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop
@@ -137,7 +137,9 @@ def check_gallery(
     likeness = sure_score(recognizer.threshold, ENROLMENT_FAR, len(enrolled.names) // _MEAN)
     surely = sure_score(recognizer.threshold, ENROLMENT_FAR, math.comb(len(enrolled.names), 2))
     pairs = same_people(enrolled, scores, likeness, surely)
-    faults = [*misplaced(enrolled, scores, likeness, least, set(pairs)), *two_names(enrolled, pairs)]
+    hard = hard_to_recognize(recognizer.model.contract.hard_faces, enrolled.embeddings)
+    found = [*misplaced(enrolled, scores, likeness, least, set(pairs), hard), *two_names(enrolled, pairs)]
+    faults = [finding for finding in found if finding.is_fault]
     bad = {photo for fault in faults for photo in fault.photos}
     clean = np.array([photo.id not in bad for photo in photos])
     at_fault = {name for fault in faults for name in (fault.name, fault.other)}
@@ -153,7 +155,11 @@ def check_gallery(
         far=far,
         threshold=threshold,
         people=people,
-        findings=[*faults, *advice(enrolled, scores, threshold.value, values, people, faultless)],
+        findings=[
+            *faults,
+            *(finding for finding in found if not finding.is_fault),
+            *advice(enrolled, scores, threshold.value, values, people, faultless),
+        ],
         named=rate_over_people(count(enrolled.who, named), count(enrolled.who, tried)),
         fpir=rate_over_people(count(enrolled.who, mistaken), count(enrolled.who, counted)),
         own=scores.own,

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from edgeface_runtime.gallery.likeness import CHUNK, NEARER, SAME, Enrolled, Scores, enough, likeness_of
 
-Kind = Literal["wrong_name", "unlike", "two_people", "two_names", "lookalike", "seldom_named", "few_photos"]
+Kind = Literal[
+    "wrong_name", "unlike", "two_people", "two_names", "hard_face", "lookalike", "seldom_named", "few_photos"
+]
 FAULTS: frozenset[Kind] = frozenset({"wrong_name", "unlike", "two_people", "two_names"})
 """Kinds of findings that are mistakes in the gallery; the others are advice."""
 RATES = np.outer(10.0 ** -np.arange(1, 7), [5, 2, 1]).ravel()
@@ -87,9 +89,23 @@ def same_people(
 
 
 def misplaced(
-    enrolled: Enrolled, scores: Scores, likeness: float, least: float, pairs: set[tuple[int, int]]
+    enrolled: Enrolled,
+    scores: Scores,
+    likeness: float,
+    least: float,
+    pairs: set[tuple[int, int]],
+    hard: NDArray[np.bool_],
 ) -> Iterator[GalleryFinding]:
-    """Photos that do not show the person whose name they have."""
+    """Photos that do not show the person whose name they have, or hide the face so that nothing tells.
+
+    Args:
+        enrolled: the gallery.
+        scores: of its photos.
+        likeness: the mean score from which photos show the person with whose photos they score it.
+        least: the score from which two photos are taken for those of one person.
+        pairs: names that show one person.
+        hard: (N,) photos whose face is hard to recognize.
+    """
     for person, name in enumerate(enrolled.names):
         rows = np.array(enrolled.of(person))
         nearer = (scores.other_mean[rows] >= likeness) & (NEARER * scores.other_mean[rows] > scores.own_mean[rows])
@@ -112,6 +128,12 @@ def misplaced(
                 text = f"{what}: probably {shows} {other} (mean score {mean:.2f}; with {name} {own:.2f})"
                 remedy = f"remove {it} and enroll {it} as {other}"
                 yield GalleryFinding("wrong_name", name, other, ids, mean, likeness, text, remedy)
+            elif hard[part].all() and len(part) < len(main):
+                text = f"{what}: not like the other photos of {name} ({at_hand}), and hard to recognize"
+                remedy = (
+                    f"replace {it} if the face is covered, painted or turned away, remove {it} if it is somebody else's"
+                )
+                yield GalleryFinding("hard_face", name, None, ids, own, unlike, text, remedy)
             elif len(part) == len(main):
                 text = f"{_photos(enrolled, main)} of {name} and {_photos(enrolled, part)}: not alike ({at_hand})"
                 remedy = f"look at them, and remove those that do not show {name}"
