@@ -143,7 +143,7 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
         prelu: a key of ``PRELU_FORMS``.
     """
     plain = copy.deepcopy(net).eval()
-    rewritten = fuse(GraphModule(plain, Tracer().trace(plain)), no_trace=True)
+    rewritten = fuse(GraphModule(plain, _Tracer().trace(plain)), no_trace=True)
     assert isinstance(rewritten, GraphModule)
     _turn(rewritten, steep_down=prelu != "maximum")
     for name, module in list(rewritten.named_modules()):
@@ -163,7 +163,7 @@ def embedder(net: nn.Module, spec: InputSpec, prelu: str) -> nn.Sequential:
 
 class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (_Affine, _Depthwise)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (nn.PReLU, _Affine, _Depthwise)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _turn(graph: GraphModule, *, steep_down: bool) -> None:
