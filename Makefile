@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test quick test-slow test-tensorflow kills reproduce-test check bench build lock docs site web clean
+.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel lock docs site web clean
 
 help:
-	@echo "setup demo test quick test-slow test-tensorflow kills reproduce-test check bench build docs site web clean"
+	@echo "setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel docs site web clean"
 
 setup: $(READY)
 
@@ -40,15 +40,21 @@ demo: $(READY)
 	$(BIN)/edgeface demo
 
 # A file's tests stay in one process, whose fixtures they share; the trained net and its files are made once for all.
-JOBS ?= 2
+# Three processes (of about 1 GB each) for two cores, because many tests wait: for a process, a server, a moment.
+JOBS ?= 3
+TOGETHER := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(READY) check
 	$(BIN)/python scripts/bare_wheel.py
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest $(TOGETHER)
+
+# Apart from `make test`, because counting lines costs about a third more processor time where Python computes.
+coverage: $(READY)
+	$(BIN)/python -m pytest $(TOGETHER) --cov --cov-report=term
 
 # The tests of one root: make quick ROOT=runtime, devices, export or edgeface.
 ROOT ?= runtime
 quick: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
+	$(BIN)/python -m pytest $(TOGETHER) tests/$(patsubst edgeface_edgeface,edgeface,edgeface_$(ROOT))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -79,9 +85,12 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# The wheel alone: a device needs no workstation. Beside it the bill of materials (CycloneDX) of what a bare install holds.
-build:
+# The wheel alone: a device needs no workstation.
+wheel:
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
+
+# Beside the wheel the bill of materials (CycloneDX) of what a bare install holds.
+build: wheel
 	$(PYTHON) -m venv build/tools
 	build/tools/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 $(PIP_ARGS)
 	$(PYTHON) -m venv --clear --without-pip build/bare

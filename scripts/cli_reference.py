@@ -1,4 +1,5 @@
 """Writes docs/cli.md from every command's --help; with --check, fails when it is not current.
+
 python scripts/cli_reference.py [--check]
 """
 

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
     from edgeface_export.result import ExportResult
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The runtime's many short files last, so that no process waits long for the last file of another."""
+    items.sort(key=lambda item: "edgeface_runtime" in item.path.parts)
+
+
 # No test is to fail because a machine is slow.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

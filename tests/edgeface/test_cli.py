@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from conftest import Trained
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
-EDGEFACE = [sys.executable, "-m", "edgeface"]
 
 
 def verbs(command: Any = None, name: str = "edgeface") -> Iterator[str]:
@@ -332,55 +328,6 @@ def test_help_needs_no_extra(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_debug_shows_the_traceback(tmp_path: Path):
-    environment = os.environ | {"EDGEFACE_DEBUG": "1"}
-    command = [*EDGEFACE, "inspect", "none.onnx"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-    assert done.returncode not in (0, 2)
-    assert "Traceback" in done.stderr
-    assert "ModelError: none.onnx: no such file" in done.stderr
-
-
-def test_a_reader_that_went_away_is_no_error(tmp_path: Path):
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        done = subprocess.run([*EDGEFACE, "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    finally:
-        os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
-    line = f"{' '.join(EDGEFACE)} train --help | head -1"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Usage: edgeface train")
-
-
-def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
-    line = [
-        *EDGEFACE,
-        "train",
-        str(trained.photos),
-        "-o",
-        str(tmp_path / "run"),
-        "--epochs",
-        "500",
-        "--set",
-        "batch_size=16",
-    ]
-    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        for _ in range(12_000):
-            if (tmp_path / "run" / "run.json").exists() or child.poll() is not None:
-                break
-            time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=600)
-    finally:
-        child.kill()
-    assert (child.returncode, out) == (130, "")
-    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

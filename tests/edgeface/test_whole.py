@@ -4,6 +4,7 @@ import importlib.util
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,19 +22,6 @@ from edgeface_export.options import ExportOptions
 from edgeface_runtime import UsageError
 from edgeface_runtime.align import TEMPLATE
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
-
-
-class Lines:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, line: str, *, heading: bool = False) -> None:
-        self.said.append(line)
-
-    def track(self, items, title):
-        return iter(items)
 
 
 def whole_photo(source: Path, target: Path, seed: int) -> None:
@@ -75,10 +63,9 @@ def test_faces_that_a_kill_left_unmarked_follow_the_photos(photos: Path) -> None
     assert sorted(path.name for path in photos.parent.iterdir()) == ["photos", "photos.faces"]
 
 
-def test_whole_photos_are_found_and_aligned_on_the_way(photos: Path) -> None:
-    lines = Lines()
-    data = open_faces(photos, reporter=lines)
-    assert "whole photos (about 480 pixels), not aligned faces: finding and aligning them into" in lines.said[0]
+def test_whole_photos_are_found_and_aligned_on_the_way(listener: Any, photos: Path) -> None:
+    data = open_faces(photos, reporter=listener)
+    assert "whole photos (about 480 pixels), not aligned faces: finding and aligning them into" in listener.said[0]
     assert len(data.faces) == 20
     assert data.is_aligned
     assert off_the_template(data.faces[:6]) < 4
@@ -92,13 +79,13 @@ def test_whole_photos_are_found_and_aligned_on_the_way(photos: Path) -> None:
     assert (made / "faces.csv").stat().st_mtime_ns == before
     whole_photo(att_folder() / "s1" / "9.pgm", photos / "p1" / "9.png", 99)
     (photos / "p2" / "none.png").write_bytes((photos / "p2" / "1.png").read_bytes()[:200])
-    more = open_faces(photos, reporter=lines)
+    more = open_faces(photos, reporter=listener)
     assert len(more.faces) == 21
-    assert lines.said[-1] == f"left out, unreadable: 1; see {made / 'rejected.csv'}"
+    assert listener.said[-1] == f"left out, unreadable: 1; see {made / 'rejected.csv'}"
 
 
 def test_without_the_extra_they_are_aligned_each_time_and_nothing_is_kept(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
+    listener: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = open_faces(photos)
     shutil.rmtree(photos.with_name("photos.faces"))
@@ -106,9 +93,8 @@ def test_without_the_extra_they_are_aligned_each_time_and_nothing_is_kept(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "scipy" else found(name, *more)
     )
-    lines = Lines()
-    data = open_faces(photos, reporter=lines)
-    assert lines.said[0].endswith("not aligned faces: finding and aligning them")
+    data = open_faces(photos, reporter=listener)
+    assert listener.said[0].endswith("not aligned faces: finding and aligning them")
     assert sorted(face.tobytes() for face in data.faces) == sorted(face.tobytes() for face in prepared.faces)
     assert [path.name for path in photos.parent.iterdir()] == ["photos"]
 
@@ -122,27 +108,25 @@ def test_a_folder_of_somebody_else_beside_the_photos_stays(photos: Path) -> None
     assert kept.read_text() == "mine"
 
 
-def test_aligned_faces_are_taken_as_they_are(photos: Path, tmp_path: Path) -> None:
+def test_aligned_faces_are_taken_as_they_are(listener: Any, photos: Path, tmp_path: Path) -> None:
     aligned = open_faces(photos)
     for number, face in enumerate(aligned.faces):
         target = tmp_path / "crops" / f"{aligned.labels[number]}" / f"{number}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         # Larger than they are wanted: what tells is where the face is.
         Image.fromarray(face).resize((224, 224)).save(target)
-    lines = Lines()
-    data = open_faces(tmp_path / "crops", reporter=lines)
-    assert (lines.said, data.is_aligned, len(data.faces)) == ([], True, 20)
+    data = open_faces(tmp_path / "crops", reporter=listener)
+    assert (listener.said, data.is_aligned, len(data.faces)) == ([], True, 20)
     assert not (tmp_path / "crops.faces").exists()
     seen = look(sorted((tmp_path / "crops").glob("*/*")))
     assert seen.offset is not None
     assert seen.offset < ALIGNED
 
 
-def test_small_crops_that_are_not_aligned_set_no_threshold(att_people: Path) -> None:
-    lines = Lines()
-    data = open_faces(att_people, reporter=lines)
+def test_small_crops_that_are_not_aligned_set_no_threshold(listener: Any, att_people: Path) -> None:
+    data = open_faces(att_people, reporter=listener)
     assert data.sha256 == load_data(att_people).sha256
-    assert "crops of about 112 pixels that are not aligned: taken as they are" in lines.said[0]
+    assert "crops of about 112 pixels that are not aligned: taken as they are" in listener.said[0]
     others = ExportPhotos(data=load_data(att_people), threshold_data=att_people)
     faces = others.select(112, ExportOptions(), is_third_party=True).thresholds
     assert faces is not None

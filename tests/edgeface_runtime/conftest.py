@@ -1,4 +1,4 @@
-"""A gallery and a recognizer that needs no model."""
+"""A gallery, a recognizer that needs no model, AT&T faces and scenes, cameras that are soon opened again."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def scene() -> Callable[..., np.ndarray]:
         return np.asarray(image)
 
     return made
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera that was lost is opened again without long waits."""
+    from edgeface_runtime.streams import sources
+
+    monkeypatch.setattr(sources, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(sources, "_LONGEST_WAIT", 0.2)

@@ -1,4 +1,4 @@
-"""Cameras in the network that drop and come back, the camera module, and the times that a video's file gives."""
+"""Cameras in the network that drop and come back."""
 
 from __future__ import annotations
 
@@ -7,41 +7,28 @@ import io
 import itertools
 import os
 import socket
-import struct
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from edgeface_runtime import UsageError, in_turn, open_source
-from edgeface_runtime.streams import sources
-from edgeface_runtime.streams.captures import is_camera, opencv, without_secrets
+from edgeface_runtime import UsageError, open_source
+from edgeface_runtime.streams.captures import is_camera, without_secrets
 
 pytest.importorskip("cv2")
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM = "/usr/bin/python3"
-CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 
 
 def free_port() -> int:
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         return int(place.getsockname()[1])
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_FIRST_WAIT", 0.05)
-    monkeypatch.setattr(sources, "_LONGEST_WAIT", 0.2)
 
 
 class Mjpeg(ThreadingHTTPServer):
@@ -234,192 +221,3 @@ def test_no_stream_is_said_in_one_line_without_the_login(scheme: str, capfd: pyt
 def test_a_device_that_is_not_there():
     with pytest.raises(UsageError, match="camera /dev/video99: cannot be opened"):
         open_source("/dev/video99")
-
-
-def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at < len(data):
-        size, kind = struct.unpack(">I4s", data[at : at + 8])
-        yield kind, data[at + 8 : at + size]
-        at += size
-
-
-def retimed(data: bytes, steps: list[int]) -> bytes:
-    """An MP4 file (ISO/IEC 14496-12) whose frame i lasts ``steps[i]`` units."""
-    out = b""
-    for kind, body in boxes(data):
-        if kind in CONTAINERS:
-            body = retimed(body, steps)
-        elif kind == b"stts":
-            body = body[:4] + struct.pack(">I", len(steps)) + b"".join(struct.pack(">II", 1, step) for step in steps)
-        elif kind == b"edts":
-            kind = b"free"
-        out += struct.pack(">I4s", len(body) + 8, kind) + body
-    return out
-
-
-def test_a_video_whose_frame_rate_sinks_keeps_its_times(tmp_path: Path):
-    """As a phone's in the dark: from 30 to 10 frames a second."""
-    cv2, count = opencv(), 120
-    writer = cv2.VideoWriter(str(tmp_path / "even.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (96, 64))
-    for shade in range(count):
-        writer.write(np.full((64, 96, 3), shade, np.uint8))
-    writer.release()
-    data = (tmp_path / "even.mp4").read_bytes()
-    (units,) = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])
-    steps = [round(units / (30 - 20 * i / count)) for i in range(count)]
-    (tmp_path / "sinking.mp4").write_bytes(retimed(data, steps))
-    frames = list(open_source(tmp_path / "sinking.mp4").frames)
-    expected = np.cumsum([0, *steps[:-1]]) / units
-    assert expected[-1] > 6
-    np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
-
-
-def test_so_does_one_whose_frames_are_stored_out_of_order(tmp_path: Path):
-    needs = "import gi; gi.require_version('Gst', '1.0'); from gi.repository import Gst; Gst.init(None);"
-    needs += "assert all(Gst.ElementFactory.find(e) for e in ('x264enc', 'h264parse', 'mp4mux'))"
-    if not Path(SYSTEM).exists() or subprocess.run([SYSTEM, "-c", needs], capture_output=True).returncode:
-        pytest.skip("no encoder: apt-get install python3-gi gstreamer1.0-plugins-{base,good,bad,ugly}")
-    command = [SYSTEM, str(SERVER.with_name("sinking_video.py")), str(tmp_path / "phone.mp4")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    expected = [float(line) for line in done.stdout.split()]
-    frames = list(open_source(tmp_path / "phone.mp4").frames)
-    assert len(frames) > 100
-    shades = [frame.pixels[20, 20].mean() for frame in frames]
-    assert np.all(np.diff(shades) >= 0)
-    np.testing.assert_allclose([f.seconds for f in frames], expected[: len(frames)], atol=0.05)
-
-
-def test_frames_from_elsewhere_have_the_times_that_are_given():
-    images = [np.zeros((4, 4, 3), np.uint8)] * 4
-    assert [frame.seconds for frame in in_turn(images, times=[7, 7.5, 9, 9.25])] == [0, 0.5, 2, 2.25]
-    ticks = iter([3.0, 4.0, 6.0, 10.0])
-    assert [frame.seconds for frame in in_turn(images, times=lambda: next(ticks))] == [0, 1, 3, 7]
-    with pytest.raises(UsageError, match="times is 5"):
-        in_turn(images, times=5)  # type: ignore[arg-type]
-
-
-class Picamera2:
-    """Shapes, formats, methods and refusals of picamera2 0.3.31.
-
-    RGB888 is B, G, R in memory; rows of YUV420 are padded. It sees red on the left and a dark blue on the right.
-    """
-
-    made: ClassVar[list[Picamera2]] = []
-    frames_until_it_fails = 3
-
-    def __init__(self, camera_num: int = 0) -> None:
-        self.calls: list[str] = []
-        self.made.append(self)
-
-    def create_video_configuration(
-        self,
-        main: dict[str, Any] | None = None,
-        lores: dict[str, Any] | None = None,
-        raw: dict[str, Any] | None = None,
-        buffer_count: int = 6,
-        queue: bool = True,
-    ) -> dict[str, Any]:
-        return {"use_case": "video", "main": main, "lores": lores, "buffer_count": buffer_count, "queue": queue}
-
-    def configure(self, camera_config: dict[str, Any]) -> None:
-        for name in ("main", "lores"):
-            stream = camera_config[name]
-            if stream is not None:
-                width, height = stream["size"]
-                if width % 2 or height % 2:
-                    raise RuntimeError("width and height should be even")
-                per_pixel = {"RGB888": 3, "YUV420": 1}[stream["format"]]
-                stream["stride"] = -(-width * per_pixel // 64) * 64
-        self.config = camera_config
-
-    def stream_configuration(self, name: str = "main") -> dict[str, Any]:
-        return dict(self.config[name])
-
-    def start(self, config: object = None, show_preview: bool = False) -> None:
-        self.calls.append("start")
-
-    def capture_arrays(self, names: Sequence[str] = ("main",), wait: object = None) -> tuple[list[np.ndarray], dict]:
-        if type(self).frames_until_it_fails == 0:
-            type(self).frames_until_it_fails = 3
-            raise RuntimeError("Camera __init__ sequence did not complete.")
-        type(self).frames_until_it_fails -= 1
-        return [self.make_array(name) for name in names], {"SensorTimestamp": 1}
-
-    def make_array(self, name: str) -> np.ndarray:
-        (width, height), stride = self.config[name]["size"], self.config[name]["stride"]
-        if name == "main":
-            picture = np.empty((height, width, 3), np.uint8)
-            picture[:, : width // 2], picture[:, width // 2 :] = (30, 20, 220), (90, 10, 10)
-            return picture
-        flat = np.full(height * 3 // 2 * stride, 77, np.uint8)
-        # BT.601 in its limited range, of the two colors.
-        for at, high, wide, (left, right) in (
-            (0, height, stride, ((85, 30))),
-            (height * stride, height // 2, stride // 2, ((100, 165))),
-            (height * stride * 5 // 4, height // 2, stride // 2, ((220, 120))),
-        ):
-            plane = flat[at : at + high * wide].reshape(high, wide)
-            middle = width * wide // stride // 2
-            plane[:, :middle], plane[:, middle : 2 * middle] = left, right
-        return flat.reshape(height * 3 // 2, stride)
-
-    def stop(self) -> None:
-        self.calls.append("stop")
-
-    def close(self) -> None:
-        self.calls.append("close")
-
-
-@pytest.fixture
-def module_camera(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
-    module = ModuleType("picamera2")
-    module.Picamera2 = Picamera2  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "picamera2", module)
-    Picamera2.made.clear()
-    Picamera2.frames_until_it_fails = 3
-
-
-@pytest.mark.parametrize(
-    ("source", "size", "small"),
-    [
-        ("picamera2", (480, 640), None),
-        ("picamera2:320x240", (240, 320), None),
-        ("picamera2:1280x720", (720, 1280), (360, 640)),
-        ("picamera2:1200x1600", (1600, 1200), (640, 480)),
-        ("picamera2:1920x1076", (1076, 1920), (358, 640)),
-    ],
-)
-def test_the_camera_module_is_opened_by_name(
-    source: str, size: tuple[int, int], small: tuple[int, int] | None, module_camera: None
-):
-    told: list[str] = []
-    opened = open_source(source, turn=90, state=told.append)
-    assert (opened.kind, opened.name) == ("camera", source)
-    frame = next(frame for frame in opened.frames if "back" in told)
-    opened.frames.close()
-    assert frame.pixels.shape == (size[1], size[0], 3)
-    # Turned clockwise: what was left is above.
-    assert frame.pixels[0, 0].tolist() == [220, 20, 30]
-    assert frame.pixels[-1, -1].tolist() == [10, 10, 90]
-    assert (frame.small is None) == (small is None)
-    if small and frame.small is not None:
-        assert frame.small.shape == (small[1], small[0], 3)
-        for row in (0, small[1] // 2 - 2, small[1] // 2 + 1, small[1] - 1):
-            wanted = (220, 20, 30) if row < small[1] // 2 else (10, 10, 90)
-            np.testing.assert_allclose(frame.small[row, small[0] // 2], wanted, atol=8)
-    assert len(Picamera2.made) >= 2
-    assert all(camera.calls == ["start", "stop", "close"] for camera in Picamera2.made)
-    assert Picamera2.made[0].config["queue"] is False
-
-
-def test_a_size_that_the_camera_module_refuses_is_one_line(module_camera: None):
-    with pytest.raises(UsageError, match=r"picamera2:641x480: the camera cannot be opened \(width and height"):
-        open_source("picamera2:641x480")
-
-
-def test_without_picamera2_it_says_where_it_comes_from():
-    with pytest.raises(UsageError, match="sudo apt install python3-picamera2"):
-        open_source("picamera2")
-    with pytest.raises(UsageError, match="name picamera2, or picamera2:1280x720"):
-        open_source("picamera2:big")
