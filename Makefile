@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel lock docs site web clean
+.PHONY: help setup demo test quick coverage test-slow test-tensorflow kills hostile reproduce-test check bench build wheel lock docs site web clean
 
 help:
-	@echo "setup demo test quick coverage test-slow test-tensorflow kills reproduce-test check bench build wheel docs site web clean"
+	@echo "setup demo test quick coverage test-slow test-tensorflow kills hostile reproduce-test check bench build wheel docs site web clean"
 
 setup: $(READY)
 
@@ -58,6 +58,10 @@ quick: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Broken and hostile documents against every command: about ten minutes on two cores that are free.
+hostile: $(READY)
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 # --converter keras: TensorFlow is 1.5 GB, so nothing else installs it.
 test-tensorflow: $(READY)

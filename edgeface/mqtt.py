@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from edgeface.live import Row
 from edgeface.sinks import line
 from edgeface_runtime import MissingExtraError, UsageError
+from edgeface_runtime.documents import read_text
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -120,7 +121,7 @@ def publisher(
     if place.scheme not in _PORTS or not place.hostname or place.password:
         raise UsageError("--mqtt takes mqtt://user@host:1883 or mqtts://…; the password goes into --mqtt-password-file")
     try:
-        password = password_file.read_text(encoding="utf-8").strip() if password_file else None
+        password = read_text(password_file, 10_000).strip() if password_file else None
         port = place.port or _PORTS[place.scheme]
     except (OSError, ValueError) as error:
         raise UsageError(f"--mqtt: {getattr(error, 'strerror', None) or error}: {password_file or 'port'}") from error

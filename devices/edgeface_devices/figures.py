@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeface_runtime.errors import UsageError
+
 Source = Literal["measured", "emulated", "estimated"]
 Table = tuple[list[str], list[list[str]]]
 """Columns, and the cells of each row."""
@@ -41,6 +43,19 @@ class Figure:
         if self.source != other.source:
             raise ValueError(f"a ratio of a number {self.source} and a number {other.source}")
         return self.value / other.value
+
+
+def figure(value: float, source: Source, interval: tuple[float, float] | None, where: str) -> Figure:
+    """A figure of a document from outside.
+
+    Raises:
+        UsageError: an estimate without its interval, or one whose ends are the wrong way round; says ``where``.
+    """
+    if source == "estimated" and interval is None:
+        raise UsageError(f"{where} is an estimate without its interval")
+    if interval is not None and not interval[0] <= value <= interval[1]:
+        raise UsageError(f"{where} is {value:g}, outside its interval of {interval[0]:g} to {interval[1]:g}")
+    return Figure(value, source, interval)
 
 
 def shown(figure: Figure | None, digits: int | None = None) -> str:

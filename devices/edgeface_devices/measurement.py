@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_devices.figures import Figure, Source
+from edgeface_devices.figures import Figure, Source, figure
 from edgeface_devices.way import PhotoWay
-from edgeface_runtime import Contract, ModelError, read_contract
+from edgeface_runtime import Contract, ModelError, UsageError, read_contract
+from edgeface_runtime.documents import Count, Positive, Share, Span, build
 from edgeface_runtime.metadata import file_format
 
 Embeddings = NDArray[np.float32]
@@ -28,7 +31,6 @@ _DIGITS = 4
 _WITH_INTERVAL, _INTERVAL = "p50_ms", "interval_ms"
 """In JSON the interval of this figure is a key of its own."""
 _ESTIMATE_KEYS = ("threads", _WITH_INTERVAL, _INTERVAL, "source", "note")
-_ROUNDS = ("rounds_ms", "cpu_rounds_ms")
 _NOT_IN_JSON = ("photo", "contract", "embeddings", "embeddings_here")
 
 
@@ -208,42 +210,63 @@ class Measurement:
         return found | ({"photo": [way.to_json() for way in self.photo]} if self.photo else {})
 
     @classmethod
-    def from_json(cls, entries: dict[str, Any]) -> Measurement:
+    def from_json(cls, entries: Mapping[str, object], where: str = "row") -> Measurement:
         """A row that ``to_json`` gave; other keys are passed over.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            UsageError: it is none; names the key.
         """
-        source: Source = entries["source"]
-        if source not in get_args(Source):
-            raise ValueError(f"source {source!r}")
-        found = {name: entries[name] for name in _KEYS if entries.get(name) is not None} | {"source": source}
+        kinds = _kinds()
         for name in _NEEDED:
-            if name not in found:
-                raise KeyError(name)
-        found |= {name: kind(found[name]) for name, kind in _NUMBERS.items() if name in found}
-        intervals = {_WITH_INTERVAL: _pair(entries.get(_INTERVAL))}
+            if entries.get(name) is None:
+                raise UsageError(f"{where} has no {name!r}")
+        given = {name: value for name in _KEYS if (value := entries.get(name)) is not None}
+        found: dict[str, Any] = {
+            name: build(kinds[name], value, f"{where}.{name}") for name, value in given.items() if name != "estimate"
+        }
+        source, ends = found["source"], entries.get(_INTERVAL)
+        interval = None if not ends else build(_Interval, ends, f"{where}.{_INTERVAL}")
         for name in _FIGURES & found.keys():
-            found[name] = Figure(found[name], source, intervals.get(name))
-        if found["format"] not in FORMAT_NAMES:
-            raise ValueError(f"format {found['format']!r}")
-        if "estimate" in found:
-            found["estimate"] = cls.from_json({name: entries[name] for name in _NEEDED} | found["estimate"])
-        if "agreement" in found:
-            found["agreement"] = Agreement(**{key: found["agreement"][key] for key in Agreement.__dataclass_fields__})
-        if "verification" in found:
-            float(found["verification"]["value"])
-        found["photo"] = tuple(map(PhotoWay.from_json, entries.get("photo") or ()))
-        return cls(**found | {"path": Path(found["path"])} | {name: _pair(found.get(name)) for name in _ROUNDS})
+            found[name] = figure(found[name], source, interval if name == _WITH_INTERVAL else None, f"{where}.{name}")
+        if "estimate" in given:
+            inner = build(dict, given["estimate"], f"{where}.estimate")
+            found["estimate"] = cls.from_json({name: entries[name] for name in _NEEDED} | inner, f"{where}.estimate")
+        if "verification" in found and "value" not in found["verification"]:
+            raise UsageError(f"{where}.verification has no 'value'")
+        ways = build(list[dict[str, object]], entries.get("photo") or [], f"{where}.photo")
+        photo = tuple(PhotoWay.from_json(way, f"{where}.photo[{place}]") for place, way in enumerate(ways))
+        return cls(**found | {"photo": photo})
 
 
+class _Instructions(TypedDict):
+    total: Count
+    simd: Count
+    memory: Count
+    branch: Count
+    dot: Count
+
+
+_Interval: Any = tuple[Positive, Positive]
 _TYPES = {entry.name: str(entry.type).removesuffix(" | None") for entry in fields(Measurement)}
 _KEYS = tuple(name for name in _TYPES if name not in _NOT_IN_JSON)
 _FIGURES = {name for name, kind in _TYPES.items() if kind == "Figure"}
-_NUMBERS: dict[str, type[float]] = {
-    name: int if kind == "int" else float for name, kind in _TYPES.items() if kind in ("Figure", "float", "int")
-}
 _NEEDED = tuple(entry.name for entry in fields(Measurement) if entry.default is MISSING)
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """Key → what it is in JSON."""
+    once = Annotated[float, Span(0)]
+    figures = {name: once if name in ("import_ms", "load_ms", "first_ms") else Positive for name in _FIGURES}
+    size = Annotated[int, Span(1)]
+    return (
+        typing.get_type_hints(Measurement)
+        | figures
+        | dict.fromkeys(("rounds_ms", "cpu_rounds_ms"), tuple[once, once])
+        | dict.fromkeys(("top1", "auc", "top1_here", "auc_here"), Share)
+        | {"format": Literal["onnx", "tflite", "ncnn"], "threads": size, "size_bytes": size, "peak_mb": Positive}
+        | {"calls": Count, "instructions": _Instructions}
+    )
 
 
 def of_file(path: Path, *, threads: int, source: Source) -> Measurement:
@@ -307,7 +330,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Agreement):
         return asdict(value)
     return str(value) if isinstance(value, Path) else dict(value) if isinstance(value, Mapping) else value
-
-
-def _pair(ends: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if not ends else (float(ends[0]), float(ends[1]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from edgeface_devices.boards.health import Conditions, Repetition
 from edgeface_devices.changes import Change, Limit, breaches, compare
@@ -14,6 +13,7 @@ from edgeface_devices.choices import Choice, choose, choose_way
 from edgeface_devices.figures import Figure, Source, Table, shown
 from edgeface_devices.measurement import Json, Measurement, by_board, names, stated_verification
 from edgeface_runtime import UsageError
+from edgeface_runtime.documents import Positive, Span, build, read_document
 
 SCHEMA = 1
 _DIGITS = 4
@@ -25,7 +25,7 @@ class Device:
 
     name: str
     source: Source
-    cores: int
+    cores: Annotated[int, Span(0, 1e6)]
     system: str
     profile: str | None = None
     """Name of the board's profile."""
@@ -39,18 +39,6 @@ class Device:
         """An element of ``devices``, without what is not known."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
-    @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> Device:
-        """What ``to_json`` gave; other keys are passed over.
-
-        Raises:
-            KeyError: one that is needed is absent.
-        """
-        known: dict[str, Any] = {}
-        for entry in fields(cls):
-            known[entry.name] = entries[entry.name] if entry.default is MISSING else entries.get(entry.name)
-        return cls(**known)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
@@ -58,24 +46,14 @@ class Ratio:
 
     a: Path
     b: Path
-    p50: float
-    cpu_p50: float
+    p50: Positive
+    cpu_p50: Positive
     """Of the processor time, which other programs' load touches less."""
-    size: float
+    size: Positive
 
     def to_json(self) -> Json:
         """An element of ``ratios``."""
         return {key: str(x) if isinstance(x, Path) else round(x, _DIGITS) for key, x in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> Ratio:
-        """What ``to_json`` gave.
-
-        Raises:
-            KeyError: a number is absent.
-        """
-        numbers = {key: float(entries[key]) for key in ("p50", "cpu_p50", "size")}
-        return cls(a=Path(entries["a"]), b=Path(entries["b"]), **numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,22 +91,34 @@ class Results:
         } | {key: value for key, value in extra.items() if value}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Results:
+    def from_json(cls, document: object) -> Results:
         """What ``to_json`` gave; other keys are passed over.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: it is something else.
+            UsageError: it is something else; names the key.
         """
-        if document["schema"] != SCHEMA:
-            raise KeyError("schema")
+        found = build(_Entries, document, "document")
+        if found.schema != SCHEMA:
+            raise UsageError(f"document.schema is {found.schema}, not {SCHEMA}")
         return cls(
-            device=Device.from_json(document["device"]),
-            rows=tuple(map(Measurement.from_json, document["rows"])),
-            ratios=tuple(map(Ratio.from_json, document.get("ratios", ()))),
-            devices=tuple(map(Device.from_json, document.get("devices", ()))),
-            state=Conditions.from_json(document["state"]) if document.get("state") else None,
-            sustained=tuple(map(Repetition.from_json, document.get("sustained", ()))),
+            device=found.device,
+            rows=tuple(Measurement.from_json(row, f"rows[{place}]") for place, row in enumerate(found.rows)),
+            ratios=found.ratios,
+            devices=found.devices,
+            state=Conditions.from_json(found.state) if found.state else None,
+            sustained=tuple(Repetition.from_json(row, f"sustained[{n}]") for n, row in enumerate(found.sustained)),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    schema: int
+    device: Device
+    rows: tuple[dict[str, object], ...]
+    ratios: tuple[Ratio, ...] = ()
+    devices: tuple[Device, ...] = ()
+    state: dict[str, object] | None = None
+    sustained: tuple[dict[str, object], ...] = ()
 
 
 def merge(current: Sequence[Results], earlier: Mapping[str, Results] | None = None) -> Results:
@@ -171,16 +161,11 @@ def read_results(path: Path) -> Results:
     Raises:
         UsageError: the file cannot be read or holds something else.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON; name a file that bench --output wrote") from error
+    document = read_document(path, object, "document")
     try:
         return Results.from_json(document)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UsageError(f"{path}: not a result of bench --output, schema {SCHEMA} ({error})") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: not a result of bench --output, schema {SCHEMA}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from edgeface_devices.figures import Figure, Source
+from edgeface_devices.figures import Figure, Source, figure
+from edgeface_runtime.documents import Count, Positive, build
 
 PARTS = ("decode", "find", "align", "embed", "search")
 WHOLE, FOLLOW, NETS = "whole", "follow", "nets"
@@ -61,25 +61,30 @@ class Part:
         return found | {"instructions": self.instructions, "reason": self.reason}
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any], source: Source) -> Part:
+    def from_json(cls, entries: object, source: Source, where: str = "part") -> Part:
         """What ``to_json`` gave.
 
         Raises:
-            AttributeError, TypeError, ValueError: it is something else.
+            UsageError: it is something else; names the key.
         """
-        ends = entries.get("interval_ms")
-        interval = (float(ends[0]), float(ends[1])) if ends else None
-        times = {name: entries.get(name) for name in ("p50_ms", "p90_ms", "cpu_p50_ms")}
+        found = build(_PartEntries, entries, where)
+        interval = found.interval_ms
+        times = {name: getattr(found, name) for name in ("p50_ms", "p90_ms", "cpu_p50_ms")}
         figures = {
-            name: None if ms is None else Figure(float(ms), source, interval if name == "p50_ms" else None)
+            name: None if ms is None else figure(ms, source, interval if name == "p50_ms" else None, f"{where}.{name}")
             for name, ms in times.items()
         }
-        count, reason = entries.get("instructions"), entries.get("reason")
-        return cls(
-            **figures,
-            instructions=None if count is None else int(count),
-            reason=None if reason is None else str(reason),
-        )
+        return cls(**figures, instructions=found.instructions, reason=found.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartEntries:
+    p50_ms: Positive | None = None
+    p90_ms: Positive | None = None
+    cpu_p50_ms: Positive | None = None
+    interval_ms: tuple[Positive, Positive] | None = None
+    instructions: Count | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +152,34 @@ class PhotoWay:
         )
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> PhotoWay:
+    def from_json(cls, entries: object, where: str = "photo") -> PhotoWay:
         """What ``to_json`` gave; other keys are passed over.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: it is something else.
+            UsageError: it is something else; names the key.
         """
-        source: Source = entries["source"]
-        least, peak, ratio = (entries.get(name) for name in ("min_face", "peak_mb", "parts_over_whole"))
+        found = build(_WayEntries, entries, where)
+        known = {name: part for name, part in found.parts.items() if name in NAMES}
         return cls(
-            scene=str(entries["scene"]),
-            faces=int(entries["faces"]),
-            setting=Setting(detector=str(entries["detector"]), min_face=None if least is None else float(least)),
-            gallery=int(entries["gallery"]),
-            source=source,
-            parts={name: Part.from_json(part, source) for name, part in entries["parts"].items() if name in NAMES},
-            peak_mb=None if peak is None else float(peak),
-            parts_over_whole=None if ratio is None else float(ratio),
+            scene=found.scene,
+            faces=found.faces,
+            setting=Setting(detector=found.detector, min_face=found.min_face),
+            gallery=found.gallery,
+            source=found.source,
+            parts={name: Part.from_json(part, found.source, f"{where}.parts.{name}") for name, part in known.items()},
+            peak_mb=found.peak_mb,
+            parts_over_whole=found.parts_over_whole,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WayEntries:
+    scene: str
+    faces: Count
+    detector: str
+    min_face: Positive | None = None
+    gallery: Count
+    source: Source
+    parts: dict[str, object]
+    peak_mb: Positive | None = None
+    parts_over_whole: Positive | None = None

@@ -30,6 +30,9 @@ def check(
         Path | None, typer.Option(help="Folder of <name>/<photo> that was enrolled: adds light, and faces to the page.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    repair: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a copy without damaged photos to this new file, and end.")
+    ] = None,
     detector: Detector = None,
     min_face: MinFace = None,
     threads: Threads = 1,
@@ -39,13 +42,15 @@ def check(
 
     Each photo is searched for as if it were not enrolled. A photo that is not like the person's others, photos
     of two people under one name and of one person under two names are mistakes, with which the exit code is 1.
-    What is advice does not change it. Needs no photos: embeddings suffice.
+    What is advice does not change it. Needs no photos: embeddings suffice. A photo whose entry in the file is
+    damaged is named and passed over, and the exit code is 1; --repair copies the others.
 
     \b
     Examples:
       edgeface gallery check people.gallery
       edgeface gallery check people.gallery --unknown visitors/ --photos family/ --report check.html
       edgeface gallery check people.gallery --far 0.001 --json
+      edgeface gallery check people.gallery --repair sound.gallery
     """
     from dataclasses import asdict
     from functools import partial
@@ -61,6 +66,16 @@ def check(
         check_target(report)
     if not gallery.exists():
         raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
+    if repair is not None:
+        with Gallery.open(gallery) as people:
+            left = people.repair(repair)
+        with Gallery.open(repair) as people:
+            kept = len(people)
+        if json:
+            print_json({"schema": 1, "gallery": str(gallery), "copy": str(repair), "photos": kept, "left_out": left})
+        else:
+            say(f"{repair}: {kept} photos; {len(left)} damaged left out")
+        return
     files = {} if photos is None else {(name, path.name): path for name, path in named_photos([photos]).photos}
     strangers = [] if unknown is None else [path for _, path in named_photos([unknown], "unknown").photos]
     recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
@@ -69,7 +84,7 @@ def check(
         found = check_gallery(people, recognizer, far, looks=looks)
         wrap = partial(bar, ERR, title="searching")
         seen = check_unknown(people, recognizer, strangers, far, progress=wrap) if strangers else None
-        enrolled = people.photos()
+        enrolled, damaged = people.photos(), people.damaged
     if photos is not None and len(looks) < len(enrolled):
         note(f"{photos}: {len(enrolled) - len(looks)} of {len(enrolled)} enrolled photos were not found in it again")
     for failure in seen.failed if seen else ():
@@ -94,6 +109,7 @@ def check(
                 "photos": len(enrolled),
                 "named": _document(found.named),
                 "fpir": _document(found.fpir),
+                "damaged": damaged,
                 "findings": [{"fault": row.is_fault, **asdict(row)} for row in found.findings],
                 "people": [asdict(row) for row in found.people],
                 "unknown": asdict(seen) if seen else None,
@@ -101,7 +117,7 @@ def check(
         )
     else:
         _print(gallery, found, seen)
-    if found.faults:
+    if found.faults or damaged:
         raise typer.Exit(1)
 
 

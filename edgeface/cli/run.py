@@ -199,15 +199,19 @@ def _sources(camera: list[str] | None, video: str | None, folder: Path | None) -
 
 def _camera(text: str) -> int | str:
     """A camera as it was named, or as the file says that was named."""
+    import reprlib
+
+    from edgeface_runtime.documents import read_text
     from edgeface_runtime.streams.captures import is_camera
 
     if text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--camera {text}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    camera: int | str = int(text) if text.isdecimal() else text
-    if not is_camera(camera):
+            text = read_text(Path(text[1:]), 10_000).strip()
+        except OSError as error:
+            raise UsageError(f"--camera {text}: cannot be read ({error.strerror or error})") from error
+    camera: int | str = int(text) if text.isdecimal() and len(text) < 10 else text
+    if "\0" in text or not is_camera(camera):
+        text = reprlib.repr(text) if len(text) > 100 else text
         raise UsageError(f"--camera {text}: name a number, /dev/video0, rtsp://…, http://… or picamera2")
     return camera
 

@@ -88,13 +88,13 @@ def inspect(
     """
     folder, page = Path(folder), Path(page)
     template = _template()
-    rows, card, rejected = read_faces(folder), read_card(folder), read_rejected(folder)
+    rows, card, rejected = read_faces(folder, measured=True), read_card(folder), read_rejected(folder)
     if not rows:
         raise UsageError(f"{shown(folder)}: holds no face; see its rejected.csv")
-    labels = np.array([int(row["label"]) for row in rows])
+    # Not the column: a table that was edited may skip numbers, and the centers would be as many as the highest.
+    identities, labels = np.unique([row["identity"] for row in rows], return_inverse=True)
     found = None if embed is None else suspects(_embeddings(embed, open_cache(folder, size)), labels)
-    identities = sorted({row["identity"] for row in rows})
-    summary = _summary(card, rows, found, identities)
+    summary = _summary(card, rows, found, identities.tolist())
     first = {row["identity"]: row for row in reversed(rows)}
     html = template.render(
         card=card,

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tokenize
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.table import read_faces
+from edgeface_runtime.checks import require_regular
+from edgeface_runtime.documents import read_document
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.files import replacing, write_text
 from edgeface_runtime.images import open_rgb, shown
+
+
+class _Mark(TypedDict):
+    crops_sha256: str
+    """Of paths and digests of the crops that the array holds."""
 
 
 def open_cache(folder: str | Path, size: int = 112) -> NDArray[np.uint8]:
@@ -29,20 +39,31 @@ def open_cache(folder: str | Path, size: int = 112) -> NDArray[np.uint8]:
     rows = read_faces(folder)
     key = hashlib.sha256("".join(f"{row['path']}\0{row['sha256']}\n" for row in rows).encode()).hexdigest()
     array, mark = folder / ".cache" / f"faces-{size}.npy", folder / ".cache" / f"faces-{size}.json"
-    if not (array.exists() and _read_key(mark) == key):
-        mark.unlink(missing_ok=True)
-        _build(folder, [row["path"] for row in rows], size, array)
-        write_text(mark, json.dumps({"faces": len(rows), "crops_sha256": key}) + "\n")
-    mapped: NDArray[np.uint8] = np.load(array, mmap_mode="r" if rows else None)
-    return mapped
+    shape = (len(rows), size, size, 3)
+    if _read_key(mark) == key and (known := _open(array, shape)) is not None:
+        return known
+    mark.unlink(missing_ok=True)
+    _build(folder, [row["path"] for row in rows], size, array)
+    write_text(mark, json.dumps({"faces": len(rows), "crops_sha256": key}) + "\n")
+    if (made := _open(array, shape)) is None:
+        raise UsageError(f"{shown(array)}: was written and cannot be read back; is something else writing there?")
+    return made
+
+
+def _open(array: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The array, where it is a whole one of that shape."""
+    try:
+        require_regular(array)
+        mapped: NDArray[np.uint8] = np.load(array, mmap_mode="r" if shape[0] else None)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, tokenize.TokenError):
+        return None
+    return mapped if mapped.shape == shape and mapped.dtype == np.uint8 else None
 
 
 def _read_key(mark: Path) -> str | None:
-    try:
-        key: str = json.loads(mark.read_text("utf-8"))["crops_sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return key
+    with contextlib.suppress(UsageError):
+        return read_document(mark, _Mark, "mark")["crops_sha256"]
+    return None
 
 
 def _build(folder: Path, paths: list[str], size: int, array: Path) -> None:

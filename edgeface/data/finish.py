@@ -6,12 +6,11 @@ Reads the records one by one, so that memory does not grow with the number of ph
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, TypedDict
 
 import numpy as np
 
@@ -19,13 +18,37 @@ from edgeface.data.crops import Crop
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Skipped, SourceListing
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, Card, CardHead, write_card, write_table
+from edgeface_runtime.documents import Span, read_document
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 
+_MOST = 100_000_000
+"""Bytes of a record, of 32 photos with however many faces."""
 
-class _Record(TypedDict):
-    crops: list[dict[str, Any]]
-    skipped: list[dict[str, str]]
+
+class _CropRecord(TypedDict):
+    path: str
+    identity: str
+    source: str
+    box: tuple[float, ...]
+    landmarks: tuple[float, ...]
+    score: float
+    sharpness: float
+    size: float
+    yaw: float
+    pitch: float
+    roll: float
+    margin: float
+    sha256: str
+    hash: Annotated[int, Span(0, 2**64 - 1)]
+    details: str
+
+
+class Record(TypedDict):
+    """One task of ``data prepare`` as the journal has it."""
+
+    crops: list[_CropRecord]
+    skipped: list[Skipped]
 
 
 _DROPS: dict[str, tuple[float, str, Callable[[Crop, float], bool]]] = {
@@ -93,7 +116,7 @@ def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tu
     seen = _Seen()
     rows = _rows(records, dropped, copies, seen)
     digest = write_table(dst / "faces.csv", COLUMNS, rows, scratch)
-    skipped = [Skipped(**skip) for record in records for skip in _load(record)["skipped"]]
+    skipped = [skip for record in records for skip in load_record(record)["skipped"]]
     rejected = sorted((*listing.skipped, *skipped, *dropped.values()), key=lambda skip: (skip.source, skip.detail))
     write_table(dst / "rejected.csv", REJECTED_COLUMNS, map(vars, rejected), scratch)
     for path in (dst / "faces").rglob("*.png"):
@@ -188,10 +211,14 @@ def _decide(
 def _crops(records: Sequence[Path]) -> Iterator[Crop]:
     """The faces of the journal, without their pictures, which are written already."""
     for record in records:
-        for crop in _load(record)["crops"]:
-            yield Crop(**crop | {"details": bytes.fromhex(crop["details"]), "png": b""})
+        for crop in load_record(record)["crops"]:
+            yield Crop(**crop | {"details": bytes.fromhex(crop["details"]), "png": b""})  # type: ignore[arg-type]
 
 
-def _load(record: Path) -> _Record:
-    document: _Record = json.loads(record.read_bytes())
-    return document
+def load_record(path: Path) -> Record:
+    """One record of the journal.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return read_document(path, Record, "record", most=_MOST)

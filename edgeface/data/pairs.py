@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,7 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.documents import read_text
 from edgeface_runtime.errors import UsageError
+
+_MOST = 100_000_000
+"""Bytes of a list of pairs; LFW's has 200,000."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +53,9 @@ def read_lfw_pairs(path: str | Path) -> PairList:
         UsageError: no such file, or another form.
     """
     lines = _lines(path)
-    head = (
-        [int(word) for word in lines[0].split()]
-        if lines and lines[0].replace("\t", " ").strip("0123456789 ") == ""
-        else []
-    )
-    if len(head) not in (1, 2):
+    words = lines[0].split() if lines else []
+    head = [int(word) for word in words] if all(re.fullmatch("[0-9]{1,9}", word) for word in words) else []
+    if len(head) not in (1, 2) or 0 in head:
         raise UsageError(f"{path}: line 1 is no count of pairs, as LFW's pair files have it")
     folds, count = (1, head[0]) if len(head) == 1 else (head[0], head[1])
     if len(lines) - 1 != 2 * folds * count:
@@ -63,9 +66,9 @@ def read_lfw_pairs(path: str | Path) -> PairList:
         try:
             first, second = (0, 0) if len(words) == 3 else (0, 2)
             numbers = (words[1], words[2]) if len(words) == 3 else (words[1], words[3])
-            names = (f"{words[first]}_{int(numbers[0]):04d}", f"{words[second]}_{int(numbers[1]):04d}")
+            names = (f"{words[first]}_{_number(numbers[0])}", f"{words[second]}_{_number(numbers[1])}")
         except (IndexError, ValueError) as error:
-            raise UsageError(f"{path}, line {number}: {line!r} is no pair") from error
+            raise UsageError(f"{path}, line {number}: {reprlib.repr(line)} is no pair") from error
         pairs.append(names)
         same.append(len(words) == 3)
     return _pairs(pairs, same, np.arange(len(pairs)) // (2 * count))
@@ -79,8 +82,8 @@ def _read_two_lines(path: str | Path, lines: Sequence[str]) -> PairList:
     named = []
     for number, line in enumerate(lines, 1):
         words = line.split()
-        if len(words) != 2 or not words[1].isdecimal():
-            raise UsageError(f"{path}, line {number}: {line!r} is not a photo's name and a number")
+        if len(words) != 2 or not re.fullmatch("[0-9]{1,9}", words[1]) or not PurePosixPath(words[0]).name:
+            raise UsageError(f"{path}, line {number}: {reprlib.repr(line)} is not a photo's name and a number")
         named.append((str(PurePosixPath(words[0]).with_suffix("")), int(words[1])))
     if len(named) % 2:
         raise UsageError(f"{path}: has {len(named)} lines, and each pair takes two")
@@ -128,7 +131,9 @@ def read_cfp_pairs(protocol: str | Path, kind: str = "FP", folds: Collection[int
                 try:
                     first, second = (numbered[int(word)] for numbered, word in zip(lists, line.split(","), strict=True))
                 except (ValueError, KeyError) as error:
-                    raise UsageError(f"{split / name}: {line!r} is no pair of numbers in the lists") from error
+                    raise UsageError(
+                        f"{split / name}: {reprlib.repr(line)} is no pair of numbers in the lists"
+                    ) from error
                 pairs.append((first, second))
                 same.append(is_same)
                 fold.append(number)
@@ -171,6 +176,17 @@ def _pairs(pairs: list[tuple[str, str]], same: list[bool], fold: NDArray[np.int6
     return PairList(photos, people, index, np.array(same, bool), fold.astype(np.int64))
 
 
+def _number(word: str) -> str:
+    """A photo's number as it stands in the file's name.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", word):
+        raise ValueError(word)
+    return f"{int(word):04d}"
+
+
 def _cfp_list(path: Path) -> dict[int, str]:
     """Number → key; the lists write ``1 ../Data/Images/001/frontal/01.jpg``."""
     try:
@@ -182,6 +198,9 @@ def _cfp_list(path: Path) -> dict[int, str]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return [line for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the pair list cannot be read: {error}") from error
+        text = read_text(Path(path), _MOST)
+    except OSError as error:
+        raise UsageError(f"{path}: the pair list cannot be read: {error.strerror or error}") from error
+    if "\0" in text:
+        raise UsageError(f"{path}: the pair list cannot be read: zero bytes in it, which no text has")
+    return [line for line in text.splitlines() if line.strip()]

@@ -24,7 +24,7 @@ from pathlib import Path
 from edgeface.data import workers
 from edgeface.data.crops import Crop, CropSettings, Task, crop_task, detector_sha256
 from edgeface.data.duplicates import require
-from edgeface.data.finish import Drop, finish
+from edgeface.data.finish import Drop, finish, load_record
 from edgeface.data.readers import Skipped, SourceListing, read
 from edgeface.data.table import Card, CardHead, read_card, write_beside
 from edgeface_runtime.detection.find import load_detector
@@ -138,9 +138,9 @@ def _record(dst: Path, record: Path, crops: list[Crop], skipped: list[Skipped]) 
 def _intact(record: Path, dst: Path) -> bool:
     """Whether a task's record is there and each of its crops as it was written (a power cut may leave holes)."""
     try:
-        crops = json.loads(record.read_bytes())["crops"]
+        crops = load_record(record)["crops"]
         return all(hashlib.sha256((dst / crop["path"]).read_bytes()).hexdigest() == crop["sha256"] for crop in crops)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, UsageError):
         return False
 
 

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeface_runtime.documents import anything, read_table, read_text
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.images import SUFFIXES, shown
 
 _LFW_FLAT = re.compile(r"(.+)_\d{4}$")
 _PATH_COLUMNS = ("path", "file", "filename", "image", "image_id")
 _IDENTITY_COLUMNS = ("identity", "name", "person", "label", "id")
+_MOST = 1_000_000_000
+"""Bytes of a list of labels: ten million photos."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -103,15 +106,16 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{shown(path)}: the labels cannot be read: {error}") from error
-    rows = list(csv.DictReader(text.splitlines()))
-    columns = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+        text = read_text(path, _MOST, encoding="utf-8-sig")
+        head = next(csv.reader(text.splitlines()[:1]), [])
+    except (OSError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{shown(path)}: the labels cannot be read: {reason}") from error
+    columns = {name.strip().lower(): name.strip() for name in head}
     where = next((columns[name] for name in _PATH_COLUMNS if name in columns), None)
     who = next((columns[name] for name in _IDENTITY_COLUMNS if name in columns), None)
-    if where and who:
-        return {row[where].strip(): (row[who] or "").strip() for row in rows}
+    if where and who and (rows := read_table(path, {where: anything, who: anything})):
+        return {row[where].strip(): row[who].strip() for row in rows}
     pairs = [line.split() for line in text.splitlines() if line.strip()]
     if pairs and all(len(pair) == 2 for pair in pairs):
         return {pair[0]: pair[1] for pair in pairs}

@@ -9,33 +9,60 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from edgeface_runtime.documents import Check, Count, Span, anything, matching, numbers, read_document, read_table
 from edgeface_runtime.errors import UsageError
-from edgeface_runtime.files import replacing
+from edgeface_runtime.files import replacing, spreadsheet_safe
 from edgeface_runtime.images import shown
 
-COLUMNS = (
-    "path", "identity", "label", "split", "source", "box", "landmarks", "score", "sharpness", "sha256",
-    "size", "yaw", "pitch", "roll", "margin", "duplicate_of",
-)  # fmt: skip
+_INSIDE = r"(?!.*(?:^|/)\.\.(?:/|$))[^/\0][^\0]*"
+_REMEDY = "prepare the photos again"
+_FACES: dict[str, Check] = {
+    "path": matching(_INSIDE, "a path inside the folder"),
+    "identity": anything,
+    "label": matching(r"-1|\d{1,9}", "a whole number"),
+    "split": matching("train|val|test", "train, val, test or empty"),
+    "source": anything,
+    "box": numbers(4),
+    "landmarks": numbers(10),
+    "score": numbers(1),
+    "sharpness": numbers(1, Span(0)),
+    "sha256": anything,
+    "size": numbers(1, Span(0, above=True)),
+    "yaw": numbers(1),
+    "pitch": numbers(1),
+    "roll": numbers(1),
+    "margin": numbers(1, Span(0)),
+    "duplicate_of": anything,
+}
+"""Column of ``faces.csv`` → the check of its cells."""
+COLUMNS = tuple(_FACES)
+_MEASURED = ("size", "sharpness", "score", "yaw")
+_NUMBERS = COLUMNS[5:9] + COLUMNS[10:15]
 REJECTED_COLUMNS = ("source", "identity", "reason", "detail")
 
 
-def read_faces(folder: str | Path) -> list[dict[str, str]]:
+def read_faces(folder: str | Path, *, measured: bool = False) -> list[dict[str, str]]:
     """The rows of a prepared folder's ``faces.csv``.
 
+    Args:
+        folder: the prepared folder.
+        measured: True: every face has its size, sharpness, score and yaw; else what nobody measured may be empty.
+
     Raises:
-        UsageError: the folder was not prepared, or its table lacks a column.
+        UsageError: the folder was not prepared, or its table lacks a column or has a cell that does not fit; names it.
     """
-    return _read(Path(folder) / "faces.csv", COLUMNS)
+    needed = ("path", *(_MEASURED if measured else ()))
+    checks = {name: check if name in needed else _or_empty(check) for name, check in _FACES.items()}
+    return _read(Path(folder) / "faces.csv", checks)
 
 
 def read_rejected(folder: str | Path) -> list[dict[str, str]]:
     """The rows of a prepared folder's ``rejected.csv``.
 
     Raises:
-        UsageError: the folder was not prepared, or its table lacks a column.
+        UsageError: the folder was not prepared, or its table lacks a column or has a cell that does not fit; names it.
     """
-    return _read(Path(folder) / "rejected.csv", REJECTED_COLUMNS)
+    return _read(Path(folder) / "rejected.csv", dict.fromkeys(REJECTED_COLUMNS, anything))
 
 
 class SplitRule(TypedDict):
@@ -51,8 +78,8 @@ class SplitRule(TypedDict):
 class SplitCard(SplitRule):
     """The rule, and the faces and identities in each part."""
 
-    faces: dict[str, int]
-    identities: dict[str, int]
+    faces: dict[str, Count]
+    identities: dict[str, Count]
 
 
 class CardHead(TypedDict):
@@ -68,8 +95,8 @@ class Card(CardHead):
 
     schema: int
     layout: str
-    counts: dict[str, int]
-    rejected: dict[str, int]
+    counts: dict[str, Count]
+    rejected: dict[str, Count]
     """Reason → photos and faces."""
     split: SplitCard | None
     versions: dict[str, str]
@@ -81,14 +108,12 @@ def read_card(folder: str | Path) -> Card:
     """The card of a prepared folder.
 
     Raises:
-        UsageError: there is none, or it is no JSON.
+        UsageError: there is none, or it is none of ours; names the key.
     """
     path = Path(folder) / "dataset.json"
-    try:
-        card: Card = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{shown(path)}: cannot be read; make it with: edgeface data prepare") from error
-    return card
+    if not path.exists():
+        raise UsageError(f"{shown(path)}: cannot be read; make it with: edgeface data prepare")
+    return read_document(path, Card, "card")
 
 
 def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, object]], scratch: Path) -> str:
@@ -99,9 +124,12 @@ def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str
     """
     with replacing(path, scratch) as part:
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            for row in rows:  # numbers below 0 are no formulas, also where they were read as text
+                texts = {name: row.get(name, "") for name in columns if name not in _NUMBERS}
+                safe = dict(zip(texts, spreadsheet_safe(texts.values()), strict=True))
+                writer.writerow([safe[name] if name in safe else row.get(name, "") for name in columns])
         with part.open("rb") as written:
             return hashlib.file_digest(written, "sha256").hexdigest()
 
@@ -118,15 +146,11 @@ def write_beside(path: Path, data: bytes, scratch: Path) -> None:
         part.write_bytes(data)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or ()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{shown(path.parent)}: no {path.name} in it; make one with: edgeface data prepare") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{shown(path)}: cannot be read: {error}") from error
-    if missing := [name for name in columns if name not in names]:
-        raise UsageError(f"{shown(path)}: has no column {missing[0]}; prepare the photos again")
-    return rows
+def _or_empty(check: Check) -> Check:
+    return lambda cell: check(cell) if cell else None
+
+
+def _read(path: Path, columns: dict[str, Check]) -> list[dict[str, str]]:
+    if not path.exists():
+        raise UsageError(f"{shown(path.parent)}: no {path.name} in it; make one with: edgeface data prepare")
+    return read_table(path, columns, remedy=_REMEDY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ import numpy as np
 
 from edgeface.evaluation.verification import Pairs
 from edgeface_runtime import UsageError
+from edgeface_runtime.documents import anything, read_table
+
+_REMEDY = "the columns identity and group are needed"
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,10 @@ def read_groups(path: Path) -> dict[str, str]:
     Raises:
         UsageError: no such file, no such columns, or an identity in two groups.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: the groups cannot be read ({error})") from error
+    rows = read_table(path, {"identity": anything, "group": anything}, remedy=_REMEDY)
     groups: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
-        identity, group = row.get("identity"), row.get("group")
-        if identity is None or group is None:
-            raise UsageError(f"{path}, line {number}: the columns identity and group are needed")
+        identity, group = row["identity"], row["group"]
         if groups.setdefault(identity, group) != group:
             raise UsageError(f"{path}, line {number}: {identity} is in two groups, {groups[identity]} and {group}")
     if not groups:

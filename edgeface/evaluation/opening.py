@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.embedder import Embedder
-from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, UsageError, load
+from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError, load
+from edgeface_runtime.documents import build, read_document
 from edgeface_runtime.metadata import read_text
 from edgeface_runtime.model import find_model
 
@@ -54,14 +53,13 @@ def read_contract_file(path: Path) -> Contract:
         UsageError: no such file.
         ContractError: not a contract.
     """
+    if not path.is_file():
+        raise UsageError(f"{path}: the contract cannot be read: no such file")
+    document = read_document(path, object, "contract", fails=ContractError)
     try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         _refuse_unknown(document, Contract, "")
-        return Contract.from_json(json.dumps(document))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the contract cannot be read ({error})") from error
-    except (ContractError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        return Contract.from_document(document)
+    except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
 
 
@@ -155,7 +153,7 @@ def open_classifier(run: str | Path) -> Classifier:
     """
     from edgeface.backbones import build_backbone
     from edgeface.heads import build_head
-    from edgeface.training.checkpoints import contract_draft, load_tensors
+    from edgeface.training.checkpoints import contract_draft, load_state, load_tensors
     from edgeface.training.config import config_from
     from edgeface_export.rewrite import torch_embeddings
 
@@ -163,7 +161,8 @@ def open_classifier(run: str | Path) -> Classifier:
     if not Path(run).is_dir() or not path.exists():
         raise UsageError(f"{run}: --method head needs a run folder with its last.safetensors")
     tensors, document = load_tensors(path)
-    config = config_from(document["config"])
+    digest = build(str, document.get("data_sha256"), f"{path}: data_sha256", fails=ModelError)
+    config = config_from(build(dict, document.get("config"), f"{path}: config", fails=ModelError))
     net_of = "average." if any(name.startswith("average.") for name in tensors) else "learner.net."
     parts = {
         prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -175,9 +174,9 @@ def open_classifier(run: str | Path) -> Classifier:
     classes = len(parts["learner.head."]["weight"])
     scale, margin = config.head.logit_scale, config.head.margin
     head = build_head(config.head.loss, config.model.embedding_dim, classes, s=scale, m=margin)
-    net.load_state_dict(parts[net_of])
-    head.load_state_dict(parts["learner.head."])
-    contract = contract_draft(config, data_sha256=document["data_sha256"], licence="unknown")
+    load_state(net, parts[net_of], path)
+    load_state(head, parts["learner.head."], path)
+    contract = contract_draft(config, data_sha256=digest, licence="unknown")
     net.eval()
     embedder = Embedder(contract, lambda faces: torch_embeddings(net, contract.input, faces))
-    return Classifier(embedder, head.eval(), document["data_sha256"])
+    return Classifier(embedder, head.eval(), digest)

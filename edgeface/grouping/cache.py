@@ -22,6 +22,7 @@ from PIL import Image
 from edgeface_runtime import Face, FaceRecognizer, ImageError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces
+from edgeface_runtime.engines import first_line
 from edgeface_runtime.gallery.database import binding_of
 from edgeface_runtime.gallery.enrollment import examine
 from edgeface_runtime.images import Pixels, open_photo, shown
@@ -169,10 +170,17 @@ class FaceCache:
                 "SELECT id, path, name, detection, sharpness, concerns, place, embedding, shown_as "
                 "FROM face ORDER BY path, id"
             ).fetchall()
-        return [
-            SeenFace(one, _path(path), name, _face(place, detection), sharp, concerns, np.frombuffer(row, "<f4"), group)
-            for one, path, name, detection, sharp, concerns, place, row, group in rows
-        ]
+            found = [
+                SeenFace(
+                    one, _path(path), who, _face(place, detection), sharp, concerns, np.frombuffer(row, "<f4"), group
+                )
+                for one, path, who, detection, sharp, concerns, place, row, group in rows
+            ]
+            length = self._recognizer.model.contract.embedding.length
+            for face in found:
+                if len(face.embedding) != length or not np.isfinite(face.embedding).all():
+                    raise ValueError(f"face {face.id} is not {length} finite numbers")
+        return found
 
     def tile(self, face: int) -> bytes:
         """A JPEG picture of a face, ``TILE`` pixels wide and high."""
@@ -330,6 +338,11 @@ class FaceCache:
             raise UsageError(f"{shown(self.path)}: {hint}") from error
         except OSError as error:
             raise UsageError(f"{shown(self.path)}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            # SQLite keeps whatever type is written, and bytes that are no text.
+            raise UsageError(
+                f"{shown(self.path)}: damaged ({first_line(error)[:100]}); delete it and run again"
+            ) from error
 
 
 def _path(stored: bytes) -> Path:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,8 @@ from edgeface.data.dataset import UNKNOWN, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
+from edgeface_runtime.checks import require_regular
+from edgeface_runtime.documents import build, parse_json
 from edgeface_runtime.files import is_unused, replacing
 from edgeface_runtime.model import shipped
 
@@ -96,16 +98,38 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: no such file, cut short, or not written by edgeface.
     """
     try:
+        require_regular(path)
         whole = path.read_bytes()  # at once: safe_open opens its file twice, between which a run may replace it
         tensors = load(whole)
         size = int.from_bytes(whole[:8], "little")
-        return tensors, json.loads(json.loads(whole[8 : 8 + size])["__metadata__"][KEY])
+        header = build(_Header, parse_json(whole[8 : 8 + size].decode()), "header", fails=ModelError)
+        if KEY not in header["__metadata__"]:
+            raise ModelError("safetensors, but not a checkpoint of edgeface")
+        return tensors, build(dict, parse_json(header["__metadata__"][KEY]), "document", fails=ModelError)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
-    except KeyError as error:
-        raise ModelError(f"{path}: safetensors, but not a checkpoint of edgeface") from error
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: not a whole checkpoint ({error})") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path}: not a whole checkpoint ({error.strerror or error})") from error
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{path}: not a whole checkpoint ({' '.join(str(error).split())[:200]})") from error
+
+
+class _Header(TypedDict):
+    __metadata__: dict[str, str]
+
+
+def load_state(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Fills a module with the tensors of a file.
+
+    Raises:
+        ModelError: they are not the module's.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: its weights do not fit: {str(error).splitlines()[-1].strip()[:200]}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +196,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     if "contract" not in document:
         raise ContractError(f"{path}: a state to resume from, not a model; name best.safetensors")
     try:
-        contract = Contract.from_json(json.dumps(document["contract"]))
+        contract = Contract.from_document(document["contract"])
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
     net = build_backbone(contract.backbone, embedding=contract.embedding.length, size=contract.input.size)

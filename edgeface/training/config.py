@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
-import tomllib
+import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from typing import TypeVar
 
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
+from edgeface_runtime.checks import number
+from edgeface_runtime.documents import parse_json, parse_toml, read_text
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class Group:
             value = getattr(self, item.name)
             finite = not isinstance(value, float) or math.isfinite(value)
             if not item.metadata["good"](value) or not finite:
-                raise UsageError(f"--set {item.name}={value}: must be {item.metadata['allowed']}")
+                raise UsageError(f"--set {item.name}={_short(value)}: must be {item.metadata['allowed']}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,15 +296,17 @@ def load_config(
         named = RECIPES / f"{file}.toml"
         file = named if file.parent == Path() and named.exists() and not file.exists() else file
         try:
-            given = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            given = parse_toml(read_text(file))
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror or error}") from error
+        except ValueError as error:
             raise UsageError(f"{file}: {error}") from error
         values |= by_key(given, str(file), reporter)
     given = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set {text}: write it as key=value")
+            raise UsageError(f"--set {_short(text)}: write it as key=value")
         given[key.strip()] = _parse(value.strip())
     values |= by_key(given, "--set", reporter)
     values |= by_key({key: value for key, value in options.items() if value is not None}, "options", reporter)
@@ -364,20 +367,24 @@ def _key(name: str) -> str:
         return key
     (nearest,) = difflib.get_close_matches(key, (*KEYS, *OLD_NAMES), n=1, cutoff=0)
     nearest = OLD_NAMES.get(nearest, nearest)
-    raise UsageError(f"no setting {name!r}; the nearest is {nearest!r} (all: {', '.join(KEYS)})")
+    raise UsageError(f"no setting {reprlib.repr(name)}; the nearest is {nearest!r} (all: {', '.join(KEYS)})")
+
+
+def _short(value: object) -> str:
+    return text if len(text := str(value)) < 100 else reprlib.repr(text)
 
 
 def _parse(text: str) -> object:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
 def _checked(key: str, value: object) -> object:
     kind = KEYS[key][1]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise UsageError(f"setting {key}={value!r} is not of type {kind.__name__}")
+        return number(f"setting {key}", value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):  # type: ignore[arg-type]
+        raise UsageError(f"setting {key}={reprlib.repr(value)} is not of type {kind.__name__}")
     return value

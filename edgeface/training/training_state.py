@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,9 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from edgeface.data.dataset import FaceData
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.checkpoints import load_tensors, save_tensors
+from edgeface.training.checkpoints import load_state, load_tensors, save_tensors
 from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
-from edgeface_runtime import Contract, UsageError
+from edgeface_runtime import Contract, ModelError, UsageError
+from edgeface_runtime.documents import Positive, build
 from edgeface_runtime.files import replacing
 
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
@@ -149,7 +152,11 @@ class TrainingState:
             UsageError: it was saved with other settings or other photos.
             ModelError: it is damaged.
         """
-        tensors, document = load_tensors(folder / LAST)
+        tensors, found = load_tensors(folder / LAST)
+        try:
+            document = build(_Document, found, "document", fails=ModelError)
+        except ModelError as error:
+            raise ModelError(f"{folder / LAST}: {error}") from error
         saved = by_key(as_dict(config_from(document["config"], str(folder / LAST), reporter)))
         changed = [key for key, value in by_key(as_dict(config)).items() if saved[key] != value]
         if changed:
@@ -159,10 +166,12 @@ class TrainingState:
         parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = _current(name).partition(".")
+            if part not in parts or (part == "optimizer" and not re.fullmatch(r"\d{1,9}\.\w+", rest)):
+                raise ModelError(f"{folder / LAST}: has a tensor {name[:60]!r} that no run has")
             parts[part][rest] = tensor
-        self.learner.load_state_dict(parts["learner"])
+        load_state(self.learner, parts["learner"], folder / LAST)
         if self.average is not None:
-            self.average.module.load_state_dict(parts["average"])
+            load_state(self.average.module, parts["average"], folder / LAST)
             self.average.n_averaged.fill_(len(document["curves"]))  # at 0 its next update would copy, not average
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
@@ -170,8 +179,15 @@ class TrainingState:
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.curves = [Epoch(**row) for row in document["curves"]]
+        self.curves = document["curves"]
         self.lr_scale = document["lr_scale"]
+
+
+class _Document(TypedDict):
+    config: dict[str, object]
+    data_sha256: str
+    curves: list[Epoch]
+    lr_scale: Positive
 
 
 def _current(name: str) -> str:

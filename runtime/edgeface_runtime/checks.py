@@ -69,6 +69,11 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, "a pipe, a device or a socket, not a file", os.fspath(path))
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that is valid UTF-8: bytes of a name that are not show as ``\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def is_bgr(color: Color) -> bool:
     """True for ``"bgr"``.
 

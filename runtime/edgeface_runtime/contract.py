@@ -9,15 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeface_runtime import metadata
+from edgeface_runtime import documents, metadata
 from edgeface_runtime.checks import path_of
 from edgeface_runtime.errors import ContractError
 
@@ -192,15 +189,24 @@ class Contract:
         Raises:
             ContractError: not JSON, a required key absent, or a value of the wrong type.
         """
+        if len(text) > documents.MOST:
+            raise ContractError(f"the contract is larger than {documents.MOST / 1e6:g} MB, which none is")
         try:
-            document = json.loads(text, parse_float=_finite, parse_constant=_finite)
-        except (ValueError, RecursionError) as error:
+            return cls.from_document(documents.parse_json(text))
+        except ValueError as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
-        _require(isinstance(document, dict), "the contract is not an object")
+
+    @classmethod
+    def from_document(cls, document: object) -> Contract:
+        """As ``from_json``, of a parsed document.
+
+        Raises:
+            ContractError: a required key is absent, or a value is of the wrong type.
+        """
+        if not isinstance(document, dict):
+            raise ContractError("the contract is not an object")
         _require_known(document.get("schema", SCHEMA))
-        contract = _build(cls, document, "contract")
-        assert isinstance(contract, cls)
-        return contract
+        return documents.build(cls, document, "contract", fails=ContractError)
 
 
 def read_contract(path: str | Path) -> Contract:
@@ -253,49 +259,6 @@ def _require_known(schema: object) -> None:
     _require(not newer, f"has schema {schema}, newer than this edgeface knows ({SCHEMA}): update edgeface")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not a finite number")
-    return value
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ContractError(message)
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as an instance of the annotated type ``kind``."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        _require(isinstance(value, dict), f"{where} is not an object")
-        hints = typing.get_type_hints(kind)
-        known = {item.name: item for item in dataclasses.fields(kind)}
-        for name, item in known.items():
-            absent = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-            _require(name in value or not absent, f"{where} has no {name!r}")
-        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in known if name in value})
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _build(args[0], value, where)
-    if origin is tuple:
-        _require(isinstance(value, list), f"{where} is not a list")
-        _require(
-            args[-1] is Ellipsis or len(value) == len(args),
-            f"{where} has {len(value)} values, not {len(args)}",
-        )
-        return tuple(_build(args[0], item, where) for item in value)
-    if origin is dict:
-        _require(isinstance(value, dict), f"{where} is not an object")
-        return {name: _build(args[1], item, f"{where}.{name}") for name, item in value.items()}
-    if kind is Any:
-        return value
-    accepted = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}[kind]
-    _require(
-        isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)),
-        f"{where} is not of type {kind.__name__}",
-    )
-    try:
-        return kind(value)
-    except OverflowError as error:
-        raise ContractError(f"{where} is too large") from error

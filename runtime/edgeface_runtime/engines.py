@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import path_of, require_regular, whole
+from edgeface_runtime.contract import Contract
 from edgeface_runtime.errors import ModelError, UsageError
 from edgeface_runtime.metadata import KEY, file_format, other_kind, tar_members
 
@@ -194,12 +194,12 @@ class NcnnEngine:
         ncnn = _import("ncnn", "'edgeface[ncnn]'")
         self.version: str = ncnn.__version__
         members = tar_members(path.read_bytes())
-        contract = json.loads(members[f"{KEY}.json"])
-        size, is_planar = contract["input"]["size"], contract["input"]["layout"] == "NCHW"
+        contract = Contract.from_json(members[f"{KEY}.json"].decode())
+        size, is_planar = contract.input.size, contract.input.layout == "NCHW"
         self.input_shape: tuple[int | None, ...] = (1, 3, size, size) if is_planar else (1, size, size, 3)
         self._mat, self._net = ncnn.Mat, ncnn.Net()
         self._net.opt.num_threads = threads
-        if contract["precision"] == "fp32":
+        if contract.precision == "fp32":
             for option in _NARROW:
                 setattr(self._net.opt, option, False)
         with muted_stderr():

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from edgeface_runtime.errors import UsageError
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _MARK = ".edgeface"
 """In the name of what is being written, beside the process's number: nobody else's file is called so."""
 _LEFT = re.compile(rf"\..+\.(\d+){re.escape(_MARK)}(\.[^.]*)?(-journal)?")
@@ -152,5 +152,11 @@ def spreadsheet_safe(row: Iterable[object]) -> list[object]:
     """A row of a CSV file whose texts no spreadsheet takes for formulas: those that begin like one get a ' in front.
 
     Names of files and people come from anywhere, and Excel and LibreOffice run what begins with =, +, - or @.
+    ``spreadsheet_text`` takes the ' away again.
     """
-    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]
+    return [f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell for cell in row]
+
+
+def spreadsheet_text(cell: str) -> str:
+    """The text that ``spreadsheet_safe`` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 from edgeface_runtime.checks import Color, described, is_bgr, require_regular
+from edgeface_runtime.checks import shown as shown
 from edgeface_runtime.errors import ImageError
 
 _READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs heic heif hif bmp dib tif tiff pgm ppm pbm pnm
@@ -21,7 +22,10 @@ _READ = """jpg jpeg jpe jfif mpo png apng gif webp avif avifs heic heif hif bmp 
 SUFFIXES = frozenset(f".{name}" for name in _READ.split())
 """Of photos, in lower case: pixel formats that Pillow reads."""
 MAX_PIXELS = 89_478_485
-"""The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb."""
+"""The most pixels that are decoded: 256 MB as RGB. More is taken for a decompression bomb. The environment may say
+another number, ``EDGEFACE_MAX_PIXELS``."""
+MAX_SIDE = 65_535
+"""The longest side that is decoded, in pixels: JPEG has no longer one. Likewise ``EDGEFACE_MAX_SIDE``."""
 
 # Such a photo is refused in one line, and Pillow would say the same in two more. Last, so that a filter that the app
 # has for its own photos stays in force.
@@ -192,11 +196,6 @@ def called(source: object) -> str:
     return shown(path) if isinstance(path, (str, os.PathLike)) else "the image"
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    r"""A path as text that is valid UTF-8: bytes of a name that are not show as ``\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _file(source: object, name: str) -> str | os.PathLike[str] | IO[bytes]:
     """What Pillow opens."""
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -245,13 +244,24 @@ def _head(file: str | os.PathLike[str] | IO[bytes]) -> bytes:
 
 
 def _from_pillow(image: Image.Image, name: str) -> Pixels:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS / 1e6:.0f} megapixels")
+    most, side = _limit("EDGEFACE_MAX_PIXELS", MAX_PIXELS), _limit("EDGEFACE_MAX_SIDE", MAX_SIDE)
+    if image.width * image.height > most:
+        raise ImageError(f"{name}: {image.width} x {image.height} is more than {most / 1e6:.3g} megapixels")
+    if max(image.size) > side:
+        raise ImageError(f"{name}: {image.width} x {image.height} has a side of more than {side} pixels")
     if image.mode == "F":
         raise ImageError(f"{name}: float pixels have no known range; save it with 8 or 16 bits")
     image.load()
     photo = DecodedPhoto(image, _turn(image), _depth(image) if image.mode.startswith("I") else 8)
     return photo if image.width * image.height > _WHOLE else np.asarray(photo)
+
+
+def _limit(name: str, usual: int) -> int:
+    said = os.environ.get(name, "")
+    if said and not (said.isdecimal() and 0 < len(said) < 12):
+        raise ImageError(f"{name}={said}: not a number of pixels")
+    # Pillow refuses at twice its own limit, whatever ours is.
+    return min(int(said or usual), 2 * (Image.MAX_IMAGE_PIXELS or usual))
 
 
 def _turn(image: Image.Image) -> int:

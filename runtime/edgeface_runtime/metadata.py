@@ -12,10 +12,12 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeface_runtime.checks import require_regular
+from edgeface_runtime.documents import read_bytes
 from edgeface_runtime.errors import ContractError, ModelError
 
 KEY = "edgeface"
+MOST = 2**31
+"""Bytes of a model file: more no protobuf message and no FlatBuffer has."""
 _METADATA_PROPS = 14
 _TAR_BLOCK = 512
 
@@ -71,8 +73,7 @@ def read_text(path: Path) -> str:
         ContractError: the file is a model, but carries no such text.
     """
     try:
-        require_regular(path)
-        data = path.read_bytes()
+        data = read_bytes(path, MOST)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     if not data:
@@ -102,6 +103,8 @@ def tar_members(data: bytes) -> dict[str, bytes]:
     while at + _TAR_BLOCK <= len(data) and data[at]:
         name = data[at : at + 100].split(b"\0", 1)[0].decode()
         size = int(data[at + 124 : at + 136].rstrip(b"\0 ") or b"0", 8)
+        if size < 0:
+            raise ValueError("a member of less than nothing")
         at += _TAR_BLOCK
         if at + size > len(data):
             raise ValueError("a member runs past the end")

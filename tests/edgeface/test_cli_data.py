@@ -77,7 +77,9 @@ def test_mistakes_are_one_line(
 def test_a_part_without_faces_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [dict.fromkeys(COLUMNS, "") | {"path": f"faces/{who}/0.png", "identity": who} for who in "abc"]
     write_table(tmp_path / "faces.csv", COLUMNS, rows, tmp_path)
-    (tmp_path / "dataset.json").write_text('{"schema": 1, "split": null}')
+    card = {"schema": 1, "name": "made", "licence": "none", "layout": "folders", "split": None, "faces_sha256": ""}
+    card |= {key: {} for key in ("settings", "counts", "rejected", "versions")}
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
     assert run(["data", "split", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     assert "no face is in val: training cannot choose its best epoch and keeps the last" in said

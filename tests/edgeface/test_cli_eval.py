@@ -222,7 +222,7 @@ def test_a_contract_inside_is_not_replaced(say: Say, tiny_onnx: Path, people: Pa
         (["--data", "PEOPLE", "--example", "1"], "--example shows a photo of --data in --output FOLDER"),
         (["--data", "PEOPLE", "--example", "15", "-o", "OUT"], "--example 15: the test photos are numbered 0 to 14"),
         (["--data", "PEOPLE", "--report", "OUT/absent/page.html"], "there is no folder"),
-        (["--data", "PEOPLE", "--groups", "OUT/absent.csv"], "the groups cannot be read"),
+        (["--data", "PEOPLE", "--groups", "OUT/absent.csv"], "cannot be read: No such file"),
         (["--data", "PEOPLE", "--contract", "OUT/absent.json"], "the contract cannot be read"),
         (["--data", "OUT/absent"], "no such folder"),
     ],

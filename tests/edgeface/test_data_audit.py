@@ -45,6 +45,7 @@ def make_folder(folder: Path, *, wrong: int | None = None) -> Path:
     }
     card = {"name": "three & more", "licence": "none", "counts": counts, "rejected": {"no face": 1}, "split": None}
     card |= {"settings": {"detector": "fake", "size": SIZE}, "versions": {"edgeface": "0"}}
+    card |= {"schema": 1, "layout": "folders", "faces_sha256": ""}
     write_card(folder, card, folder)
     return folder
 

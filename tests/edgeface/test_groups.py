@@ -55,12 +55,12 @@ def test_a_file_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "the groups cannot be read"),
-        ("name,sex\nAnn,f\n", "line 2: the columns identity and group are needed"),
+        (None, "cannot be read"),
+        ("name,sex\nAnn,f\n", "has no column identity; the columns identity and group are needed"),
         ("identity,group\nAnn,old\nAnn,young\n", "line 3: Ann is in two groups, old and young"),
         ("identity,group\n", "names no identity"),
-        ("", "names no identity"),
-        ("identity,group\nAnn\n", "line 2: the columns"),
+        ("", "has no column identity"),
+        ("identity,group\nAnn\n", "line 2: has 1 of 2 cells"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str | None, message: str):

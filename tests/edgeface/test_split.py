@@ -9,6 +9,19 @@ from edgeface.data.split import SPLITS, Split, assign, share_out, split
 from edgeface.data.table import COLUMNS, read_card, read_faces, write_card, write_table
 from edgeface_runtime.errors import UsageError
 
+CARD = {
+    "schema": 1,
+    "name": "made",
+    "licence": "none",
+    "layout": "folders",
+    "split": None,
+    "faces_sha256": "",
+    "settings": {},
+    "counts": {},
+    "rejected": {},
+    "versions": {},
+}
+
 
 def make_rows(people: dict[str, int], copies: dict[str, str] | None = None) -> list[dict[str, str]]:
     paths = [(f"faces/{name}/{number}.png", name) for name, count in people.items() for number in range(count)]
@@ -113,7 +126,7 @@ def test_seed_draws_anew() -> None:
 
 def test_writes_table_and_card(tmp_path: Path) -> None:
     write_table(tmp_path / "faces.csv", COLUMNS, make_rows({"Ann": 20, "Bob": 20}), tmp_path)
-    write_card(tmp_path, {"schema": 1, "split": None}, tmp_path)
+    write_card(tmp_path, CARD, tmp_path)
     entry = split(tmp_path, Split(seed=3))
     rows = read_faces(tmp_path)
     assert Counter(row["split"] for row in rows) == entry["faces"] == {"train": 32, "val": 4, "test": 4}

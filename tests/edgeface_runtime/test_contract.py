@@ -57,7 +57,7 @@ def test_keys_of_later_versions_are_passed_over():
         ({"input": {"colour": "GBR"}}, "input.colour is 'GBR'"),
         ({"input": {"mean": [1, 2]}}, "contract.input.mean has 2 values, not 3"),
         ({"input": {"mean": {}}}, "contract.input.mean is not a list"),
-        ({"input": {"mean": [0, 0, 10**400]}}, "contract.input.mean is too large"),
+        ({"input": {"mean": [0, 0, 10**400]}}, "contract.input.mean[2] is too large"),
         ({"input": {"std": [1, 1, 0]}}, "input.std holds a value that is not positive"),
         ({"input": []}, "contract.input is not an object"),
         ({"operators": {"int8": "many"}}, "contract.operators.int8 is not of type int"),

@@ -281,8 +281,8 @@ def test_a_damaged_row_is_named_and_can_be_removed(people: Gallery, fake: FaceRe
     with sqlite3.connect(path) as db:
         db.execute("UPDATE photo SET embedding = ? WHERE id = 5", (damage,))
     db.close()
-    with pytest.raises(GalleryError, match=r"damaged: photo 5 of P01 .*remove the photo"):
-        check_gallery(people, fake)
+    assert check_gallery(people, fake).faults == []
+    assert "damaged: photo 5 of P01" in people.damaged[0]
     people.remove("P01", 5)
     assert check_gallery(people, fake).faults == []
     assert len(people) == 79

@@ -140,7 +140,7 @@ def test_a_file_of_other_origin_is_known_by_its_bytes(tiny_onnx: Path, tmp_path:
         ("DELETE FROM meta WHERE key = 'model'", "damaged"),
         ("UPDATE meta SET value = '{' WHERE key = 'model'", "damaged"),
         ("UPDATE meta SET value = '{}' WHERE key = 'model'", "damaged"),
-        ("DROP TABLE meta", "no such table"),
+        ("DROP TABLE meta", "its table meta has no key"),
     ],
 )
 def test_galleries_that_cannot_be_trusted(path: Path, fake: FaceRecognizer, change: str, message: str):
@@ -160,8 +160,8 @@ def test_an_embedding_of_the_wrong_length(gallery: Gallery, path: Path):
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE photo SET embedding = x'00'")
         db.commit()
-    with pytest.raises(GalleryError, match="damaged: photo 1 of Ada is not 64 float32 numbers"):
-        len(gallery)
+    assert len(gallery) == 0
+    assert "damaged: photo 1 of Ada is passed over: its embedding is not 64 float32 numbers" in gallery.damaged[0]
 
 
 def test_files_that_are_no_gallery(tmp_path: Path, fake: FaceRecognizer):

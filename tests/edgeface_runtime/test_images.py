@@ -347,3 +347,21 @@ except Image.DecompressionBombWarning:
     assert refusal.startswith("huge.png: ")
     assert "more than 89 megapixels" in refusal
     assert rest == (["the app's own filter"] if filters else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("EDGEFACE_MAX_PIXELS", "99", "10 x 10 is more than"),
+        ("EDGEFACE_MAX_SIDE", "9", "10 x 10 has a side of more than 9 pixels"),
+        ("EDGEFACE_MAX_SIDE", "many", "EDGEFACE_MAX_SIDE=many: not a number"),
+    ],
+)
+def test_limits_of_size_are_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    assert open_rgb(tmp_path / "a.png").shape == (10, 10, 3)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImageError, match=message):
+        open_rgb(tmp_path / "a.png")

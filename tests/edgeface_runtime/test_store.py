@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +152,9 @@ def test_what_was_taken_back_is_not_in_memory(path: Path, fake: FaceRecognizer):
 
 
 @pytest.mark.parametrize("damage", [b"\0", np.full(LENGTH, np.nan, np.float32).tobytes()])
-def test_a_damaged_photo_is_named_and_can_be_removed(path: Path, fake: FaceRecognizer, damage: bytes):
+def test_a_damaged_photo_is_named_does_not_take_the_others_with_it_and_can_be_removed(
+    path: Path, fake: FaceRecognizer, damage: bytes, caplog: pytest.LogCaptureFixture
+):
     with Gallery.open(path, fake) as gallery:
         for person, name in enumerate(("Ada", "Bea", "Cid")):
             gallery.enroll(name, fake_photo(person))
@@ -159,13 +163,48 @@ def test_a_damaged_photo_is_named_and_can_be_removed(path: Path, fake: FaceRecog
         db.commit()
     with Gallery.open(path, fake) as gallery:
         for _ in range(2):
-            with pytest.raises(
-                GalleryError, match=r"damaged: photo 2 of Bea is not 64 float32 numbers; .*remove, with --photo"
-            ):
-                gallery.search(fake.embed(fake_photo(0)))
+            found = gallery.search(fake.embed(fake_photo(0)), 5)[0]
+            assert [candidate.name for candidate in found] == ["Ada", "Cid"]
+        assert re.search(r"damaged: photo 2 of Bea is passed over: .*remove, with --photo", *gallery.damaged)
+        assert caplog.messages == gallery.damaged
         gallery.remove("Bea", 2)
         assert gallery.search(fake.embed(fake_photo(0)))[0][0].name == "Ada"
         assert len(gallery) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("name = x'ff' WHERE id = 2", "its name is"),
+        ("name = cast(x'41ff' AS TEXT) WHERE id = 2", "its name is"),
+        ("sharpness = 'sharp' WHERE id = 2", "its sharpness is 'sharp'"),
+        ("yaw = 9e999 WHERE id = 2", "its yaw is inf"),
+        ("source = x'00' WHERE id = 2", "its source is"),
+        ("embedding = 7 WHERE id = 2", "not 64 float32 numbers"),
+        ("person = 99 WHERE id = 2", "of nobody"),
+    ],
+)
+def test_a_sound_copy_leaves_out_what_is_damaged_alone(path: Path, fake: FaceRecognizer, damage: str, why: str):
+    with Gallery.open(path, fake) as gallery:
+        for person, name in enumerate(("Ada", "Bea", "Cid")):
+            gallery.enroll(name, fake_photo(person))
+        photos, embeddings = gallery.contents()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"UPDATE {'person' if damage.startswith('name') else 'photo'} SET {damage}")
+        db.commit()
+    before, copy = path.read_bytes(), path.with_name("sound.gallery")
+    with Gallery.open(path, fake) as gallery:
+        left, detector = gallery.repair(copy), gallery.detector
+    assert len(left) == 1
+    assert why in left[0]
+    assert path.read_bytes() == before
+    with Gallery.open(copy, fake) as sound:
+        kept, rows = sound.contents()
+        assert (sound.damaged, sound.detector) == ([], detector)
+    assert [replace(photo, id=0) for photo in kept] == [replace(photos[0], id=0), replace(photos[2], id=0)]
+    np.testing.assert_array_equal(rows, embeddings[[0, 2]])
+    with Gallery.open(path, fake) as gallery, pytest.raises(GalleryError, match="is there already"):
+        gallery.repair(copy)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -196,7 +196,10 @@ MODEL = '{"name":"n","file_sha256":"1","parent_sha256":null,"precision":"fp32","
         (write("a.json", "[" * 100_000), "a.json: not an export of a gallery"),
         (write("a.json", '{"schema": 1, "model": {"name": "n"}, "photos": []}'), "a.json: not an export of a gallery"),
         (write("a.json", f'{{"model": {MODEL}, "photos": [{{"name": "Ada"}}]}}'), "photo 1 of 1: 'embedding' is miss"),
-        (write("a.json", f'{{"model": {MODEL}, "photos": [7]}}'), "a.json: damaged: photo 1 of 1"),
+        (
+            write("a.json", f'{{"model": {MODEL}, "photos": [7]}}'),
+            "a.json: not an export of a gallery: export.photos.0",
+        ),
         (
             write("a.json", f'{{"model": {MODEL}, "photos": [{{"name": "Ada", "embedding": [1, 0, 0]}}]}}'),
             "embeddings are of 3 numbers",

@@ -9,7 +9,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from edgeface_runtime.documents import Count, Positive, Span, build
+from edgeface_runtime.errors import UsageError
 
 # Bit of `vcgencmd get_throttled` → what it says; 16 bits higher: has been so since the board started
 # (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled).
@@ -33,10 +36,26 @@ class BoardState:
         return vars(self) | {"throttled": None if self.throttled is None else hex(self.throttled)}
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> BoardState:
-        """What ``to_json`` gave; other keys are passed over."""
-        values = {key: entries[key] for key in cls.__dataclass_fields__}
-        return cls(**values | {"throttled": None if values["throttled"] is None else int(values["throttled"], 16)})
+    def from_json(cls, entries: object, where: str = "state") -> BoardState:
+        """What ``to_json`` gave; other keys are passed over.
+
+        Raises:
+            UsageError: it is something else; names the key.
+        """
+        found = build(_Entries, entries, where)
+        bits = found.throttled
+        if bits is not None and not re.fullmatch("0x[0-9a-fA-F]{1,8}", bits):
+            raise UsageError(f"{where}.throttled is {bits!r}; it must be hexadecimal, as 0x50000")
+        return cls(**vars(found) | {"throttled": None if bits is None else int(bits, 16)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    governor: str | None
+    mhz: Count | None
+    max_mhz: Count | None
+    celsius: Annotated[float, Span(-273, 1000)] | None
+    throttled: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +73,16 @@ class Conditions:
         return states | {"throttled": list(self.throttled)}
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> Conditions:
-        """What ``to_json`` gave."""
-        before, after = BoardState.from_json(entries["before"]), BoardState.from_json(entries["after"])
-        return cls(before=before, after=after, throttled=tuple(entries["throttled"]))
+    def from_json(cls, entries: object, where: str = "state") -> Conditions:
+        """What ``to_json`` gave.
+
+        Raises:
+            UsageError: it is something else; names the key.
+        """
+        found = build(dict[str, object], entries, where)
+        before, after = (BoardState.from_json(found.get(key), f"{where}.{key}") for key in ("before", "after"))
+        words = build(tuple[str, ...], found.get("throttled"), f"{where}.throttled")
+        return cls(before=before, after=after, throttled=words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +100,15 @@ class Repetition:
         return {"minutes": self.minutes, _MEDIANS: list(self.medians_ms)} | self.state.to_json()
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> Repetition:
-        """What ``to_json`` gave."""
-        state, medians = BoardState.from_json(entries), tuple(entries[_MEDIANS])
-        return cls(minutes=entries["minutes"], medians_ms=medians, state=state)
+    def from_json(cls, entries: Mapping[str, object], where: str = "sustained") -> Repetition:
+        """What ``to_json`` gave.
+
+        Raises:
+            UsageError: it is something else; names the key.
+        """
+        medians = build(tuple[Positive, ...], entries.get(_MEDIANS), f"{where}.{_MEDIANS}")
+        minutes = build(float, entries.get("minutes"), f"{where}.minutes")
+        return cls(minutes=minutes, medians_ms=medians, state=BoardState.from_json(entries, where))
 
 
 _MEDIANS = "p50_ms"

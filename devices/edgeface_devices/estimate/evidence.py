@@ -21,15 +21,18 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
+from edgeface_runtime.documents import Positive, Span, build, parse_json, read_text
 from edgeface_runtime.files import replacing
 
 FOLDER = Path(__file__).parent / "facts"
 FITTED = Path(__file__).parent / "fitted.json"
+Amount = Annotated[float, Span(0, 1e9)]
 LEAST_MACS, MOST_MACS, MOST_LINEAR = 50.0, 2000.0, 4.0
 """In millions. The published nets begin at 106 and thin out beyond 2000; fully connected weights above 4 M
 (AlexNet, VGG16) took 0.6 to 3.0 times what the form predicts."""
@@ -39,17 +42,17 @@ LEAST_MACS, MOST_MACS, MOST_LINEAR = 50.0, 2000.0, 4.0
 class Costs:
     """Work and data of one inference of a model, in millions; ``layers`` counts operators."""
 
-    pointwise: float
+    pointwise: Amount
     """Multiply-accumulates of 1×1 convolutions."""
-    conv: float
+    conv: Amount
     """Multiply-accumulates of all other convolutions that are not depthwise."""
-    depthwise: float
-    linear: float
+    depthwise: Amount
+    linear: Amount
     """Multiply-accumulates, and so weights, of fully connected layers."""
-    parameters: float
-    activations: float
+    parameters: Amount
+    activations: Amount
     """Elements of all operators' outputs."""
-    layers: float
+    layers: Amount
 
     @property
     def macs(self) -> float:
@@ -224,9 +227,9 @@ class Anchor:
     engine: str
     version: str
     precision: str
-    threads: int
+    threads: Annotated[int, Span(1, 1024)]
     net: Costs
-    ms: float
+    ms: Positive
     """Median of a call."""
     sha256: str
     """Of the file."""
@@ -247,12 +250,15 @@ def load_anchors() -> list[Anchor]:
     """
     path = anchor_file()
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
+    try:
+        text = read_text(path) if path.exists() else ""
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            entry = json.loads(line)
-            rows.append(Anchor(**entry | {"net": Costs(**entry["net"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path}: line {number} is no measured row; remove it") from error
+            rows.append(build(Anchor, parse_json(line), "row"))
+        except (ValueError, UsageError) as error:
+            raise UsageError(f"{path}: line {number} is no measured row ({error}); remove it") from error
     return rows
 
 

@@ -29,6 +29,7 @@ from edgeface_devices.results import Device, Results, answers, ratios
 from edgeface_devices.way import Setting
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
+from edgeface_runtime.documents import parse_json
 from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import file_format
 
@@ -189,8 +190,8 @@ def _results(host: str, members: dict[str, bytes], files: int, stood: str) -> tu
         said = _last_line(members.get("log", b""))
         full = "its disk is full: " if "No space left" in said else ""
         raise ModelError(f"{host}: the run there ended without a result ({stood}): {full}{said or 'did it restart?'}")
-    document = json.loads(members["result.json"])
-    if "error" in document:
+    document = parse_json(members["result.json"].decode())
+    if isinstance(document, dict) and "error" in document:
         raise ModelError(f"{host}: {document['error']}")
     arrays = [np.load(io.BytesIO(members[f"embeddings-{number}.npy"])) for number in range(files)]
     return Results.from_json(document), arrays

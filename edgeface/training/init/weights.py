@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from edgeface.backbones import BACKBONES, parse_backbone
 from edgeface.training.checkpoints import find_checkpoint
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import ModelError, UsageError
+from edgeface_runtime.checks import require_regular
+from edgeface_runtime.documents import read_document
 
 # Regular expression → replacement, applied in order to each name of the source.
 Names = Mapping[str, str]
@@ -134,6 +134,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors by name, freed of wrappers: those of a run's saved state, ``DataParallel``'s ``module.``."""
     try:
+        require_regular(path)
         if path.suffix == ".safetensors":
             found = load_file(path)
         else:
@@ -165,13 +166,12 @@ def _name_map(names: str | None) -> Names:
     if not path.is_file():
         raise UsageError(f"no name map {names!r}; there are: {', '.join(NAME_MAPS)}, or name a .toml or .json file")
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        found = read_document(path, dict[str, str], "map")
         for pattern, replacement in found.items():
             re.sub(pattern, replacement, "")
-    except (OSError, ValueError, AttributeError, TypeError, re.error) as error:
+    except (UsageError, re.error) as error:
         raise UsageError(f"{path}: not a map of regular expression to replacement ({error})") from error
-    return dict(found)
+    return found
 
 
 def _rename(name: str, names: Names) -> str:

@@ -22,14 +22,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import require_regular
 from edgeface_runtime.detection.find import DETECTORS
+from edgeface_runtime.documents import Span, build, parse_json
 from edgeface_runtime.errors import EdgefaceWarning, GalleryError, UsageError
-from edgeface_runtime.files import remove_leftovers, replacing
+from edgeface_runtime.files import remove_leftovers, replacing, spreadsheet_safe
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
@@ -64,7 +66,7 @@ class Binding:
     """Of the checkpoint that the file was made from."""
     precision: str
     recipe: str
-    length: int
+    length: Annotated[int, Span(1, 65_536)]
     """Floats of an embedding."""
 
     @property
@@ -148,6 +150,8 @@ def connect(
                 db.execute(f"PRAGMA page_size = {PAGE}")
                 _create(db, binding, precision, detector)
             _require_ours(db, path)
+            # Also of bytes that are no UTF-8, so that whoever reads the row can say which it is.
+            db.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
             with contextlib.suppress(*_errors()):  # others read or write, or this process may only read
                 overwrite(db, path)
         except BaseException:
@@ -163,11 +167,11 @@ def is_encrypted(db: sqlite3.Connection) -> bool:
 
 def read_binding(db: sqlite3.Connection, path: Path) -> Binding:
     """The binding that the file states."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'model'").fetchone()
     try:
-        (text,) = db.execute("SELECT value FROM meta WHERE key = 'model'").fetchone()
-        return Binding(**json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise GalleryError(f"{shown(path)}: damaged: says of no model that it was made with it") from error
+        return build(Binding, parse_json(row[0]), "model", fails=GalleryError)
+    except (GalleryError, TypeError, ValueError) as error:
+        raise GalleryError(f"{shown(path)}: damaged: says of no model that it was made with it ({error})") from error
 
 
 def read_precision(db: sqlite3.Connection) -> Precision:
@@ -325,7 +329,9 @@ def write_export(
         writer = csv.writer(file)
         fields = ("id", "name", "source", "added", "sharpness", "size", "yaw", "pitch")
         writer.writerow([*fields, *(f"e{i}" for i in range(binding.length)), "detector"])
-        writer.writerows([*(photo[field] for field in fields), *row.tolist(), detector] for photo, row in photos)
+        writer.writerows(
+            [*spreadsheet_safe(photo[field] for field in fields), *row.tolist(), detector] for photo, row in photos
+        )
         text = file.getvalue()
     else:
         raise UsageError(f"{shown(path)}: name a .json or a .csv file")
@@ -361,6 +367,15 @@ def _require_ours(db: sqlite3.Connection, path: Path) -> None:
         raise GalleryError(
             f"{shown(path)}: has schema {schema}, newer than this edgeface knows ({newest}): update edgeface"
         )
+    # Triggers and views of another's file would run as ours; none of our tables has any.
+    if db.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view') OR sql LIKE '%VIRTUAL%'").fetchone():
+        raise GalleryError(f"{shown(path)}: not a gallery: it has triggers, views or virtual tables")
+    for table in _TABLES[:3]:
+        name = table.split()[2]
+        there = {row[1] for row in db.execute(f"PRAGMA table_info({name})")}
+        for column in re.findall(r"(\w+) (?:TEXT|INTEGER|REAL|BLOB)", table):
+            if column not in there:
+                raise GalleryError(f"{shown(path)}: damaged: its table {name} has no {column}; put a copy in its place")
 
 
 def _index(path: Path, digest: str) -> Path:

@@ -33,7 +33,8 @@ def read_key() -> str | None:
     file, key = os.environ.get(KEY_FILE), os.environ.get(KEY)
     if file:
         try:
-            key = next(iter(Path(file).read_text(encoding="utf-8").splitlines()), "")
+            with Path(file).open(encoding="utf-8") as opened:  # also a pipe, as shells make one of a command's output
+                key = next(iter(opened.read(10_000).splitlines()), "")
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else "not text"
             raise UsageError(f"{KEY_FILE}={file}: {said}") from error

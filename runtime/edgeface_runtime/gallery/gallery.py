@@ -45,14 +45,13 @@ from edgeface_runtime.gallery.search import (
     scores,
     widened,
 )
-from edgeface_runtime.gallery.store import FROM, Store
+from edgeface_runtime.gallery.store import FROM, PHOTO, Store
 from edgeface_runtime.gallery.transfer import Merge, merge, read_source, require_fit
 from edgeface_runtime.images import ImageLike, called, shown
 from edgeface_runtime.model import Model
 from edgeface_runtime.protocols import FaceEncoder
 
 _JUDGED = 1000  # photos of one person whose scores with each other are in memory at once
-_PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
 
 
 class Gallery:
@@ -277,21 +276,34 @@ class Gallery:
             db.execute("UPDATE meta SET value = '1' WHERE key = 'stale'")
         self._store.overwrite()
 
+    @property
+    def damaged(self) -> list[str]:
+        """A line for each photo that was passed over so far because its row is damaged; ``repair`` leaves them out."""
+        return list(self._store.damaged.values())
+
     def photos(self) -> list[Photo]:
-        """All enrolled photos, by person's name and in the order of enrolment."""
-        with self._store.reading() as db:
-            rows = db.execute(f"SELECT {_PHOTO} {FROM} ORDER BY name, photo.id").fetchall()
-        return [Photo(*row) for row in rows]
+        """All enrolled photos, by person's name and in the order of enrolment; damaged ones are passed over."""
+        return self.contents()[0]
 
     def contents(self) -> tuple[list[Photo], NDArray[np.float32]]:
         """All enrolled photos, as ``photos`` gives them, and their (N, D) float32 embeddings of length 1.
 
         Raises:
-            GalleryError: the file cannot be read, or an embedding is damaged; the message names its photo.
+            GalleryError: the file cannot be read.
         """
-        with self._store.reading() as db:
-            rows = db.execute(f"SELECT {_PHOTO}, embedding {FROM} ORDER BY name, photo.id").fetchall()
-        return [Photo(*row[:-1]) for row in rows], widened(self._store.rows([row[-1] for row in rows], rows))
+        rows, embeddings = self._store.sound(f"embedding, {PHOTO} {FROM} ORDER BY name, photo.id")
+        return [Photo(*row) for row in rows], widened(embeddings)
+
+    def repair(self, path: str | Path) -> list[str]:
+        """Writes all that is sound to a new gallery; this one stays as it is.
+
+        Returns:
+            A line for each photo that is left out.
+
+        Raises:
+            GalleryError: there is a file of that name, or it cannot be written.
+        """
+        return self._store.repair(path_of("the file to write", path))
 
     def search(self, embeddings: NDArray[np.float32], k: int = 1) -> list[list[Candidate]]:
         """The nearest people; exactly, every embedding is compared, unless the gallery was opened with an index.
@@ -362,7 +374,7 @@ class Gallery:
     def _add(self, recognizer: FaceEncoder, name: str, sample: Sample, force: bool) -> Photo:
         stored = pack(sample.embedding, self.precision)
         with self._store.writing() as db:
-            known = db.execute(f"SELECT {_PHOTO} {FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
+            known = db.execute(f"SELECT {PHOTO} {FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
             if known:
                 return Photo(*known)
             concerns = () if force else (*sample.concerns, *self._doubts(recognizer, name, sample.embedding))

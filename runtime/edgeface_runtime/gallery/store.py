@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.checks import described, shown
 from edgeface_runtime.errors import GalleryError
 from edgeface_runtime.gallery.database import (
     Binding,
@@ -45,6 +48,31 @@ FROM = "FROM photo JOIN person ON person.id = photo.person"
 _SAVED = 500  # new photos in the index before it is written without being closed
 _READ = 4096  # photos that are read at a time
 _NONE = np.empty(0, np.int64)
+_REMEDY = "remove it (gallery remove, with --photo), or write a sound copy (gallery check --repair)"
+PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
+_WHOLE = 9  # columns of it with an embedding in front
+_KINDS = (("its number", int), ("its name", str), ("its source", str), ("its time", str))
+_MEASURED = ("sharpness", "size", "yaw", "pitch")
+
+
+def fault(row: Sequence[object]) -> str | None:
+    """What is wrong with a row of ``PHOTO``, or with its first two values; None where nothing is."""
+    for (what, kind), value in zip(_KINDS, row, strict=False):
+        # SQLite keeps whatever type is written; text that is not UTF-8 comes with half characters.
+        if not isinstance(value, kind) or (isinstance(value, str) and not _is_text(value)):
+            return f"{what} is {described(value)}"
+    for what, measure in zip(_MEASURED, row[len(_KINDS) :], strict=False):
+        if not isinstance(measure, (int, float)) or not np.isfinite(measure):
+            return f"its {what} is {described(measure)}"
+    return None
+
+
+def _is_text(value: str) -> bool:
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value) and len(value) < 10_000
+
+
+def _named(name: object) -> str:
+    return name if isinstance(name, str) and name.isprintable() and len(name) < 200 else described(name)
 
 
 class Store:
@@ -60,6 +88,8 @@ class Store:
             MissingExtraError: ``index`` and usearch is absent.
         """
         self.path, self._unsaved, self._lock = path, 0, threading.RLock()
+        self.damaged: dict[str, str] = {}
+        """Photos that were passed over, by id: a line each."""
         self._cache: People | None = None
         self._matrix: GrowingRows | None = None
         self._seen, self._schema = (
@@ -100,9 +130,48 @@ class Store:
 
     def embeddings_of(self, name: str) -> Rows:
         """Those of one person's photos."""
+        return self.sound(f"embedding, photo.id, name {FROM} WHERE name = ?", (name,))[1]
+
+    def sound(self, query: str, values: Sequence[object] = ()) -> tuple[list[tuple[Any, ...]], Rows]:
+        """The rows of a query without those that are damaged, which go to ``damaged``.
+
+        Args:
+            query: what to select: the embedding, the photo's id, the person's name, then whatever ``Photo`` has.
+            values: of the query.
+
+        Returns:
+            The rows without their embeddings, and the embeddings.
+        """
         with self.reading() as db:
-            photos = db.execute(f"SELECT embedding, photo.id, name {FROM} WHERE name = ?", (name,)).fetchall()
-        return self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos])
+            photos = db.execute(f"SELECT {query}", tuple(values)).fetchall()
+        return self._sound(photos)
+
+    def _sound(self, photos: Sequence[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], Rows]:
+        length, item = self.binding.length, ITEMS[self.precision]
+        kept = []
+        for photo in photos:
+            why = fault(photo[1 : 3 if len(photo) < _WHOLE else None])
+            if not isinstance(photo[0], bytes) or len(photo[0]) != length * item.itemsize:
+                why = f"its embedding is not {length} {self.precision} numbers"
+            if why:
+                self._note(photo, why)
+            else:
+                kept.append(photo)
+        rows = read_rows(b"".join(photo[0] for photo in kept), self.precision, length)
+        sizes = np.square(rows.vectors, dtype=np.float64).sum(axis=1)
+        whole = np.isfinite(sizes) & ((sizes > 0) | (rows.scales is None))  # nothing brings zeros in 8 bits to length 1
+        if not whole.all():
+            for place in np.flatnonzero(~whole):
+                self._note(kept[place], f"its embedding is not {length} finite numbers")
+            kept = [photo for photo, good in zip(kept, whole, strict=True) if good]
+            rows = read_rows(b"".join(photo[0] for photo in kept), self.precision, length)
+        return [photo[1:] for photo in kept], rows
+
+    def _note(self, photo: Sequence[object], why: str) -> None:
+        number = photo[1] if isinstance(photo[1], int) else described(photo[1])
+        line = f"{shown(self.path)}: damaged: photo {number} of {_named(photo[2])} is passed over: {why}; {_REMEDY}"
+        if self.damaged.setdefault(str(number), line) is line:
+            logging.getLogger("edgeface").warning("%s", line)  # to stderr unless the app says otherwise
 
     def snapshot(self) -> People:
         """All photos as they are now; where photos were added and nothing else was done, only those are read."""
@@ -114,30 +183,6 @@ class Store:
                 self._cache, self._seen = self._read(known), counted
                 self._save_index(_SAVED)
             return self._cache
-
-    def rows(self, embeddings: Sequence[bytes], photos: Sequence[Sequence[object]] = ()) -> Rows:
-        """Embeddings as they are stored, ready to be compared.
-
-        Args:
-            embeddings: the bytes of each.
-            photos: of each the photo's id, the person's name, …: those of a damaged one are then said.
-
-        Raises:
-            GalleryError: one of them is damaged.
-        """
-        length = self.binding.length
-        size = length * ITEMS[self.precision].itemsize
-        wrong = [place for place, embedding in enumerate(embeddings) if len(embedding) != size]
-        if not wrong:
-            rows = read_rows(b"".join(embeddings), self.precision, length)
-            if rows.scales is not None or not photos or np.isfinite(rows.vectors.sum()):
-                return rows
-            wrong = np.flatnonzero(~np.isfinite(rows.vectors).all(axis=1)).tolist()
-        what = "photo {} of {}".format(*photos[wrong[0]]) if photos else "an embedding"
-        raise GalleryError(
-            f"{self.path}: damaged: {what} is not {length} {self.precision} numbers; put a copy of the gallery in its "
-            "place, or remove the photo (edgeface gallery remove, with --photo)"
-        )
 
     def _counted(self) -> tuple[int, int]:
         """Differs when the file was changed by others, or by this connection, which data_version passes over."""
@@ -164,9 +209,12 @@ class Store:
         names: dict[int, str] = {}
         while photos := cursor.fetchmany(_READ):
             if self._matrix:
-                self._matrix.add(self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos]))
-            new += [(photo[1], photo[3]) for photo in photos]
-            names |= {photo[3]: photo[2] for photo in photos}
+                photos, rows = self._sound(photos)
+                self._matrix.add(rows)
+            else:
+                photos = [photo[1:] for photo in photos if not fault(photo[1:3])]
+            new += [(photo[0], photo[2]) for photo in photos]
+            names |= {photo[2]: photo[1] for photo in photos}
         ids, shown = np.array(new, np.int64).reshape(-1, 2).T
         whom = np.array(sorted(names), np.int64)
         places = (np.searchsorted(known.person_ids, whom, side) for side in ("left", "right"))
@@ -191,10 +239,8 @@ class Store:
     def _fetch(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
         """Those of the photos that are still there, by id."""
         wanted = "WHERE photo.id IN (SELECT value FROM json_each(?)) ORDER BY photo.id"
-        found = self._db.execute(f"SELECT embedding, photo.id, name {FROM} {wanted}", (json.dumps(ids.tolist()),))
-        photos = found.fetchall()
-        rows = self.rows([photo[0] for photo in photos], [photo[1:] for photo in photos])
-        return np.array([photo[1] for photo in photos], np.int64), rows
+        photos, rows = self.sound(f"embedding, photo.id, name {FROM} {wanted}", (json.dumps(ids.tolist()),))
+        return np.array([photo[0] for photo in photos], np.int64), rows
 
     def _proposed(self, people: People, query: NDArray[np.float32], k: int) -> list[Candidate]:
         """The nearest of those that the index proposes; it is asked for more until they are ``k`` people."""
@@ -256,6 +302,41 @@ class Store:
         """
         with new_gallery(path) as part, self.reading() as db:
             copy_database(db, part)
+
+    def repair(self, path: Path) -> list[str]:
+        """Writes the sound photos to a new file, and gives a line for each that is left out.
+
+        Row by row, so that a page that cannot be read takes only its own rows with it.
+
+        Raises:
+            GalleryError: there is a file of that name, or it cannot be written.
+        """
+        with new_gallery(path) as part:
+            new = Store(part, self.binding, self.precision, index=False, detector=self.detector)
+            try:
+                with new.writing() as db:
+                    for number in self._numbers():
+                        try:
+                            photos, rows = self.sound(f"embedding, {PHOTO} {FROM} WHERE photo.id = ?", (number,))
+                        except GalleryError as error:
+                            self.damaged[str(number)] = f"{self.path}: damaged: photo {number}: {error}"
+                            continue
+                        for photo in photos:
+                            packed = rows.vectors[0].astype(ITEMS[self.precision]).tobytes()
+                            new.insert(db, photo[1], photo[2:], packed)
+                        if not photos and str(number) not in self.damaged:
+                            self.damaged[str(number)] = f"{self.path}: damaged: photo {number}: of nobody"
+            finally:
+                new.close()
+        return list(self.damaged.values())
+
+    def _numbers(self) -> list[object]:
+        """Of all photos that the file can still tell."""
+        found: list[object] = []
+        with contextlib.suppress(GalleryError), self.reading() as db:
+            for (number,) in db.execute("SELECT id FROM photo"):
+                found.append(number)
+        return found
 
     def overwrite(self) -> None:
         """Overwrites what the file still holds of what was removed from it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,18 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime.checks import path_of, require_regular
+from edgeface_runtime.documents import build, parse_json, read_text
 from edgeface_runtime.errors import GalleryError, UsageError
+from edgeface_runtime.files import spreadsheet_text
 from edgeface_runtime.gallery.database import UNSAID, Binding, binding_of, new_gallery
 from edgeface_runtime.gallery.enrollment import Refusal, checked_name, disagreements
 from edgeface_runtime.gallery.search import Precision, in_bytes, pack, scores, widened
-from edgeface_runtime.gallery.store import FROM, Store
+from edgeface_runtime.gallery.store import FROM, PHOTO, Store
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
 from edgeface_runtime.protocols import FaceEncoder
 
+_MOST = 4_000_000_000
+"""Bytes of an export; a million photos of 128 numbers are 2.9 GB."""
 _BATCH = 64  # photos that are looked for at a time
 _UNREADABLE = (
-    *(ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError),
+    *(ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError, OverflowError, MemoryError),
     *(csv.Error, zlib.error, zipfile.BadZipFile),
 )
 _Read: TypeAlias = "tuple[Binding | None, list[dict[str, object]], str | None]"
@@ -151,18 +154,16 @@ def merge(
 
 def _read_store(store: Store) -> list[Incoming]:
     """All photos of another gallery, in the order of enrollment."""
-    with store.reading() as db:
-        photos = db.execute(
-            f"SELECT photo.id, name, source, added, sharpness, size, yaw, pitch, embedding {FROM} ORDER BY photo.id"
-        ).fetchall()
-    rows = widened(store.rows([photo[-1] for photo in photos], photos))
-    return [Incoming(photo[1], photo[2:8], row) for photo, row in zip(photos, rows, strict=True)]
+    photos, rows = store.sound(f"embedding, {PHOTO} {FROM} ORDER BY photo.id")
+    return [Incoming(photo[1], photo[2:8], row) for photo, row in zip(photos, widened(rows), strict=True)]
 
 
 def _read_file(path: Path) -> tuple[Binding | None, list[Incoming], str | None]:
     try:
         require_regular(path)
         binding, rows, detector = _READERS[path.suffix.lower()](path)
+    except GalleryError as error:
+        raise GalleryError(f"{shown(path)}: not an export of a gallery: {error}") from error
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from error
     except _UNREADABLE as error:
@@ -227,8 +228,19 @@ def _checked(path: Path, rows: Sequence[dict[str, object]]) -> list[Incoming]:
 
 
 def _json(path: Path) -> _Read:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return Binding(**document["model"]), list(document["photos"]), str(document.get("detector") or UNSAID)
+    document = build(_Export, parse_json(read_text(path, _MOST)), "export", fails=GalleryError)
+    return document.model, list(document.photos), document.detector or UNSAID
+
+
+@dataclass(frozen=True)
+class _Export:
+    model: Binding
+    photos: list[dict[str, object]]
+    detector: str | None = None
+
+
+def _texts(row: dict[str, str]) -> dict[str, str]:
+    return {key: spreadsheet_text(row.get(key) or "") for key in ("name", "source")}
 
 
 def _csv(path: Path) -> _Read:
@@ -238,12 +250,15 @@ def _csv(path: Path) -> _Read:
         columns.sort(key=lambda name: int(name[1:]))
         if not columns or "name" not in (reader.fieldnames or ()):
             raise ValueError("it has no columns name, e0, e1, …")
-        rows = [{**row, "embedding": [row[column] or "" for column in columns]} for row in reader]
+        rows = [{**row, **_texts(row), "embedding": [row[column] or "" for column in columns]} for row in reader]
     stated = str(rows[0].get("detector") or "") if rows else ""
     return None, rows, stated or (UNSAID if "added" in (reader.fieldnames or ()) else None)
 
 
 def _npz(path: Path) -> _Read:
+    with zipfile.ZipFile(path) as packed:
+        if (whole := sum(member.file_size for member in packed.infolist())) > max(100e6, 20 * path.stat().st_size):
+            raise ValueError(f"it says that it holds {whole / 1e6:.0f} MB, which embeddings are never packed to")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         names, embeddings = arrays["names"], arrays["embeddings"]
     if names.ndim != 1 or embeddings.ndim != 2 or len(names) != len(embeddings) or embeddings.dtype.kind != "f":
