@@ -172,9 +172,10 @@ def inspect(
     """
     from edgeface.data.audit import inspect as inspect_folder
     from edgeface.evaluation.opening import open_embedder
+    from edgeface_runtime.model import tried_model
 
     page = output or folder / "inspect.html"
-    embedder = open_embedder(model, threads=threads) if model else None
+    embedder = open_embedder(tried_model(model), threads=threads) if model else None
     summary = inspect_folder(
         folder,
         page,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.model import DEFAULT, find_model
+from edgeface_runtime.model import DEFAULT, tried_model
 
 if TYPE_CHECKING:
     from edgeface_runtime import FaceRecognizer
@@ -20,7 +20,7 @@ Gallery = Annotated[Path, typer.Option("--gallery", "-g", help="Gallery file; cr
 Model = Annotated[
     Path,
     typer.Option(
-        "--model", "-m", parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists."
+        "--model", "-m", parser=tried_model, metavar="MODEL", help="Model file, or a name that `models` lists."
     ),
 ]
 Detector = Annotated[

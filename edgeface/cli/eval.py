@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, TerminalReporter, bar, note, print_json, print_table
-from edgeface_runtime.model import find_model
+from edgeface_runtime.model import tried_model
 
 Source = Annotated[
     Path,
     typer.Argument(
-        parser=find_model, metavar="MODEL", help="Run folder, checkpoint, .onnx or .tflite file, or a name of `models`."
+        parser=tried_model,
+        metavar="MODEL",
+        help="Run folder, checkpoint, .onnx or .tflite file, or a name of `models`.",
     ),
 ]
 Data = Annotated[Path | None, typer.Option("--data", "-d", help="Folder of <identity>/<photo>, or a prepared one.")]

@@ -100,7 +100,10 @@ def export(
         qat_steps=qat_steps,
     )
     from edgeface.deploy import ExportPhotos, export_model
+    from edgeface_runtime.model import tried_model
 
+    if source.is_file():
+        tried_model(source)
     result = export_model(
         source,
         ExportPhotos(data=data, threshold_data=threshold_data, pairs=pairs),

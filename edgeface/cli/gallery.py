@@ -10,7 +10,7 @@ import typer
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
 from edgeface.cli.enroll import Detector, MinFace, Threads
 from edgeface.cli.gallery_check import check
-from edgeface_runtime.model import find_model
+from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
     from edgeface_runtime import Merge
@@ -25,7 +25,7 @@ app.command("check")(check)
 Model = Annotated[
     Path | None,
     typer.Option(
-        "--model", "-m", parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists."
+        "--model", "-m", parser=tried_model, metavar="MODEL", help="Model file, or a name that `models` lists."
     ),
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Store 8-bit embeddings, a quarter of the size.")]
@@ -228,11 +228,11 @@ def move(
     gallery: File,
     photos: Annotated[list[Path], typer.Argument(help="Folders of <name>/<photo> that were enrolled.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New gallery; must not exist.")],
-    model: Annotated[Path, typer.Option("--model", "-m", parser=find_model, metavar="MODEL", help="The new model.")],
+    model: Annotated[Path, typer.Option("--model", "-m", parser=tried_model, metavar="MODEL", help="The new model.")],
     former: Annotated[
         Path | None,
         typer.Option(
-            "--from", parser=find_model, metavar="MODEL", help="The old model.  [default: a bundled one that fits]"
+            "--from", parser=tried_model, metavar="MODEL", help="The old model.  [default: a bundled one that fits]"
         ),
     ] = None,
     int8: Int8 = False,

@@ -10,7 +10,7 @@ import typer
 
 from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
 from edgeface_runtime import read_contract
-from edgeface_runtime.model import find_model
+from edgeface_runtime.model import tried_model
 
 COMPARED = 16
 """Photos, at most, that two files are compared on; taken evenly from all."""
@@ -18,12 +18,12 @@ COMPARED = 16
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(parser=find_model, metavar="MODEL", help="Model file, or a name that `models` lists.")
+        Path, typer.Argument(parser=tried_model, metavar="MODEL", help="Model file, or a name that `models` lists.")
     ],
     threads: Annotated[int, typer.Option(help="CPU threads of the engine.")] = 1,
     compare: Annotated[
         Path | None,
-        typer.Option(parser=find_model, metavar="MODEL", help="Another file of the model, to compare layer by layer."),
+        typer.Option(parser=tried_model, metavar="MODEL", help="Another file of the model, to compare layer by layer."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Photos to compare on.  [default: golden probes]")

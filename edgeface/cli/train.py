@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import Json, TerminalReporter, print_json
-from edgeface_runtime.model import find_model
+from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ SETTING = "One setting, as key=value; may repeat. docs/training-config.md lists 
 Teacher = Annotated[
     list[Path] | None,
     typer.Option(
-        parser=find_model, metavar="MODEL", help="Model whose embeddings the student learns; several make an ensemble."
+        parser=tried_model, metavar="MODEL", help="Model whose embeddings the student learns; several make an ensemble."
     ),
 ]
 TeacherContract = Annotated[

@@ -276,3 +276,28 @@ def find_model(model: str | Path | None = None) -> Path:
     near = difflib.get_close_matches(path.name, names, 1)
     hint = f"did you mean {near[0]}?" if near else f"shipped models: {', '.join(names)} (edgeface models)"
     raise ModelError(f"{path}: no such file, run folder or shipped model; {hint}")
+
+
+def tried_model(model: str | Path | None = None) -> Path:
+    """As ``find_model``; a file that is none of edgeface's own is run in a process of its own first, once.
+
+    The command line opens models by it: a file on which an engine crashes costs a line, not the process.
+
+    Raises:
+        ModelError: neither a file nor a name; or a signal ended that process.
+        UsageError: ``model`` is no path.
+    """
+    path = find_model(model)
+    if path.is_file() and path.suffix != ".safetensors" and not _is_shipped(path):
+        from edgeface_runtime.trial import try_model
+
+        try_model(path)
+    return path
+
+
+def _is_shipped(path: Path) -> bool:
+    """True for the package's files and for copies of them."""
+    if path.parent == FOLDER:
+        return True
+    alike = [file for file in FOLDER.glob("*.int8.*") if file.stat().st_size == path.stat().st_size]
+    return bool(alike) and path.read_bytes() in [file.read_bytes() for file in alike]

@@ -114,6 +114,12 @@ def test_an_absent_file_is_named(tmp_path: Path):
         Worker(tmp_path / "none.onnx")
 
 
+def test_an_engine_that_crashes_is_named(tiny_onnx: Path):
+    stand_in = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)"]
+    with pytest.raises(ModelError, match=r"tiny\.onnx: its benchmark process died \(killed by SIGABRT\)"):
+        Worker(tiny_onnx, command=stand_in)
+
+
 def test_a_killed_worker_is_named_and_the_other_goes_on(
     tiny_onnx: Path, tmp_path: Path, faces: Path, tiny_oracle: Oracle
 ):
