@@ -256,7 +256,7 @@ def read_table(
                 if column not in head:
                     raise fails(f"{name}: has no column {column}{remedy and '; '}{remedy}")
             if len(set(head)) < len(head):
-                raise fails(f"{name}: has the column {max(head, key=head.count)!r} twice")
+                raise fails(f"{name}: has the column {reprlib.repr(max(head, key=head.count))} twice")
             rows = []
             for cells in reader:
                 if not cells:

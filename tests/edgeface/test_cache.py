@@ -50,6 +50,21 @@ def test_a_new_split_decodes_nothing_and_other_crops_do(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_cache(tmp_path, 16), faces[::-1])
 
 
+def test_a_cache_whose_head_was_cut_or_changed_builds_anew(tmp_path: Path) -> None:
+    faces = make_folder(tmp_path)
+    open_cache(tmp_path, 16)
+    array = tmp_path / ".cache/faces-16.npy"
+    whole = array.read_bytes()
+    heads = [whole[:length] for length in (0, 4, 9, 40, 100)]
+    heads += [
+        whole.replace(old, new, 1) for old, new in ((b"(", b"["), (b"'shape'", b"'sh\npe'"), (b"False", b"\0alse"))
+    ]
+    for head in heads:
+        array.unlink()  # the one before is mapped
+        array.write_bytes(head)
+        np.testing.assert_array_equal(open_cache(tmp_path, 16), faces)
+
+
 @pytest.mark.parametrize("mark", [None, "", "{}", "no json"])
 def test_a_damaged_mark_builds_anew(tmp_path: Path, mark: str | None) -> None:
     faces = make_folder(tmp_path)

@@ -250,3 +250,23 @@ def test_whatever_bytes_a_table_has_it_is_read_or_refused(tmp_path: Path, exampl
             assert all(math.isfinite(float(row["size"])) for row in rows)
 
     check()
+
+
+def test_no_refusal_quotes_100_000_digits(tmp_path: Path):
+    digits = "9" * 100_000
+    wrong = ({"name": int(digits[:4000])}, {"name": "x", "count": digits}, {"name": "x", "parts": [{"kind": digits}]})
+    for document in (*wrong, {"name": "x", "count": -int(digits[:4000])}, {"name": "x", "ms": [digits]}):
+        with pytest.raises(UsageError) as refused:
+            build(Whole, {"count": 1} | document, "whole")
+        said(refused.value)
+    for text in (digits, f"[1{digits}]", f"1{digits}.5", f"-{digits}e9", f'"{digits}'):
+        for parse in (parse_json, parse_toml):
+            with pytest.raises(ValueError) as refused:  # noqa: PT011 - said of any
+                parse(text if parse is parse_json else f"a = {text}")
+            said(refused.value)
+    table = tmp_path / "table.csv"
+    for text in (f"name\n1 {digits}\n", f"{digits},{digits},name\n", f"{digits}\n", f'name\n"{digits}\n'):
+        table.write_text(text)
+        with pytest.raises(UsageError) as refused:
+            read_table(table, {"name": numbers(1)})
+        said(refused.value)
