@@ -170,7 +170,9 @@ def open_photo(source: ImageLike, *, color: Color = "rgb") -> Pixels:
             return _from_pillow(source, name)
         file = _file(source, name)
         with _opened(file, name) as image:
-            return _from_pillow(image, name)
+            photo = _from_pillow(image, name)
+            vars(image).pop("_decoder", None)  # Pillow's of WebP holds all pixels twice more for as long as the image
+            return photo
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:

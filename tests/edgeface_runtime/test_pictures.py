@@ -37,6 +37,19 @@ BGR = PHOTO[..., ::-1]
 HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_a_large_photo_holds_the_memory_of_its_pixels(tmp_path: Path):
+    look = (
+        "import os, sys; from pathlib import Path; from edgeface_runtime import open_photo; from PIL import Image\n"
+        "held = lambda: int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')\n"
+        "Image.preinit(); before = held(); photo = open_photo(sys.argv[1]); print(held() - before)"
+    )
+    for kind in ("png", "webp"):
+        Image.new("RGB", (3000, 3000)).save(path := tmp_path / f"large.{kind}")
+        said = subprocess.run([sys.executable, "-c", look, path], capture_output=True, text=True, check=True).stdout
+        assert int(said) < 1.6 * 4 * 3000 * 3000
+
+
 def encoded(kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(PHOTO).save(out, kind, **options)
