@@ -36,7 +36,8 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         folder: where to write until then, on the same file system; beside ``path`` where None.
     """
     folder = path.parent if folder is None else folder
-    remove_leftovers(folder)
+    if folder.absolute() not in _SWEPT:  # of many files into one folder, only the first looks through it
+        remove_leftovers(folder)
     # The suffix stays, for writers that go by it; of a long name as much as a file system takes.
     stem = os.fsdecode(os.fsencode(path.stem)[:_STEM])
     part = folder / f".{stem}.{os.getpid()}{_MARK}{path.suffix}"
@@ -55,25 +56,26 @@ def temporary_folder(folder: Path | None = None, name: str = "work") -> Temporar
         name: what its name begins with.
     """
     folder = Path(gettempdir()) if folder is None else folder
-    remove_leftovers(folder)
+    if folder.absolute() not in _SWEPT:
+        remove_leftovers(folder)
     return TemporaryDirectory(dir=folder, prefix=f".{name}.{os.getpid()}{_MARK}.")
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes have left of files that they were ``replacing`` and of temporary folders.
 
-    Once in a process: a later look would take for left what this process is writing.
-
     Args:
         folder: where they were writing; nothing happens where there is none.
     """
     with _LOCK, contextlib.suppress(OSError):  # a folder of other users
-        if (folder := folder.absolute()) in _SWEPT:
-            return
+        # In a container the next process may well have the number of the one before: a first look takes what bears
+        # this process's number, a later one would take what this process is writing.
+        first = (folder := folder.absolute()) not in _SWEPT
         _SWEPT.add(folder)
         for left in folder.iterdir() if folder.is_dir() else ():
-            # In a container the next process may well have the number of the one before.
-            if (found := _LEFT.fullmatch(left.name)) and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+            if not (found := _LEFT.fullmatch(left.name)):
+                continue
+            if first if (process := int(found[1])) == os.getpid() else not _runs(process):
                 if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left, ignore_errors=True)
                 else:

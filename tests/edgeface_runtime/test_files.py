@@ -69,8 +69,10 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
         with replacing(tmp_path / "other.csv") as part:
             assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
             part.touch()
+            (tmp_path / left[0]).touch()  # a process that runs for long finds what others leave meanwhile
             remove_leftovers(tmp_path)
             assert part.exists()  # this process writes it
+            assert not (tmp_path / left[0]).exists()
         remove_leftovers(tmp_path / "none")
         living.communicate(b"\n")
 
