@@ -129,8 +129,9 @@ def numbers_of(text: str, option: str) -> frozenset[int]:
 
     numbers: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 1000):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 1000):
             raise UsageError(f"{option} {text}: give numbers and ranges, such as 1,3-10")
-        numbers.update(range(int(first), int(last or first) + 1))
+        numbers.update(range(int(first), int(last) + 1))
     return frozenset(numbers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import FreeDetector, MinFace, Model, Threads
+from edgeface.cli.enroll import MinFace, Model, Threads
 from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ def group(
     forget: Annotated[
         bool, typer.Option("--forget", help="Drop what another model found, and names whose photos are all gone.")
     ] = False,
-    detector: FreeDetector | None = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="yunet, blazeface, mtcnn, or a YuNet .onnx file; default: that of the folder, or of the gallery."
+        ),
+    ] = None,
     min_face: MinFace = None,
     threads: Threads = 1,
     json: Json = False,

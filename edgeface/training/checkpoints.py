@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -102,10 +102,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         whole = path.read_bytes()  # at once: safe_open opens its file twice, between which a run may replace it
         tensors = load(whole)
         size = int.from_bytes(whole[:8], "little")
-        header = build(_Header, parse_json(whole[8 : 8 + size].decode()), "header", fails=ModelError)
-        if KEY not in header["__metadata__"]:
+        header = build(dict, parse_json(whole[8 : 8 + size].decode()), "header", fails=ModelError)
+        said = build(dict[str, str], header.get("__metadata__", {}), "header.__metadata__", fails=ModelError)
+        if KEY not in said:
             raise ModelError("safetensors, but not a checkpoint of edgeface")
-        return tensors, build(dict, parse_json(header["__metadata__"][KEY]), "document", fails=ModelError)
+        return tensors, build(dict, parse_json(said[KEY]), "document", fails=ModelError)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except ModelError as error:
@@ -114,10 +115,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(f"{path}: not a whole checkpoint ({error.strerror or error})") from error
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path}: not a whole checkpoint ({' '.join(str(error).split())[:200]})") from error
-
-
-class _Header(TypedDict):
-    __metadata__: dict[str, str]
 
 
 def load_state(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

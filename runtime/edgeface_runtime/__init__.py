@@ -20,7 +20,15 @@ from edgeface_runtime.errors import renamed as _renamed
 
 if typing.TYPE_CHECKING:
     from edgeface_runtime.checks import Color
-    from edgeface_runtime.contract import Contract, EmbeddingSpec, Golden, InputSpec, OperatorCost, read_contract
+    from edgeface_runtime.contract import (
+        Contract,
+        EmbeddingSpec,
+        Golden,
+        HardFaces,
+        InputSpec,
+        OperatorCost,
+        read_contract,
+    )
     from edgeface_runtime.detection.find import load_detector
     from edgeface_runtime.engines import Engine
     from edgeface_runtime.faces import Detector, Face
@@ -78,6 +86,7 @@ __all__ = [
     "GalleryError",
     "GalleryFinding",
     "Golden",
+    "HardFaces",
     "Identity",
     "ImageError",
     "ImageLike",
@@ -127,6 +136,7 @@ _LATER = {
     "Contract": "contract",
     "EmbeddingSpec": "contract",
     "Golden": "contract",
+    "HardFaces": "contract",
     "InputSpec": "contract",
     "OperatorCost": "contract",
     "read_contract": "contract",

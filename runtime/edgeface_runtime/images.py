@@ -179,7 +179,7 @@ def open_photo(source: ImageLike, *, color: Color = "rgb") -> Pixels:
         reason = "not an image that can be read" if _head(file) else "the file is empty"
         raise ImageError(f"{name}: {reason}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
+        raise ImageError(f"{name}: more than {MAX_PIXELS / 1e6:.1f} megapixels") from error
     except _BROKEN as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
@@ -220,7 +220,10 @@ def _file(source: object, name: str) -> str | os.PathLike[str] | IO[bytes]:
 def _opened(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
     """The file in Pillow, which learns HEIC where it meets one."""
     try:
-        return Image.open(file)
+        image = Image.open(file)
+        if image.format == "EPS":  # the one format for which Pillow starts a program, and that runs what the file says
+            raise ImageError(f"{name}: PostScript, which is a program and no photo; save it as JPEG or PNG")
+        return image
     except UnidentifiedImageError:
         head = _head(file)
         brands = [head[at : at + 4] for at in range(8, len(head), 4)] if head[4:8] == b"ftyp" else []

@@ -213,7 +213,8 @@ def test_pairs_may_be_given(trained: Trained, tmp_path: Path, capsys: pytest.Cap
     words[words.index("--data") + 1] = str(tmp_path / "photos")
     assert run(words) == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["pairs"] == 2
-    for none in (["Nobody\t1\t2", "Nobody\t1\tNoone\t2"], []):
+    nobody = ["Nobody\t1\t2", "Nobody\t1\tNoone\t2"]
+    for none, said in ((nobody, "none of its pairs are test photos"), ([], "line 1 is no count of pairs")):
         pair_list(tmp_path, none)
         assert run(words) == 2
-        assert "pairs.txt: none of its pairs are test photos" in capsys.readouterr().err
+        assert f"pairs.txt: {said}" in capsys.readouterr().err

@@ -252,8 +252,8 @@ def test_damaged_exif_leaves_the_pixels(tmp_path: Path) -> None:
         (encoded(Image.fromarray(PHOTO).resize((64, 64)))[:-600], "truncated|Truncated|cut|broken|incomplete"),
         (encoded(Image.fromarray(PHOTO).resize((64, 64)), "JPEG")[:-400], "truncated"),
         (encoded(Image.new("F", (2, 2)), "TIFF"), "float"),
-        (huge_png(20_000), "more than 89 megapixels"),
-        (huge_png(10_000), "more than 89 megapixels"),
+        (huge_png(20_000), "more than 89.5 megapixels"),
+        (huge_png(10_000), "more than 89.5 megapixels"),
     ],
 )
 def test_unreadable_is_one_line(data: bytes, message: str, tmp_path: Path) -> None:
@@ -323,6 +323,14 @@ def test_every_suffix_under_which_pillow_writes_a_color_photo_that_it_reads_is_a
     assert kept <= SUFFIXES
 
 
+def test_postscript_is_refused_before_a_program_is_started_for_it(monkeypatch: pytest.MonkeyPatch):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(file, "EPS")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(ImageError, match="PostScript, which is a program"):
+        open_rgb(file.getvalue())
+
+
 @pytest.mark.parametrize("filters", ["", "warnings.simplefilter('error', Image.DecompressionBombWarning)"])
 def test_a_photo_that_is_too_large_is_refused_in_one_line(tmp_path: Path, filters: str) -> None:
     """Without Pillow's own two lines of it; and an app that makes an error of its warning keeps that."""
@@ -345,7 +353,7 @@ except Image.DecompressionBombWarning:
     assert done.stderr == ""
     refusal, *rest = done.stdout.splitlines()
     assert refusal.startswith("huge.png: ")
-    assert "more than 89 megapixels" in refusal
+    assert "more than 89.5 megapixels" in refusal
     assert rest == (["the app's own filter"] if filters else [])
 
 
