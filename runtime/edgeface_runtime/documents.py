@@ -184,7 +184,9 @@ class _Builder:
         if origin in (dict, Mapping) or kind is dict:
             entries = self._object(value, where)
             return (
-                {key: self.build(args[1], item, f"{where}.{key}") for key, item in entries.items()} if args else entries
+                {key: self.build(args[1], item, f"{where}.{_key(key)}") for key, item in entries.items()}
+                if args
+                else entries
             )
         if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or typing.is_typeddict(kind)):
             return self._record(kind, self._object(value, where), where)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeface_runtime import Contract, ContractError
@@ -223,6 +223,8 @@ def test_whatever_stands_in_a_contract_it_is_one_or_none(examples: int):
 
     @settings(max_examples=examples)
     @given(st.sampled_from(keys), JSON)
+    @example("operators", {"\x1f": None})
+    @example("operators", {"9" * 100_000: None})
     def check(key: str, value: object) -> None:
         try:
             contract = Contract.from_json(json.dumps(sound | {key: value}))
