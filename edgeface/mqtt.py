@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from edgeface.live import Row
 from edgeface.sinks import line
 from edgeface_runtime import MissingExtraError, UsageError
-from edgeface_runtime.documents import read_text
+from edgeface_runtime.checks import read_text
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

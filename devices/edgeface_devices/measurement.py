@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeface_devices.figures import Figure, Source, figure
 from edgeface_devices.way import PhotoWay
 from edgeface_runtime import Contract, ModelError, UsageError, read_contract
-from edgeface_runtime.documents import Count, Positive, Share, Span, build
+from edgeface_runtime.checks import Count, Positive, Share, Span, build
 from edgeface_runtime.metadata import file_format
 
 Embeddings = NDArray[np.float32]

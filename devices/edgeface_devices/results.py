@@ -13,7 +13,7 @@ from edgeface_devices.choices import Choice, choose, choose_way
 from edgeface_devices.figures import Figure, Source, Table, shown
 from edgeface_devices.measurement import Json, Measurement, by_board, names, stated_verification
 from edgeface_runtime import UsageError
-from edgeface_runtime.documents import Positive, Span, build, read_document
+from edgeface_runtime.checks import Positive, Span, build, read_document
 
 SCHEMA = 1
 _DIGITS = 4

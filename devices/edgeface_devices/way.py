@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgeface_devices.figures import Figure, Source, figure
-from edgeface_runtime.documents import Count, Positive, build
+from edgeface_runtime.checks import Count, Positive, build
 
 PARTS = ("decode", "find", "align", "embed", "search")
 WHOLE, FOLLOW, NETS = "whole", "follow", "nets"

@@ -201,7 +201,7 @@ def _camera(text: str) -> int | str:
     """A camera as it was named, or as the file says that was named."""
     import reprlib
 
-    from edgeface_runtime.documents import read_text
+    from edgeface_runtime.checks import read_text
     from edgeface_runtime.streams.captures import is_camera
 
     if text.startswith("@"):

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.table import read_faces
-from edgeface_runtime.checks import require_regular
-from edgeface_runtime.documents import read_document
+from edgeface_runtime.checks import read_document, require_regular
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.files import replacing, write_text
 from edgeface_runtime.images import open_rgb, shown

@@ -18,7 +18,7 @@ from edgeface.data.crops import Crop
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Skipped, SourceListing
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, Card, CardHead, write_card, write_table
-from edgeface_runtime.documents import Span, read_document
+from edgeface_runtime.checks import Span, read_document
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.documents import read_text
+from edgeface_runtime.checks import read_text
 from edgeface_runtime.errors import UsageError
 
 _MOST = 100_000_000

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeface_runtime.documents import anything, read_table, read_text
+from edgeface_runtime.checks import read_text
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.images import SUFFIXES, shown
+from edgeface_runtime.tables import anything, read_table
 
 _LFW_FLAT = re.compile(r"(.+)_\d{4}$")
 _PATH_COLUMNS = ("path", "file", "filename", "image", "image_id")

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from edgeface_runtime.documents import Check, Count, Span, anything, matching, numbers, read_document, read_table
+from edgeface_runtime.checks import Count, Span, read_document
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.files import replacing, spreadsheet_safe
 from edgeface_runtime.images import shown
+from edgeface_runtime.tables import Check, anything, matching, numbers, read_table
 
 _INSIDE = r"(?!.*(?:^|/)\.\.(?:/|$))[^/\0][^\0]*"
 _REMEDY = "prepare the photos again"

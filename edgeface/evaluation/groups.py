@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeface.evaluation.verification import Pairs
 from edgeface_runtime import UsageError
-from edgeface_runtime.documents import anything, read_table
+from edgeface_runtime.tables import anything, read_table
 
 _REMEDY = "the columns identity and group are needed"
 

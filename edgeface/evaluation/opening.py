@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeface.embedder import Embedder
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError, load
-from edgeface_runtime.documents import build, read_document
+from edgeface_runtime.checks import build, read_document
 from edgeface_runtime.metadata import read_text
 from edgeface_runtime.model import find_model
 

@@ -28,8 +28,7 @@ from edgeface.data.dataset import UNKNOWN, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
-from edgeface_runtime.checks import require_regular
-from edgeface_runtime.documents import build, parse_json
+from edgeface_runtime.checks import build, parse_json, require_regular
 from edgeface_runtime.files import is_unused, replacing
 from edgeface_runtime.model import shipped
 

@@ -18,8 +18,7 @@ from typing import TypeVar
 
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import UsageError
-from edgeface_runtime.checks import number
-from edgeface_runtime.documents import parse_json, parse_toml, read_text
+from edgeface_runtime.checks import number, parse_json, parse_toml, read_text
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_state, load_tensors, save_tensors
 from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
 from edgeface_runtime import Contract, ModelError, UsageError
-from edgeface_runtime.documents import Positive, build
+from edgeface_runtime.checks import Positive, build
 from edgeface_runtime.files import replacing
 
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeface_runtime import documents, metadata
+from edgeface_runtime import checks, metadata
 from edgeface_runtime.checks import path_of
 from edgeface_runtime.errors import ContractError
 
@@ -189,10 +189,10 @@ class Contract:
         Raises:
             ContractError: not JSON, a required key absent, or a value of the wrong type.
         """
-        if len(text) > documents.MOST:
-            raise ContractError(f"the contract is larger than {documents.MOST / 1e6:g} MB, which none is")
+        if len(text) > checks.MOST:
+            raise ContractError(f"the contract is larger than {checks.MOST / 1e6:g} MB, which none is")
         try:
-            return cls.from_document(documents.parse_json(text))
+            return cls.from_document(checks.parse_json(text))
         except ValueError as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
 
@@ -206,7 +206,7 @@ class Contract:
         if not isinstance(document, dict):
             raise ContractError("the contract is not an object")
         _require_known(document.get("schema", SCHEMA))
-        return documents.build(cls, document, "contract", fails=ContractError)
+        return checks.build(cls, document, "contract", fails=ContractError)
 
 
 def read_contract(path: str | Path) -> Contract:

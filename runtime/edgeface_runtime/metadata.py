@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeface_runtime.documents import read_bytes
+from edgeface_runtime.checks import read_bytes
 from edgeface_runtime.errors import ContractError, ModelError
 
 KEY = "edgeface"

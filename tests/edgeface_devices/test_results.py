@@ -174,7 +174,9 @@ def test_a_row_of_any_source_comes_back_from_json_as_it_was(data: st.DataObject)
         auc=data.draw(shares),
         source=source,
         note=data.draw(st.none() | st.text(max_size=9)),
-        instructions=data.draw(st.none() | st.dictionaries(st.sampled_from(["total", "simd"]), counts)),
+        instructions=data.draw(
+            st.none() | st.fixed_dictionaries(dict.fromkeys(("total", "simd", "memory", "branch", "dot"), counts))
+        ),
         verification=data.draw(st.none() | st.fixed_dictionaries({"value": st.floats(0, 1)})),
     )
     if data.draw(st.booleans()):

@@ -15,21 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeface_runtime import Contract, ContractError
-from edgeface_runtime.documents import (
-    MOST,
-    Count,
-    Positive,
-    Span,
-    anything,
-    build,
-    numbers,
-    parse_json,
-    parse_toml,
-    read_document,
-    read_table,
-)
+from edgeface_runtime.checks import MOST, Count, Positive, Span, build, parse_json, parse_toml, read_document
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import spreadsheet_safe, spreadsheet_text
+from edgeface_runtime.tables import anything, numbers, read_table
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from edgeface_runtime.documents import Count, Positive, Span, build
+from edgeface_runtime.checks import Count, Positive, Span, build
 from edgeface_runtime.errors import UsageError
 
 # Bit of `vcgencmd get_throttled` → what it says; 16 bits higher: has been so since the board started

@@ -27,7 +27,7 @@ import numpy as np
 
 from edgeface_devices.results import Results
 from edgeface_runtime import UsageError
-from edgeface_runtime.documents import Positive, Span, build, parse_json, read_text
+from edgeface_runtime.checks import Positive, Span, build, parse_json, read_text
 from edgeface_runtime.files import replacing
 
 FOLDER = Path(__file__).parent / "facts"

@@ -29,7 +29,7 @@ from edgeface_devices.results import Device, Results, answers, ratios
 from edgeface_devices.way import Setting
 from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
-from edgeface_runtime.documents import parse_json
+from edgeface_runtime.checks import parse_json
 from edgeface_runtime.files import temporary_folder
 from edgeface_runtime.metadata import file_format
 

@@ -18,8 +18,7 @@ from edgeface.backbones import BACKBONES, parse_backbone
 from edgeface.training.checkpoints import find_checkpoint
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import ModelError, UsageError
-from edgeface_runtime.checks import require_regular
-from edgeface_runtime.documents import read_document
+from edgeface_runtime.checks import read_document, require_regular
 
 # Regular expression → replacement, applied in order to each name of the source.
 Names = Mapping[str, str]

@@ -27,9 +27,8 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.checks import require_regular
+from edgeface_runtime.checks import Span, build, parse_json, require_regular
 from edgeface_runtime.detection.find import DETECTORS
-from edgeface_runtime.documents import Span, build, parse_json
 from edgeface_runtime.errors import EdgefaceWarning, GalleryError, UsageError
 from edgeface_runtime.files import remove_leftovers, replacing, spreadsheet_safe
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key

@@ -14,8 +14,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.checks import path_of, require_regular
-from edgeface_runtime.documents import build, parse_json, read_text
+from edgeface_runtime.checks import build, parse_json, path_of, read_text, require_regular
 from edgeface_runtime.errors import GalleryError, UsageError
 from edgeface_runtime.files import spreadsheet_text
 from edgeface_runtime.gallery.database import UNSAID, Binding, binding_of, new_gallery
