@@ -267,16 +267,16 @@ def test_the_password_comes_from_a_file_and_a_wrong_one_is_said(tmp_path: Path, 
             notes: list[str] = []
             told = threading.Event()
 
-            def note(line: str, notes: list[str] = notes, told: threading.Event = told) -> None:
+            def note(line: str, notes: list[str] = notes, told: threading.Event = told, works: bool = works) -> None:
                 notes.append(line)
-                told.set()
+                # The broker hangs up after its answer, and now and then that is all that is read of an attempt.
+                if works or "Not authorized" in line:
+                    told.set()
 
             with publisher(f"mqtt://ada@127.0.0.1:{guarded.port}", "hall", ["0"], tmp_path / file, note) as publish:
                 publish(Row("appeared", "now", "0", 1))
                 assert told.wait(1.5 if works else 30) != works
             assert "secret" not in "".join(notes)
-            if not works:
-                assert "Not authorized" in notes[0]
     finally:
         guarded.end()
 
