@@ -5,10 +5,10 @@ Reads the records one by one, so that memory does not grow with the number of ph
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -137,7 +137,7 @@ def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tu
         },
         "rejected": dict(sorted(Counter(skip.reason for skip in rejected).items())),
         "split": None,
-        "versions": {name: importlib.metadata.version(name) for name in ("edgeface", "numpy", "pillow")},
+        "versions": {"edgeface": version("edgeface"), "numpy": version("numpy"), "pillow": version("pillow")},
         "faces_sha256": digest,
     }
     write_card(dst, card, scratch)

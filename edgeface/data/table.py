@@ -83,12 +83,42 @@ class SplitCard(SplitRule):
     identities: dict[str, Count]
 
 
+class Counts(TypedDict):
+    """How much a prepared folder holds."""
+
+    photos: Count
+    faces: Count
+    identities: Count
+    rejected: Count
+    found_with_margin: NotRequired[Count]
+    duplicates: Count
+    duplicates_across_identities: Count
+
+
+class Settings(TypedDict):
+    """How faces were found and cut out, as ``CropSettings`` says it."""
+
+    detector: str
+    size: Count
+    detector_sha256: NotRequired[str | None]
+    faces: NotRequired[str]
+    drop: NotRequired[dict[str, object]]
+
+
+class Versions(TypedDict):
+    """Of the packages that made it."""
+
+    edgeface: str
+    numpy: NotRequired[str]
+    pillow: NotRequired[str]
+
+
 class CardHead(TypedDict):
     """What the options say of a prepared folder."""
 
     name: str
     licence: str
-    settings: dict[str, object]
+    settings: Settings
 
 
 class Card(CardHead):
@@ -96,11 +126,11 @@ class Card(CardHead):
 
     schema: int
     layout: str
-    counts: dict[str, Count]
+    counts: Counts
     rejected: dict[str, Count]
     """Reason → photos and faces."""
     split: SplitCard | None
-    versions: dict[str, str]
+    versions: Versions
     faces_sha256: str
     """Of ``faces.csv``."""
 

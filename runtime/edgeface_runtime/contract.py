@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class InputSpec:
         _require(self.dtype in ("uint8", "float32"), f"input.dtype is {self.dtype!r}, not uint8 or float32")
         _require(self.colour in ("RGB", "BGR"), f"input.colour is {self.colour!r}, not RGB or BGR")
         _require(0 < self.size <= 4096, f"input.size is {self.size}, not 1 to 4096 pixels")
-        _require(self.batch is None or self.batch > 0, f"input.batch is {self.batch}")
+        _require(self.batch is None or 0 < self.batch <= 4096, f"input.batch is {self.batch}, not 1 to 4096")
         _require(all(value > 0 for value in self.std), "input.std holds a value that is not positive")
 
 
@@ -68,7 +69,7 @@ class EmbeddingSpec:
     """Which of the graph's outputs it is, from 0."""
 
     def __post_init__(self) -> None:
-        _require(self.length > 0, f"embedding.length is {self.length}")
+        _require(0 < self.length <= 65_536, f"embedding.length is {reprlib.repr(self.length)}, not 1 to 65536")
         _require(self.output >= 0, f"embedding.output is {self.output}")
 
     @property

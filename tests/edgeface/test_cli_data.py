@@ -5,7 +5,7 @@ import pytest
 
 from edgeface.cli import run
 from edgeface.data.att import att_folder
-from edgeface.data.table import COLUMNS, write_table
+from edgeface.data.table import COLUMNS, Counts, write_table
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,46 @@ def test_mistakes_are_one_line(
     assert error.count("\n") == 1
 
 
+COUNTS = dict.fromkeys(Counts.__annotations__, 0)
+
+
+def a_card(counts: dict[str, int]) -> dict[str, object]:
+    card: dict[str, object] = {"schema": 1, "name": "made", "licence": "none", "layout": "folders", "split": None}
+    card |= {"settings": {"detector": "yunet", "size": 112}, "counts": counts, "rejected": {}}
+    return card | {"versions": {"edgeface": "0"}, "faces_sha256": ""}
+
+
 def test_a_part_without_faces_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [dict.fromkeys(COLUMNS, "") | {"path": f"faces/{who}/0.png", "identity": who} for who in "abc"]
     write_table(tmp_path / "faces.csv", COLUMNS, rows, tmp_path)
     card = {"schema": 1, "name": "made", "licence": "none", "layout": "folders", "split": None, "faces_sha256": ""}
-    card |= {key: {} for key in ("settings", "counts", "rejected", "versions")}
+    none = dict.fromkeys(Counts.__annotations__, 0)
+    card |= {
+        "settings": {"detector": "yunet", "size": 112},
+        "counts": none,
+        "rejected": {},
+        "versions": {"edgeface": "0"},
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(card))
     assert run(["data", "split", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     assert "no face is in val: training cannot choose its best epoch and keeps the last" in said
     assert "no face is in test: nothing is left to evaluate or export on" in said
     assert "in train" not in said
+
+
+@pytest.mark.parametrize("key", ["faces", "rejected", "duplicates_across_identities"])
+def test_a_card_without_a_count_is_refused(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(tmp_path / "faces.csv", COLUMNS, [], tmp_path)
+    counts = dict.fromkeys(Counts.__annotations__, 0)
+    del counts[key]
+    card = {"schema": 1, "name": "made", "licence": "none", "layout": "folders", "split": None, "faces_sha256": ""}
+    card |= {
+        "settings": {"detector": "yunet", "size": 112},
+        "counts": counts,
+        "rejected": {},
+        "versions": {"edgeface": "0"},
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    assert run(["data", "inspect", str(tmp_path)]) == 2
+    assert f"dataset.json: card.counts has no {key!r}" in capsys.readouterr().err

@@ -16,10 +16,18 @@ CARD = {
     "layout": "folders",
     "split": None,
     "faces_sha256": "",
-    "settings": {},
-    "counts": {},
+    "settings": {"detector": "yunet", "size": 112},
+    "counts": {
+        "photos": 40,
+        "faces": 40,
+        "identities": 2,
+        "rejected": 0,
+        "found_with_margin": 0,
+        "duplicates": 0,
+        "duplicates_across_identities": 0,
+    },
     "rejected": {},
-    "versions": {},
+    "versions": {"edgeface": "0"},
 }
 
 

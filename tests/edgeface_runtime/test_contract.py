@@ -47,6 +47,8 @@ def test_keys_of_later_versions_are_passed_over():
         ({"name": None}, "contract.name is not of type str"),
         ({"embedding": {}}, "contract.embedding has no 'length'"),
         ({"embedding": {"length": 0}}, "embedding.length is 0"),
+        ({"embedding": {"length": 10**30}}, f"embedding.length is 1{30 * '0'}, not 1 to 65536"),
+        ({"input": {"batch": 10**9}}, "input.batch is 1000000000, not 1 to 4096"),
         ({"embedding": {"length": 2.0}}, "contract.embedding.length is not of type int"),
         ({"embedding": {"length": True}}, "contract.embedding.length is not of type int"),
         ({"embedding": {"length": 2, "normalised": 1}}, "contract.embedding.normalised is not of type bool"),

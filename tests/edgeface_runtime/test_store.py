@@ -218,3 +218,20 @@ def test_rows_that_grow_keep_what_was_handed_out(precision: Precision):
     for number, rows in enumerate(seen):
         wanted = np.concatenate(parts[: number + 1])
         np.testing.assert_allclose(widened(rows), wanted, atol=0 if precision == "float32" else 0.01)
+
+
+def test_of_many_damaged_photos_five_are_said_and_all_are_listed(
+    path: Path, fake: FaceRecognizer, caplog: pytest.LogCaptureFixture
+):
+    with Gallery.open(path, fake) as gallery:
+        for person in range(12):
+            gallery.enroll(f"P{person}", fake_photo(person))
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE photo SET embedding = ? WHERE id > 1", (b"",))
+        db.commit()
+    with Gallery.open(path, fake) as gallery:
+        assert [found.name for found in gallery.search(fake.embed(fake_photo(0)), 5)[0]] == ["P0"]
+        assert len(gallery.damaged) == 11
+        assert caplog.messages[:5] == gallery.damaged[:5]
+        assert len(caplog.messages) == 6
+        assert "more photos are passed over" in caplog.messages[5]

@@ -49,6 +49,7 @@ _SAVED = 500  # new photos in the index before it is written without being close
 _READ = 4096  # photos that are read at a time
 _NONE = np.empty(0, np.int64)
 _REMEDY = "remove it (gallery remove, with --photo), or write a sound copy (gallery check --repair)"
+_TOLD = 5  # damaged photos that are named one by one
 PHOTO = "photo.id, person.name, photo.source, photo.added, photo.sharpness, photo.size, photo.yaw, photo.pitch"
 _WHOLE = 9  # columns of it with an embedding in front
 _KINDS = (("its number", int), ("its name", str), ("its source", str), ("its time", str))
@@ -170,7 +171,9 @@ class Store:
     def _note(self, photo: Sequence[object], why: str) -> None:
         number = photo[1] if isinstance(photo[1], int) else described(photo[1])
         line = f"{shown(self.path)}: damaged: photo {number} of {_named(photo[2])} is passed over: {why}; {_REMEDY}"
-        if self.damaged.setdefault(str(number), line) is line:
+        if self.damaged.setdefault(str(number), line) is line and len(self.damaged) <= _TOLD + 1:
+            if len(self.damaged) > _TOLD:
+                line = f"{shown(self.path)}: damaged: more photos are passed over; {_REMEDY}"
             logging.getLogger("edgeface").warning("%s", line)  # to stderr unless the app says otherwise
 
     def snapshot(self) -> People:
