@@ -59,7 +59,7 @@ quick: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# Broken and hostile documents against every command: about ten minutes on two cores that are free.
+# Broken and hostile documents against every command: about ten minutes on two cores.
 hostile: $(READY)
 	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
