@@ -110,7 +110,7 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         for _ in range(12_000):
-            if (tmp_path / "run" / "run.json").exists() or child.poll() is not None:
+            if (tmp_path / "run" / "last.safetensors").exists() or child.poll() is not None:
                 break
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
