@@ -31,10 +31,16 @@ class Backbone:
 
 
 _STEMS = ("paper", "foamliu")
+_PADDINGS = ("both", "same")
 _POOLS = ("mean", "none")
 BACKBONES: dict[str, Backbone] = {
-    "mobilefacenet": Backbone(MobileFaceNet, {"act": tuple(ACTIVATIONS), "width": (0.25, 2.0), "stem": _STEMS}),
-    "mobilefacenet-tiny": Backbone(partial(MobileFaceNet, width=0.5), {"act": tuple(ACTIVATIONS), "stem": _STEMS}),
+    "mobilefacenet": Backbone(
+        MobileFaceNet,
+        {"act": tuple(ACTIVATIONS), "width": (0.25, 2.0), "stem": _STEMS, "padding": _PADDINGS},
+    ),
+    "mobilefacenet-tiny": Backbone(
+        partial(MobileFaceNet, width=0.5), {"act": tuple(ACTIVATIONS), "stem": _STEMS, "padding": _PADDINGS}
+    ),
     "resnet18": Backbone(resnet18, {"stem": ("stride2", "stride1"), "pool": _POOLS}, "ResNet18_Weights.IMAGENET1K_V1"),
     "vgg11": Backbone(partial(vgg, "vgg11"), {"pool": _POOLS}, imagenet="VGG11_BN_Weights.IMAGENET1K_V1"),
     "vgg16": Backbone(partial(vgg, "vgg16"), {"pool": _POOLS}, imagenet="VGG16_BN_Weights.IMAGENET1K_V1"),

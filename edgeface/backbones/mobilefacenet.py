@@ -23,17 +23,26 @@ def _conv(inp: int, out: int, kernel: int, stride: int = 1, padding: int = 0, gr
     return [nn.Conv2d(inp, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(out)]
 
 
+def _halving(inp: int, out: int, stride: int, padding: str, groups: int = 1) -> list[nn.Module]:
+    """A 3×3 convolution; of stride 2 with TensorFlow's padding where ``padding`` is ``same``."""
+    if stride == 2 and padding == "same":
+        return [nn.ZeroPad2d((0, 1, 0, 1)), *_conv(inp, out, 3, 2, 0, groups)]
+    return _conv(inp, out, 3, stride, 1, groups)
+
+
 class Bottleneck(nn.Module):
     """Inverted residual: widen by 1×1, 3×3 depthwise, narrow by a linear 1×1; a shortcut where shapes allow."""
 
-    def __init__(self, inp: int, out: int, stride: int, expansion: int, act: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, inp: int, out: int, stride: int, expansion: int, act: Callable[[int], nn.Module], padding: str = "both"
+    ) -> None:
         super().__init__()
         hidden = inp * expansion
         self.shortcut = stride == 1 and inp == out
         self.layers = nn.Sequential(
             *_conv(inp, hidden, 1),
             act(hidden),
-            *_conv(hidden, hidden, 3, stride, 1, groups=hidden),
+            *_halving(hidden, hidden, stride, padding, groups=hidden),
             act(hidden),
             *_conv(hidden, out, 1),
         )
@@ -57,19 +66,27 @@ class MobileFaceNet(nn.Module):
         width: factor on every number of channels, rounded to multiples of 8.
         stem: ``paper``, or ``foamliu`` for the public net of that name (github.com/foamliu/MobileFaceNet):
             ReLU and one more pointwise convolution after the first depthwise one, a bias in the last one.
+        padding: of strides of 2: ``both`` sides as in PyTorch, or ``same``, behind alone as in TensorFlow.
     """
 
     def __init__(
-        self, embedding: int = 128, size: int = 112, act: str = "prelu", width: float = 1.0, stem: str = "paper"
+        self,
+        embedding: int = 128,
+        size: int = 112,
+        act: str = "prelu",
+        width: float = 1.0,
+        stem: str = "paper",
+        padding: str = "both",
     ) -> None:
         super().__init__()
+        self.same_padding = padding == "same"
         activation = ACTIVATIONS[act]
 
         def wide(channels: int) -> int:
             return max(8, round(channels * width / 8) * 8)
 
         channels = wide(64)
-        first = [*_conv(3, channels, 3, 2, 1), activation(channels)]
+        first = [*_halving(3, channels, 2, padding), activation(channels)]
         depthwise = _conv(channels, channels, 3, 1, 1, groups=channels)
         if stem == "foamliu":
             first += [*depthwise, nn.ReLU(), *_conv(channels, channels, 1), nn.ReLU()]
@@ -78,7 +95,8 @@ class MobileFaceNet(nn.Module):
         blocks: list[nn.Module] = []
         for expansion, out, count, stride in BOTTLENECKS:
             for index in range(count):
-                blocks.append(Bottleneck(channels, wide(out), stride if index == 0 else 1, expansion, activation))
+                steps = stride if index == 0 else 1
+                blocks.append(Bottleneck(channels, wide(out), steps, expansion, activation, padding))
                 channels = wide(out)
         last, side = wide(512), -(-size // 16)
         head = [

@@ -23,8 +23,8 @@ HEAD = (
 )
 INIT = (
     "Weights to start from: a shipped model's name, a run folder or .safetensors, whose backbone, embedding and "
-    "normalization are taken too, .pt, imagenet; a wider MobileFaceNet is pruned to fit, dlib's net initializes "
-    "resnet18/vgg11 by way of python -m reproduce.dlib_start."
+    "normalization are taken too, .pt, a float .tflite, imagenet; a wider MobileFaceNet is pruned to fit, dlib's net "
+    "initializes resnet18/vgg11 by way of python -m reproduce.dlib_start."
 )
 GUIDE = (
     "Feature-distillation teacher (FitNets), a run, a checkpoint or a shipped model's name: embeddings and "

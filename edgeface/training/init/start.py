@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from edgeface.training.augment import normalize
 from edgeface.training.checkpoints import Checkpoint, own_checkpoint
 from edgeface.training.config import NORMALIZATIONS, TrainConfig
 from edgeface.training.init.prune import is_wider, prune_into
+from edgeface.training.init.tflite import init_from_tflite
 from edgeface.training.init.weights import init_backbone
 from edgeface_runtime import InputSpec, UsageError
 
-PRUNING_FACES = 1000
-"""About how many faces a pruned model is fitted on."""
+FITTED_FACES = 1000
+"""About how many faces a pruned model is fitted on, and one from a TFLite file has its statistics of."""
 
 
 def start_from(
@@ -25,8 +27,8 @@ def start_from(
 ) -> str:
     """Fills a model's weights before training, in place, and says what it took.
 
-    A checkpoint of a wider MobileFaceNet is pruned to fit (``edgeface.training.init.prune``); all else goes to
-    ``init_backbone``.
+    A checkpoint of a wider MobileFaceNet is pruned to fit (``edgeface.training.init.prune``), a TFLite file read
+    layer by layer (``edgeface.training.init.tflite``); all else goes to ``init_backbone``.
 
     Args:
         net: as ``build_backbone`` made it.
@@ -44,6 +46,9 @@ def start_from(
             f"{source}: `python -m reproduce.dlib_start`, in a checkout of edgeface, fits dlib's net into a resnet18 "
             "or vgg11 and writes a checkpoint for --init; docs/backbones.md shows how"
         )
+    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FITTED_FACES)])
+    if source.endswith(".tflite"):
+        return init_from_tflite(net, Path(source), normalize(sample, *config.model.pixel_statistics))
     wide = _wider(net, source)
     if wide is None:
         return str(init_backbone(net, source, backbone=config.model.backbone, names=names))
@@ -54,7 +59,6 @@ def start_from(
     ):
         if theirs != ours:
             raise UsageError(f"{source}: to prune this model its own {key} is needed: --set {key}={theirs}")
-    sample = torch.from_numpy(faces[:: math.ceil(len(faces) / PRUNING_FACES)])
     cosine = prune_into(net, wide.net, normalize(sample, spec.mean, spec.std))
     near = f"mean cosine to it {cosine:.3f} on the {len(sample)} faces that it was fitted on"
     return f"{source}: pruned to {model.backbone}; {near}"
