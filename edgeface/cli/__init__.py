@@ -79,6 +79,8 @@ VERB_EXTRAS = {
 # What PyTorch and Python's threads say where memory is too little.
 _NO_MEMORY = ("can't allocate memory", "can't start new thread")
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended."""
 _ENDED: list[int] = []
 """SIGTERM or SIGHUP, once it came: it ends a command as Ctrl-C does, so that what was being written is removed."""
 
@@ -139,7 +141,8 @@ def run(arguments: list[str]) -> int:
     if os.environ.get("EDGEFACE_DEBUG") == "1":
         return _code(command.main(arguments, prog_name="edgeface", standalone_mode=False))
     try:
-        return _code(command.main(arguments, prog_name="edgeface", standalone_mode=False))
+        code = _code(command.main(arguments, prog_name="edgeface", standalone_mode=False))
+        return _interrupted() if code == INTERRUPTED else code  # typer makes an exit with 130 of Ctrl-C
     except ClickError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help page
             typer.echo(error.format_message())
@@ -154,8 +157,7 @@ def run(arguments: list[str]) -> int:
         extra = VERB_EXTRAS.get(arguments[0], {}).get(package, EXTRAS[package])
         return _fail(str(MissingExtraError(package, extra)))
     except (KeyboardInterrupt, typer.Abort):
-        ERR.print("interrupted")
-        return 130
+        return _interrupted()
     except (BrokenPipeError, SystemExit) as error:
         # The reader of our output went away (head, less): nothing is left to say. typer makes an exit with 1 of it.
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
@@ -179,6 +181,12 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _interrupted() -> int:
+    if not _ENDED:
+        ERR.print("interrupted")
+    return INTERRUPTED
+
+
 def _end(number: int, _: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one does not wait
     _ENDED.append(number)
@@ -197,4 +205,7 @@ def main() -> None:
     if _ENDED:
         note(f"edgeface: ended by {signal.Signals(_ENDED[0]).name}")
         code = 128 + _ENDED[0]
+    # An interrupt that passes through an exec of a text, as dataclasses do while PyTorch is imported, is remembered by
+    # Python, which then ends `python -m edgeface` by SIGINT itself, whatever is made of it; the next exec forgets it.
+    exec("")
     sys.exit(code)

@@ -119,3 +119,28 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
         child.kill()
     assert (child.returncode, out) == (130, "")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "edgeface: ended by SIGTERM")]
+)
+@pytest.mark.parametrize("inside", ["exec(WORDS)", "signal.raise_signal(signal.{number})"])
+def test_a_signal_is_one_line_and_an_exit_code(inside: str, number: str, code: int, line: str, tmp_path: Path):
+    """Also where it comes while a text is executed, as dataclasses do: Python would end ``-m`` by the signal then."""
+    module = f"""
+import signal
+import edgeface.cli.models
+
+WORDS = "signal.raise_signal(signal.{number})"
+
+def models():
+    {inside.format(number=number)}
+
+edgeface.cli.models.models = models
+edgeface.cli.main()
+"""
+    (tmp_path / "stopped.py").write_text(module)
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped", "models"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{line}\n")
