@@ -20,7 +20,7 @@ from edgeface.training.config import TrainConfig, load_config
 from edgeface.training.init.start import settings_of
 from edgeface.training.loop import train
 from edgeface.training.processes import is_main_process
-from edgeface.training.training_state import Epoch
+from edgeface.training.schedule import Epoch
 from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import write_text

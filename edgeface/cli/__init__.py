@@ -23,6 +23,7 @@ from edgeface_runtime import EdgefaceError, MissingExtraError
 VERBS = (
     "demo",
     "train",
+    "runs",
     "adapt",
     "eval",
     "export",
@@ -70,7 +71,7 @@ EXTRAS = {
 # Verb → package → the extra that brings all that the verb needs, where that is another one.
 VERB_EXTRAS = {
     "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
-    "train": {"matplotlib": "train"},
+    "train": {"matplotlib": "train", "jinja2": "train"},
     "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
     "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),

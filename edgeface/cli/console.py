@@ -25,7 +25,7 @@ T = TypeVar("T")
 OUT = Console(markup=False, emoji=False, highlight=False)
 ERR = Console(stderr=True, emoji=False)
 
-WHOLE = ("file", "against", "person")
+WHOLE = ("file", "against", "person", "run", "backbone")
 """Heads of columns whose names are typed again: they are never broken."""
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _LEAST = 12

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import Json, TerminalReporter, print_json
+from edgeface_runtime import UsageError
 from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
     from torch import nn
 
+DATA = "Folder of <identity>/<photo>, or one made by edgeface data prepare. --resume knows it, unless it was moved."
 BACKBONE = (
     "mobilefacenet, mobilefacenet-tiny, resnet18, vgg11 or vgg16; options follow a colon: resnet18:pool=none.  "
     "[default: mobilefacenet]"
@@ -31,6 +33,7 @@ GUIDE = (
     "intermediate feature maps."
 )
 LICENCE = "Licence of the photos; travels into every model.  [default: a prepared folder's own, else unknown]"
+RESUME = "Continue the run in the output folder, with its photos, settings and teachers."
 SETTING = "One setting, as key=value; may repeat. docs/training-config.md lists all keys."
 
 Teacher = Annotated[
@@ -49,7 +52,7 @@ TeacherContract = Annotated[
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of <identity>/<photo>, or one made by edgeface data prepare.")],
+    data: Annotated[Path | None, typer.Argument(help=DATA, show_default=False)] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/train"),
     backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
     head: Annotated[str | None, typer.Option(help=HEAD)] = None,
@@ -73,7 +76,7 @@ def train(
         typer.Option("--unlabeled", "--unlabelled", help="Unlabeled photos, used only in the distillation loss."),
     ] = None,
     licence: Annotated[str | None, typer.Option(metavar="TEXT", help=LICENCE)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run folder too.")
     ] = False,
@@ -81,8 +84,8 @@ def train(
 ) -> None:
     """Train a face embedding model on photos of people.
 
-    Writes a run folder: run.json, curves.csv, curves.png, best.safetensors (the model) and
-    last.safetensors (to resume from).
+    Writes a run folder: report.html (what came of it, with faces), run.json, summary.json, curves.csv, curves.png,
+    best.safetensors (the model) and last.safetensors (to resume from).
 
     \b
     Examples:
@@ -91,53 +94,73 @@ def train(
       edgeface train prepared/ --teacher big.onnx --unlabeled more/ --set classification_weight=0
       edgeface train prepared/ --backbone resnet18 --guide weights/mobilefacenet.safetensors
       edgeface train prepared/ --backbone mobilefacenet-tiny --init runs/wide --guide runs/wide
-      edgeface train photos/ -o runs/mine --resume
+      edgeface train -o runs/mine --resume
+      edgeface train photos/ --init runs/mine --set lr=1e-3 -o runs/next
     """
     from edgeface.data.dataset import licence_of_photos, open_faces, open_unlabeled
     from edgeface.evaluation.opening import open_teachers
     from edgeface.progress import SILENT
     from edgeface.report.curves import draw_curves
     from edgeface.training.checkpoints import load_checkpoint, origins
-    from edgeface.training.config import load_config
+    from edgeface.training.config import as_dict, by_key, load_config
     from edgeface.training.init.start import settings_of, start_from
     from edgeface.training.loop import train as run
     from edgeface.training.processes import is_main_process
+    from edgeface.training.record import Command, resumed
 
     reporter = TerminalReporter() if is_main_process() else SILENT
-    given = {"backbone": backbone, "loss": head, "epochs": epochs}
-    base = settings_of(init) if init else {}
-    settings = load_config(config, setting or (), base=base, reporter=reporter, embedding_dim=embedding_dim, **given)
-    faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
+    asked = Command(
+        data=data, init=init, init_names=init_names, teacher=teacher or [], teacher_contract=teacher_contract or [],
+        guide=guide, unlabeled=unlabeled, licence=licence, tensorboard=tensorboard,
+    )  # fmt: skip
+    record = None
+    if resume:
+        output, asked, record = resumed(output, asked, reporter)
+    if asked.data is None:
+        raise UsageError("Missing argument 'DATA': a folder of <identity>/<photo>; edgeface train --help says more")
+    base: dict[str, object] = settings_of(asked.init) if asked.init and record is None else {}
+    if record is not None:
+        base = by_key(as_dict(record.config))
+    given = {"backbone": backbone, "loss": head, "epochs": epochs, "embedding_dim": embedding_dim}
+    settings = load_config(config, setting or (), base=base, reporter=reporter, **given)
+    faces = open_faces(asked.data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
     reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
 
     def start(net: nn.Module) -> None:
         some = faces.faces[faces.rows("train")]
-        reporter.say(start_from(net, str(init), settings, faces=some, names=init_names))
+        reporter.say(start_from(net, str(asked.init), settings, faces=some, names=asked.init_names))
 
-    opened = open_teachers(teacher or (), teacher_contract or ()) if teacher or teacher_contract else []
-    feature_teacher = load_checkpoint(guide) if guide else None
+    opened = []
+    if asked.teacher or asked.teacher_contract:
+        opened = open_teachers([tried_model(path) for path in asked.teacher], asked.teacher_contract)
+    feature_teacher = load_checkpoint(asked.guide) if asked.guide else None
+    learnt = list(zip(asked.teacher, opened, strict=True))
+    sources = record.sources if record else origins(asked.init, learnt, feature_teacher, asked.unlabeled)
     curves = run(
         faces,
         output,
         settings,
         reporter=reporter,
-        licence=licence_of_photos(data, licence),
-        sources=origins(init, list(zip(teacher or (), opened, strict=True)), feature_teacher, unlabeled),
+        licence=licence_of_photos(asked.data, asked.licence),
+        sources=sources,
         resume=resume,
-        init=start if init else None,
+        init=start if asked.init else None,
         teachers=opened,
         feature_teacher=feature_teacher,
-        unlabeled=open_unlabeled(unlabeled, size=settings.model.input_size) if unlabeled else None,
-        tensorboard=tensorboard,
+        unlabeled=open_unlabeled(asked.unlabeled, size=settings.model.input_size) if asked.unlabeled else None,
+        tensorboard=asked.tensorboard,
+        command=asked.document(),
     )
     if not is_main_process():
         return
+    from edgeface.report.run_page import write_run_page
+
     draw_curves(curves, output / "curves.png")
-    last = curves[-1]
+    found = write_run_page(output, faces, curves)
     if json:
-        print_json({"schema": 1, "run": str(output), "epochs": last.epoch, "val_accuracy": last.val_accuracy})
+        print_json(found.as_json())
     else:
-        epochs_done = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
-        typer.echo(f"{output}: {epochs_done}; next: edgeface export {output} --data {data} --int8")
+        for line in found.lines():
+            typer.echo(line)

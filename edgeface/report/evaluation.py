@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation import Evaluation
@@ -23,7 +21,7 @@ from edgeface.evaluation.examples import Example
 from edgeface.evaluation.identification import Answers, confusion, per_identity
 from edgeface.evaluation.verification import Pairs
 from edgeface.report.open_set import draw_open_set, open_set_pictures
-from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
+from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg, face_uri
 from edgeface.templates import environment
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import make_folder, replacing, spreadsheet_safe, write_text, write_whole
@@ -220,10 +218,4 @@ def _tiles(example: Example, data: FaceData) -> list[tuple[str, str]]:
     """(data URI, caption) of the three photos."""
     captions = (example.path, f"named {example.named_name}", f"is {example.true_name}")
     rows = (example.probe, example.named, example.true)
-    return [(_picture(data.faces[row]), caption) for row, caption in zip(rows, captions, strict=True)]
-
-
-def _picture(face: NDArray[np.uint8]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(face).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return [(face_uri(data.faces[row]), caption) for row, caption in zip(rows, captions, strict=True)]

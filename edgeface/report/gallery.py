@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import importlib.metadata
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
-from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg
+from edgeface.report.pictures import COLOURS, INK, STYLE, as_svg, face_uri
 from edgeface.templates import environment
 from edgeface_runtime import GalleryCheck, GalleryFinding, Look, Photo, UnknownCheck
 from edgeface_runtime.files import write_text
@@ -110,12 +107,6 @@ def _faces(finding: GalleryFinding, photos: Mapping[int, Photo], looks: Mapping[
             (name, meant[:_FACES]),
             (f"{'other ' if meant else ''}photos of {name}", others[:_COMPARED]),
         ):
-            tiles = [(_picture(looks[number].crop), f"{number}: {photos[number].source}") for number in numbers]
+            tiles = [(face_uri(looks[number].crop), f"{number}: {photos[number].source}") for number in numbers]
             rows += [(title, tiles)] if tiles else []
     return rows
-
-
-def _picture(face: NDArray[np.uint8]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(face).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

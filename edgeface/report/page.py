@@ -18,7 +18,7 @@ from edgeface_runtime.files import write_text
 
 if TYPE_CHECKING:
     from edgeface.data.dataset import FaceData
-    from edgeface.training.training_state import Epoch
+    from edgeface.training.schedule import Epoch
     from edgeface_export.result import ExportedFile
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -9,10 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox, BboxBase
+from numpy.typing import NDArray
+from PIL import Image
 
 from edgeface_devices.measurement import names
 from edgeface_devices.results import Results
@@ -157,3 +161,10 @@ def as_svg(figure: Figure) -> str:
     text = buffer.getvalue()
     element = text[text.index("<svg") :].replace(INK, "currentColor")
     return re.sub(r' (width|height)="[^"]*pt"', "", element, count=2)
+
+
+def face_uri(face: NDArray[np.uint8]) -> str:
+    """A (h, w, 3) uint8 RGB face as a JPEG data URI."""
+    file = io.BytesIO()
+    Image.fromarray(face).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

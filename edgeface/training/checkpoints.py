@@ -14,7 +14,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from edgeface.backbones import build_backbone, file_stem
-from edgeface.data.dataset import UNKNOWN, FaceData, licence_of_photos
+from edgeface.data.dataset import SPLITS, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
-from edgeface.training.config import TrainConfig
+from edgeface.training.config import TrainConfig, as_dict
+from edgeface.training.record import RECORD, Origin
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
-from edgeface_runtime.checks import build, parse_json, require_regular
-from edgeface_runtime.files import is_unused, replacing
+from edgeface_runtime.checks import build, parse_json, require_regular, shown
+from edgeface_runtime.files import is_unused, replacing, write_text
 from edgeface_runtime.model import shipped
 
 KEY = "edgeface"
@@ -74,6 +75,26 @@ def environment() -> dict[str, str]:
         )
         found["git"] = commit + ("-changed" if changes else "")
     return found
+
+
+def data_card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str, object]:
+    """What ``run.json`` says of the photos: digest, licence, people and counts."""
+    photos = {split: len(data.rows(split)) for split in SPLITS}
+    names = [shown(name) for name in data.identities]
+    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
+
+
+def write_record(
+    folder: Path,
+    config: TrainConfig,
+    data: Mapping[str, object],
+    sources: Sequence[Origin],
+    command: Mapping[str, object] | None,
+) -> None:
+    """Writes ``run.json``, which ``edgeface.training.record`` reads."""
+    document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    document |= {"sources": [asdict(source) for source in sources], "command": command}
+    write_text(folder / RECORD, json.dumps(document, indent=2) + "\n")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], document: Mapping[str, object]) -> None:
@@ -220,19 +241,6 @@ def own_checkpoint(source: str) -> Checkpoint | None:
         return load_checkpoint(path)
     except (ModelError, ContractError):
         return None  # whoever takes other weights says what it is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """One source: weights to start from, a teacher, or unlabeled photos."""
-
-    role: str
-    """``init``, ``teacher``, ``guide`` or ``unlabeled``."""
-    name: str
-    """As it was given."""
-    licence: str = UNKNOWN
-    sha256: str | None = None
-    """Of the file."""
 
 
 def origins(

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +28,23 @@ from edgeface.embedder import Embedder
 from edgeface.heads import LearnedArcFace, build_head
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
-from edgeface.training.checkpoints import Checkpoint, Origin, contract_draft, environment, new_folder, whole_licence
-from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig, as_dict
+from edgeface.training.checkpoints import (
+    Checkpoint,
+    contract_draft,
+    data_card,
+    new_folder,
+    whole_licence,
+    write_record,
+)
+from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
 from edgeface.training.init.fit import fit_to_teachers, imprint_head
 from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
-from edgeface.training.schedule import epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.training_state import LAST, Epoch, Learner, Pool, TrainingState
+from edgeface.training.record import RECORD, Origin
+from edgeface.training.schedule import Clock, Epoch, epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
+from edgeface.training.training_state import LAST, Learner, Pool, TrainingState
 from edgeface_runtime import UsageError
-from edgeface_runtime.files import write_text
 
 ROLLBACKS = 5
 """How often a run may lower its rate before it gives up."""
@@ -68,6 +73,7 @@ def train(
     feature_teacher: Checkpoint | None = None,
     unlabeled: NDArray[np.uint8] | None = None,
     tensorboard: bool = False,
+    command: Mapping[str, object] | None = None,
 ) -> list[Epoch]:
     """Trains on the data's ``train`` rows, watches its ``val`` rows, writes the run folder.
 
@@ -81,10 +87,10 @@ def train(
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders whose outputs the student learns.
-        feature_teacher: a trained model in their place, whose feature maps the student learns too, on each augmented
-            face (FitNets).
+        feature_teacher: a trained model in their place, whose feature maps the student learns too (FitNets).
         unlabeled: (M, S, S, 3) uint8 RGB faces without labels, used in the distillation loss alone.
         tensorboard: write the curves as TensorBoard events too.
+        command: what the command line was given, kept in ``run.json``, so that ``--resume`` needs the folder alone.
 
     Returns:
         The curves, one row an epoch.
@@ -117,13 +123,13 @@ def train(
     _check_batch(batch, len(pool_rows), world)
     begun = (folder / LAST).exists()  # asked before the wait, after which the main process may save it
     if is_main:
-        new_folder(folder, marker="run.json", resume=resume)
+        new_folder(folder, marker=RECORD, resume=resume)
     accelerator.wait_for_everyone()
     if init is not None and not begun:
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
     if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
-        _write_card(folder / "run.json", config, _card(data, digest, licence, extra), sources)
+        write_record(folder, config, data_card(data, digest, licence, extra), sources, command)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -140,8 +146,7 @@ def train(
         imprint_head(learner, pool, train_rows, config, reporter)
     if world > 1:
         share_batch_norm(learner, device)
-    average = _average(net, config.optim.ema_decay)
-    state = TrainingState(learner, make_optimizer(learner, config.optim), average, [])
+    state = TrainingState(learner, make_optimizer(learner, config.optim), _average(net, config.optim.ema_decay), [])
     contract = contract_draft(config, data_sha256=digest, photos=data, licence=whole_licence(licence, sources))
     if begun:
         state.restore(folder, config, digest, reporter)
@@ -151,7 +156,7 @@ def train(
         net.compile()
     model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
-    steps, epochs, rollbacks = len(pool_rows) // batch, config.schedule.epochs, 0
+    steps, epochs, rollbacks, clock = len(pool_rows) // batch, config.schedule.epochs, 0, Clock(config)
     share = slice(rank * batch // world, (rank + 1) * batch // world)
     if not len(val_rows):
         reporter.say(NO_VALIDATION)
@@ -164,7 +169,7 @@ def train(
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
-        for step, rows in enumerate(reporter.track(batches(order, batch)[:steps], f"epoch {epoch + 1}/{epochs}")):
+        for step, rows in enumerate(clock.track(batches(order, batch)[:steps], state.curves, reporter)):
             progress = (epoch * steps + step) / (steps * epochs)
             lr, margin = state.lr_scale * learning_rate(progress, config), margin_at(progress, config)
             for group in optimizer.param_groups:
@@ -191,8 +196,8 @@ def train(
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
             clamp_slopes(slopes)
-            if average is not None:
-                average.update_parameters(net)
+            if state.average is not None:
+                state.average.update_parameters(net)
             seen.append(figures)
             finite &= torch.isfinite(figures[0])
             if norm is not None and accelerator.scaler is None:  # a scaler of gradients skips such a step by itself
@@ -210,13 +215,13 @@ def train(
             continue
 
         # ---- how it stands, and what stays if the process dies now
-        accuracy_cosine = _shown(means[1:], config, taught=targets is not None or hints is not None)
+        shown = _shown(means[1:], config, taught=targets is not None or hints is not None)
         held_out = validate(state, pool, val_rows, side, config)
         margin = head.margin.item() if isinstance(head, LearnedArcFace) else margin
-        state.curves.append(row := Epoch(epoch + 1, means[0], *accuracy_cosine, *held_out, lr, margin, side))
+        state.curves.append(row := Epoch(epoch + 1, means[0], *shown, *held_out, lr, margin, side, clock.lap()))
         if is_main:
             state.save(folder, config, digest, contract)
-            _report(row, folder, config, reporter, tensorboard)
+            _report(row, clock.rest(state.curves), folder, config, reporter, tensorboard)
         accelerator.wait_for_everyone()
     return state.curves
 
@@ -307,18 +312,6 @@ def _shown(means: list[float], config: TrainConfig, *, taught: bool) -> tuple[fl
     return means[0] if config.distill.classification_weight else None, means[1] if taught else None
 
 
-def _card(data: FaceData, digest: str, licence: str, unlabeled: int) -> dict[str, object]:
-    photos = {split: len(data.rows(split)) for split in ("train", "val", "test")}
-    names = list(data.identities)
-    return {"sha256": digest, "licence": licence, "identities": names, "photos": photos, "unlabelled": unlabeled}
-
-
-def _write_card(path: Path, config: TrainConfig, data: dict[str, object], sources: Sequence[Origin]) -> None:
-    document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
-    document["sources"] = [asdict(source) for source in sources]
-    write_text(path, json.dumps(document, indent=2) + "\n")
-
-
 def _check_teachers(
     config: TrainConfig,
     net: nn.Module,
@@ -375,14 +368,14 @@ def _memory_explained(batch: int) -> Iterator[None]:
         raise
 
 
-def _report(row: Epoch, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:
+def _report(row: Epoch, rest: str, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:
     figures = {
         "Validation Loss": row.val_loss,
         "Accuracy": row.val_accuracy,
         "Cosine to teacher": row.val_cosine if row.val_loss is not None else row.train_cosine,
     }
     held_out = "".join(f", {name}: {value:.4f}" for name, value in figures.items() if value is not None)
-    reporter.say(f"Epoch {row.epoch}/{config.schedule.epochs}, Training Loss: {row.train_loss:.4f}{held_out}")
+    reporter.say(f"Epoch {row.epoch}/{config.schedule.epochs}, Training Loss: {row.train_loss:.4f}{held_out}{rest}")
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,37 +18,11 @@ from edgeface.data.dataset import FaceData
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_state, load_tensors, save_tensors
 from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
+from edgeface.training.schedule import CURVES, Epoch, write_curves
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.checks import Positive, build
-from edgeface_runtime.files import replacing
 
-LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.csv"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of ``curves.csv``."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float | None
-    """Of the head on augmented faces, with the margin; None where nothing is classified."""
-    train_cosine: float | None
-    """Mean cosine to the teachers' outputs; None without one."""
-    val_loss: float | None
-    val_accuracy: float | None
-    val_cosine: float | None
-    lr: float
-    margin: float
-    side: int
-    """Of the faces of this epoch, trained on and validated on, in pixels."""
-
-    def score(self) -> tuple[float, ...]:
-        """What makes an epoch the best: full size, validation accuracy (or cosine to the teachers), the lower loss."""
-        if self.val_loss is None:
-            return self.side, self.epoch
-        first = self.val_cosine if self.val_accuracy is None else self.val_accuracy
-        return self.side, first or 0.0, -self.val_loss
+LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class Learner(nn.Module):
@@ -160,7 +133,10 @@ class TrainingState:
         saved = by_key(as_dict(config_from(document["config"], str(folder / LAST), reporter)))
         changed = [key for key, value in by_key(as_dict(config)).items() if saved[key] != value]
         if changed:
-            raise UsageError(f"{folder}: started with another {', '.join(changed)}; resume with the same settings")
+            raise UsageError(
+                f"{folder}: started with another {', '.join(changed)}; resume with the same settings (leave them out), "
+                f"or begin a new run from this one: --init {folder} -o NEW"
+            )
         if document["data_sha256"] != data_sha256:
             raise UsageError(f"{folder}: started on other photos (their digest differs)")
         parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimizer": {}}
@@ -195,11 +171,3 @@ def _current(name: str) -> str:
     for old, new in (("optimiser.", "optimizer."), ("learner.guide.", "learner.feature_teacher.")):
         name = new + name.removeprefix(old) if name.startswith(old) else name
     return name
-
-
-def write_curves(curves: list[Epoch], path: Path) -> None:
-    """Writes the curves as CSV, whole or not at all."""
-    with replacing(path) as beside, beside.open("w", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=[item.name for item in fields(Epoch)])
-        table.writeheader()
-        table.writerows(asdict(row) for row in curves)

@@ -18,8 +18,11 @@ from edgeface_runtime.model import find_model
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"R": "edgeface_runtime", "D": "edgeface_devices", "X": "edgeface_export"}
-MOST = {"identify": 20, "train": 20, "export": 28, "bench": 13}
-"""A feature that is not asked for is no file on the way: before one of these grows, something on the way can go."""
+MOST = {"identify": 20, "train": 28, "export": 28, "bench": 13}
+"""A feature that is not asked for is no file on the way: before one of these grows, something on the way can go.
+
+Of a training run's files, 7 make the page that it ends with: it embeds, names and draws.
+"""
 
 
 def passed(arguments: list[str], folder: Path) -> set[str]:
