@@ -25,6 +25,7 @@ VERBS = (
     "train",
     "runs",
     "adapt",
+    "tune",
     "eval",
     "export",
     "inspect",
@@ -67,11 +68,14 @@ EXTRAS = {
     "paho": "mqtt",
     "pillow_heif": "heic",
     "usearch": "index",
+    "optuna": "tune",
+    "sqlalchemy": "tune",
 }
 # Verb → package → the extra that brings all that the verb needs, where that is another one.
 VERB_EXTRAS = {
     "demo": {package: "demo" for package, extra in EXTRAS.items() if extra in ("data", "train", "export", "report")},
     "train": {"matplotlib": "train", "jinja2": "train"},
+    "tune": {package: "tune" for package, extra in EXTRAS.items() if extra in ("data", "train", "report")},
     "export": dict.fromkeys(("torch", "torchvision", "safetensors"), "export"),
     "inspect": {"torch": "export"},
     "eval": dict.fromkeys(("jinja2", "matplotlib"), "data,report"),
