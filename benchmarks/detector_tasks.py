@@ -184,12 +184,12 @@ def cfp(recognizer: FaceRecognizer, asked: dict[str, str]) -> Figures:
 
     root, net = Path(asked["cfp"]), open_engine(asked["recognizer"])
     folds = json.loads(asked["folds"])
+    there = {file.parts[-3:]: file for file in root.glob("Data/Images/**/*.jpg")}
     files = {}
     for kind in "FP":
         for line in (root / f"Protocol/Pair_list_{kind}.txt").read_text().splitlines():
             number, name = line.split()
-            found = list(root.glob(f"Data/Images/**/{name.split('Images/')[1]}"))
-            files[kind, int(number)] = found[0]
+            files[kind, int(number)] = there[Path(name).parts[-3:]]
     pairs = [
         (fold, kind == "same", *(int(value) for value in line.split(",")))
         for fold in folds

@@ -2,6 +2,7 @@
 
     python -m benchmarks.detectors FACES [--old CHECKOUT] [--pairs FOLDER] [--cfp FOLDER --recognizer SIRIUS.tflite]
         [--heads A B] [--peer MOBILEFACENET.onnx] [--boards rpi-zero-2w rpi-4b rpi-5] [--only ROWS] [--state FILE]
+        [--write PAGE]
 
 FACES is a folder of photos of one face in the middle, LFW's or AT&T's. Builds and detectors take turns, each in fresh
 processes, one thread, the engine of the default model; times are thread CPU time. Rows are of:
@@ -19,7 +20,10 @@ processes, one thread, the engine of the default model; times are thread CPU tim
 - counted: instructions of finding and aligning one face at 640 × 480 on the boards' emulated cores
 
 Prints Markdown, or with ``--json`` one document. ``--state`` keeps what was measured, so that a run that was stopped
-goes on; figures of times and memory are always of one run.
+goes on, and so that rows that do not depend on the machine's load (``--only recall heads``) can be measured while it is
+busy and the others (``--only speed start``) while it is not: all rows of the file are shown. A row of times and memory
+is always of one run, and the load meanwhile is said below the table. ``--write docs/detectors.md`` puts the table into
+that page, and then names the sentences that quote it.
 """
 
 import argparse
@@ -54,6 +58,36 @@ NETS_OF = {
     "mtcnn": ("pnet", "rnet", "onet"),
     "yunet": ("yunet", "onet"),
 }
+# What the table calls a figure, and what it was to be: a share of the older build unless it says another unit.
+CALLED = {
+    "640 × 480, one face": ("find and align, 640 × 480, one face, ms", "0.40"),
+    "640 × 480, six faces": ("the same, six faces", "0.40"),
+    "176 × 176": ("the same, 176 × 176", ""),
+    "1920 × 1080": ("the same, 1920 × 1080", "0.40"),
+    "640 × 480, no face": ("the same, 640 × 480, no face but tiles of faces", ""),
+    "to a name, 640 × 480, one face": ("photo to name, 640 × 480, one face, ms", "0.50, 15 ×"),
+    "to a name, 176 × 176": ("the same, 176 × 176", "7 ×"),
+    "start to first name, CPU s": ("start of Python to first name, CPU s", "0.82"),
+    "peak memory, MB": ("peak memory of that process, MB", "85 MB"),
+    "its nets, both formats, MB": ("its nets, both formats, MB", "1.5 MB"),
+    "recall at 20 pixels, %": ("faces of 20 pixels found in 640 × 480, of 100, %", "70 %"),
+    "recall at 25 pixels, %": ("the same, 25 pixels", "95 %"),
+    "recall at 30 pixels, %": ("the same, 30 pixels", "99 %"),
+    "recall at 40 pixels, %": ("the same, 40 pixels", "99 %"),
+    "finds in 1,000 scenes without a face": ("finds in 1,000 scenes of shuffled face tiles without a face", "not more"),
+    "of them one lost": ("of them one of the two lost", "5"),
+    "LFW View 1, %": ("LFW View 1, shipped int8 model, % (1,000 pairs, ± 0.6)", "99.2 %"),
+    "CFP frontal-profile, folds 01 03 04 05 06 07 08 09 10, %": (
+        "CFP frontal-profile, folds 01 and 03 to 10, %",
+        "at least `mtcnn`'s",
+    ),
+    "instructions, cortex-a53, millions": ("find and align, one face, millions of instructions, Cortex-A53", "0.40"),
+    "instructions, cortex-a72, millions": ("the same, Cortex-A72", "0.40"),
+    "instructions, cortex-a76, millions": ("the same, Cortex-A76", "0.40"),
+}
+MARKS = ("<!-- detectors: begin -->\n", "<!-- detectors: end -->\n")
+QUOTED = "detectors.md#yunet"
+"""Who quotes the table links to it."""
 Cells = dict[str, float]
 
 
@@ -129,14 +163,86 @@ def peers(peer: Path, scenes: dict[str, str]) -> Iterator[tuple[str, Cells]]:
 
 
 def table(cells: dict[str, dict[str, float]], others: list[str], ours: list[str]) -> str:
-    """Markdown: a row a figure, a column a build, and the share of the last column of ours in the first of them."""
+    """Markdown: a row a figure, a column a build, the share of the last column of ours in the first, what was asked.
+
+    Where the first of the others has the figure too, ours say how many times less theirs is.
+    """
     columns = [*others, *ours]
-    lines = ["| | " + " | ".join(columns) + " | share |", "| --- |" + " --- |" * (len(columns) + 1)]
+    lines = ["| | " + " | ".join(columns) + " | share | asked |", "| --- |" + " --- |" * (len(columns) + 2)]
     for figure, row in cells.items():
-        values = [f"{row[column]:,.5g}" if column in row else "" for column in columns]
+        called, asked = CALLED.get(figure, (figure, ""))
+        peer = row.get(others[0]) if others else None
+        values = [
+            f"{row[column]:,.4g}{f' ({peer / row[column]:.1f} ×)' if peer and column in ours else ''}"
+            if column in row
+            else ""
+            for column in columns
+        ]
         share = row[ours[-1]] / row[ours[0]] if row.get(ours[0]) and ours[-1] in row else None
-        lines.append(f"| {figure} | {' | '.join(values)} | {'' if share is None else f'{share:.2f}'} |")
+        lines.append(f"| {called} | {' | '.join(values)} | {'' if share is None else f'{share:.2f}'} | {asked} |")
     return "\n".join(lines)
+
+
+def quoting(root: Path) -> Iterator[str]:
+    """File, line and words of each paragraph in README and docs that links to the table."""
+    for file in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        lines = file.read_text("utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if QUOTED in line:
+                yield f"{file.relative_to(root)}:{number + 1}: {' '.join(lines[max(0, number - 1) : number + 1])}"
+
+
+def commit_of(checkout: Path) -> str:
+    """The short name of a checkout's commit, or the folder's where it is none."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or checkout.name
+
+
+def measure(
+    given: argparse.Namespace,
+    columns: list[Column],
+    rows: list[str],
+    state: dict[str, dict[str, Cells]],
+    loads: dict[str, str],
+    keep: Callable[[str, str, Cells], None],
+) -> None:
+    """Measures what the state lacks of these rows; ``keep`` gets each row of each column, ``loads`` the load."""
+    faces = given.faces.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        asked: dict[str, Any] = {"faces": str(faces), "folder": folder, "scenes": given.scenes}
+        asked |= {"photo": str(Path(folder) / "photo.jpg")}
+        asked["heads"] = json.dumps([str(Path(path).resolve()) for path in given.heads or []])
+        asked["folds"] = json.dumps([f"{number:02d}" for number in given.folds])
+        for name in ("pairs", "cfp", "recognizer"):
+            asked[name] = str(Path(getattr(given, name) or "").resolve())
+        first = next(file for file in sorted(faces.rglob("*")) if file.suffix.lower() in SUFFIXES)
+        Image.fromarray(open_rgb(first)).resize((640, 480)).save(asked["photo"], quality=90)
+        kinds = dict(json.loads(line) for line in columns[-1].run("kinds", asked).splitlines())
+        asked["kinds"] = json.dumps(kinds)
+
+        for row in rows:
+            if row in REPEATED:
+                taken: dict[str, list[Cells]] = {}
+                seen = []
+                for _ in range(given.rounds):
+                    for column in columns:
+                        taken.setdefault(column.title, []).append(json.loads(column.run(row, asked)))
+                    for title, cells in peers(given.peer, kinds) if row == "speed" and given.peer else ():
+                        taken.setdefault(title, []).append(cells)
+                    seen.append(os.getloadavg()[0])
+                loads[row] = f"{row} {min(seen):.1f} to {max(seen):.1f}"
+                for title, said in taken.items():
+                    keep(row, title, {name: statistics.median(one[name] for one in said) for name in said[0]})
+            for column in columns if row not in REPEATED else ():
+                if column.title in state.get(row, {}):
+                    continue
+                if row == "size":
+                    keep(row, column.title, size(column))
+                elif row == "counted":
+                    keep(row, column.title, counted(column, Path(kinds["640 × 480, one face"]), given.boards))
+                else:
+                    keep(row, column.title, json.loads(column.run(row, asked)))
 
 
 def main() -> None:
@@ -156,62 +262,53 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--only", nargs="+", default=ROWS, choices=ROWS, metavar="ROWS", help=", ".join(ROWS))
     parser.add_argument("--state", type=Path, help="file that keeps what was measured")
+    parser.add_argument("--write", type=Path, help="page whose table is written anew")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    faces = given.faces.resolve()
-    columns = [Column(f"before: `{given.old_detector}`", given.old.resolve(), given.old_detector)] if given.old else []
+    columns = [Column(commit_of(given.old), given.old.resolve(), given.old_detector)] if given.old else []
     columns += [Column(f"`{name}`", HERE, name) for name in given.detectors]
     lacking = {"heads": given.heads, "view 1": given.pairs, "cfp": given.cfp and given.recognizer}
     lacking["counted"] = given.boards
     rows = [row for row in given.only if lacking.get(row, True)]
     state: dict[str, dict[str, Cells]] = {}
+    loads: dict[str, str] = {}
     if given.state and given.state.exists():
-        state = json.loads(given.state.read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, Any] = {"faces": str(faces), "folder": folder, "scenes": given.scenes}
-        asked |= {"photo": str(Path(folder) / "photo.jpg")}
-        asked["heads"] = json.dumps([str(Path(path).resolve()) for path in given.heads or []])
-        asked["folds"] = json.dumps([f"{number:02d}" for number in given.folds])
-        for name in ("pairs", "cfp", "recognizer"):
-            asked[name] = str(Path(getattr(given, name) or "").resolve())
-        first = next(file for file in sorted(faces.rglob("*")) if file.suffix.lower() in SUFFIXES)
-        Image.fromarray(open_rgb(first)).resize((640, 480)).save(asked["photo"], quality=90)
-        kinds = dict(json.loads(line) for line in columns[-1].run("kinds", asked).splitlines())
-        asked["kinds"] = json.dumps(kinds)
+        kept = json.loads(given.state.read_text())
+        state, loads = kept["rows"], kept["loads"]
 
-        def keep(row: str, title: str, cells: Cells) -> None:
-            state.setdefault(row, {})[title] = cells
-            print(f"{row}, {title}: {cells}", file=sys.stderr)
-            if given.state:
-                given.state.write_text(json.dumps(state, indent=1, ensure_ascii=False))
+    def keep(row: str, title: str, cells: Cells) -> None:
+        state.setdefault(row, {})[title] = cells
+        print(f"{row}, {title}: {cells}", file=sys.stderr)
+        if given.state:
+            kept = {"rows": state, "loads": loads}
+            given.state.write_text(json.dumps(kept, indent=1, ensure_ascii=False))
 
-        for row in rows:
-            if row in REPEATED and row not in state:
-                taken: dict[str, list[Cells]] = {}
-                for _ in range(given.rounds):
-                    for column in columns:
-                        taken.setdefault(column.title, []).append(json.loads(column.run(row, asked)))
-                    for title, cells in peers(given.peer, kinds) if row == "speed" and given.peer else ():
-                        taken.setdefault(title, []).append(cells)
-                for title, said in taken.items():
-                    keep(row, title, {name: statistics.median(one[name] for one in said) for name in said[0]})
-            for column in columns if row not in REPEATED else ():
-                if column.title in state.get(row, {}):
-                    continue
-                if row == "size":
-                    keep(row, column.title, size(column))
-                elif row == "counted":
-                    keep(row, column.title, counted(column, Path(kinds["640 × 480, one face"]), given.boards))
-                else:
-                    keep(row, column.title, json.loads(column.run(row, asked)))
+    def is_kept(row: str) -> bool:
+        titles = columns[:1] if row in REPEATED else columns
+        return all(column.title in state.get(row, {}) for column in titles)
+
+    if not all(map(is_kept, rows)):
+        measure(given, columns, [row for row in rows if not is_kept(row)], state, loads, keep)
     figures: dict[str, dict[str, float]] = {}
-    for row in rows:
-        for title, cells in state.get(row, {}).items():
+    shown = [column.title for column in columns]
+    measured = [row for row in ROWS if row in state]
+    for row in measured:
+        for title, cells in state[row].items():
             for name, value in cells.items():
                 figures.setdefault(name, {})[title] = round(value, 3)
-    shown = [column.title for column in columns]
-    titles = list(dict.fromkeys(title for row in rows for title in state.get(row, {}) if title not in shown))
-    print(json.dumps(figures, indent=1, ensure_ascii=False) if given.json else table(figures, titles, shown))
+    titles = list(dict.fromkeys(title for row in measured for title in state[row] if title not in shown))
+    if given.json:
+        print(json.dumps(figures, indent=1, ensure_ascii=False))
+        return
+    made = f"{table(figures, titles, shown)}\n"
+    if loads:
+        said = ", ".join(loads[row] for row in REPEATED if row in loads)
+        made += f"\nLoad of the machine meanwhile ({os.cpu_count()} processors, one busy with this): {said}.\n"
+    print(made, end="")
+    if given.write:
+        before, rest = given.write.read_text("utf-8").split(MARKS[0])
+        given.write.write_text(before + MARKS[0] + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+        print("\nThese sentences quote the table:", *quoting(HERE), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

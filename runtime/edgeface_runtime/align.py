@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeface_runtime.detection.pixels import reduced, require_rgb
 from edgeface_runtime.errors import ImageError, UsageError
@@ -89,56 +90,73 @@ def align(
     down = (np.arange(size, dtype=np.float64) - shift_y)[:, None]
     x = (across * d - down * b) / determinant
     y = (down * a - across * c) / determinant
-    photo, x, y = _shrunk(image, x, y, block)
-    return _bilinear(photo, x, y, extend)
-
-
-def _shrunk(
-    image: Pixels, x: NDArray[np.float64], y: NDArray[np.float64], block: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """The part of the photo under the coordinates, block × block pixels made one; coordinates to match."""
-    corners = [axis[:: len(axis) - 1, :: len(axis) - 1] for axis in (x, y)]  # where the extremes are
-    left, top = (max(0, math.floor(float(axis.min())) - block) // block * block for axis in corners)
-    right, bottom = (math.ceil(float(axis.max())) + 2 * block for axis in corners)
+    corners = np.stack([axis[:: size - 1, :: size - 1].ravel() for axis in (x, y)])  # where the extremes are
+    (least_x, least_y), (most_x, most_y) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()
+    left, top = (max(0, math.floor(least) - block) // block * block for least in (least_x, least_y))
+    right, bottom = (max(start + 1, math.ceil(most) + 2 * block) for start, most in ((left, most_x), (top, most_y)))
     # The mean of each block in whole numbers is the same everywhere too.
-    part = reduced(image, (block, block), (left, top, max(right, left + 1), max(bottom, top + 1)))
-    middle = (block - 1) / 2
-    return part, (x - left - middle) / block, (y - top - middle) / block
+    part = reduced(image, (block, block), (left, top, right, bottom))
+    is_inside = least_x >= 0 and least_y >= 0 and most_x < image.shape[1] - 1 and most_y < image.shape[0] - 1
+    right_steps, under = (
+        _steps(axis, start + (block - 1) / 2, block, None if is_inside else length)
+        for axis, start, length in ((x, left, part.shape[1]), (y, top, part.shape[0]))
+    )
+    return _bilinear(part, right_steps, under, extend)
 
 
 def _bilinear(
-    photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64], extend: bool
+    photo: NDArray[np.uint8], right: NDArray[np.int32], under: NDArray[np.int32], extend: bool
 ) -> NDArray[np.uint8]:
+    """The photo at places counted in steps of 1/_SUB pixel from the upper left of a frame around it."""
     height, width = photo.shape[:2]
-    # A black frame, one wider at the end: no special case at the edges. Channels apart, for one index serves all three.
-    framed = np.zeros((3, height + 3, width + 3), np.int32)
-    framed[:, 1:-2, 1:-2] = photo.transpose(2, 0, 1)
+    # A black frame, one wider at the end: no special case at the edges. A pixel is one number, so that one index serves
+    # all three channels.
+    framed = np.zeros((height + 3, width + 3), "<i4")
+    if photo.size:
+        packed = Image.fromarray(photo).tobytes("raw", "RGBX")
+        framed[1:-2, 1:-2] = np.frombuffer(packed, "<i4").reshape(height, width)
     if extend and photo.size:
+        framed[[0, -2]] = framed[[1, -3]]
         framed[:, [0, -2]] = framed[:, [1, -3]]
-        framed[:, :, [0, -2]] = framed[:, :, [1, -3]]
-    right, under = _steps(x, width), _steps(y, height)
     start = (under >> _BITS).astype(np.intp) * (width + 3) + (right >> _BITS)
     right &= _SUB - 1
     under &= _SUB - 1
     far = right * under
     weights = [_SUB * (_SUB - right - under) + far, _SUB * right - far, _SUB * under - far, far]
-    places = [start + step for step in (0, 1, width + 3, width + 4)]
-    crop = np.empty((*x.shape, 3), np.uint8)
-    for channel, pixels in enumerate(framed.reshape(3, -1)):
-        blended = np.full(x.shape, _SUB * _SUB // 2, np.int32)
-        for place, weight in zip(places, weights, strict=True):
-            corner = np.take(pixels, place, mode="clip")  # none is outside; the check would take longer
-            corner *= weight
-            blended += corner
-        crop[..., channel] = blended >> 2 * _BITS
+    table = framed.reshape(-1)
+    # None is outside; the check would take longer.
+    corners = [np.take(table, start + step, mode="wrap") for step in (0, 1, width + 3, width + 4)]
+    crop = np.empty((*start.shape, 3), np.uint8)
+    for channel in range(3):
+        blended = np.full(start.shape, _SUB * _SUB // 2, np.int32)
+        for corner, weight in zip(corners, weights, strict=True):
+            value = corner & 0xFF
+            value *= weight
+            blended += value
+            corner >>= 8
+        blended >>= 2 * _BITS
+        crop[..., channel] = blended
     return crop
 
 
-def _steps(axis: NDArray[np.float64], limit: int) -> NDArray[np.int32]:
-    """Coordinates in whole steps of 1/_SUB pixel from the frame's first, no further than the frame."""
-    steps = axis * _SUB
-    steps += 0.5
-    np.floor(steps, out=steps)
-    np.maximum(np.minimum(steps, limit * _SUB, out=steps), -_SUB, out=steps)  # np.clip takes longer to call
-    steps += _SUB
-    return steps.astype(np.int32)
+def _steps(axis: NDArray[np.float64], first: float, block: int, limit: int | None) -> NDArray[np.int32]:
+    """Coordinates of the photo in whole steps of 1/_SUB pixel of its part, from the part's frame.
+
+    Args:
+        axis: coordinates; changed on the way.
+        first: where the part's first pixel has its middle.
+        block: pixels of the photo that are one of the part.
+        limit: the part's pixels where coordinates may lie outside; they go no further than the frame.
+    """
+    axis -= first
+    if block & (block - 1):
+        axis /= block
+        axis *= _SUB
+    else:
+        axis *= _SUB / block  # the same to the bit
+    axis += 0.5
+    np.floor(axis, out=axis)
+    if limit is not None:
+        np.maximum(np.minimum(axis, limit * _SUB, out=axis), -_SUB, out=axis)  # np.clip takes longer to call
+    axis += _SUB
+    return axis.astype(np.int32)

@@ -1,6 +1,9 @@
 """What detectors are measured on is what it says, and the table counts it right."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ if not (Path(__file__).parents[2] / "benchmarks" / "detectors.py").exists():
     pytest.skip("needs the checkout's benchmarks", allow_module_level=True)
 
 from benchmarks.detector_scenes import faceless, scene, touching
-from benchmarks.detectors import table
+from benchmarks.detectors import MARKS, table
 from edgeface_runtime import load_detector
 
 
@@ -52,10 +55,29 @@ def test_there_are_315_pictures_of_two_heads(att: list[np.ndarray]) -> None:
 
 
 def test_the_share_is_of_the_first_and_the_last_of_ours() -> None:
-    cells = {"ms": {"peer": 100.0, "before": 8.0, "after": 2.0}, "faces": {"after": 3.0}}
+    cells = {"ms": {"peer": 100.0, "before": 8.0, "after": 2.0}, "peak memory, MB": {"after": 3.0}}
     assert table(cells, ["peer"], ["before", "after"]).splitlines() == [
-        "| | peer | before | after | share |",
-        "| --- | --- | --- | --- | --- |",
-        "| ms | 100 | 8 | 2 | 0.25 |",
-        "| faces |  |  | 3 |  |",
+        "| | peer | before | after | share | asked |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| ms | 100 | 8 (12.5 ×) | 2 (50.0 ×) | 0.25 |  |",
+        "| peak memory of that process, MB |  |  | 3 |  | 85 MB |",
     ]
+
+
+def test_what_was_measured_is_written_between_the_marks_and_who_quotes_it_is_named(tmp_path: Path) -> None:
+    root, page, state = Path(__file__).parents[2], tmp_path / "page.md", tmp_path / "state.json"
+    page.write_text(f"above\n{MARKS[0]}| old |\n{MARKS[1]}below\n", "utf-8")
+    measured = {"speed": {"`yunet`": {"176 × 176": 2.5}}, "recall": {"`yunet`": {"recall at 20 pixels, %": 80.0}}}
+    state.write_text(json.dumps({"rows": measured, "loads": {"speed": "speed 0.9 to 1.1"}}), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.detectors", str(tmp_path), "--detectors", "yunet", "--only", "speed",
+         "--state", str(state), "--write", str(page)],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    written = page.read_text("utf-8")
+    assert written.startswith(f"above\n{MARKS[0]}| | `yunet` | share | asked |\n")
+    assert "| the same, 176 × 176 | 2.5 | 1.00 |  |\n" in written
+    assert "| faces of 20 pixels found in 640 × 480, of 100, % | 80 | 1.00 | 70 % |\n" in written
+    assert "speed 0.9 to 1.1.\n" in written
+    assert written.endswith(f"{MARKS[1]}below\n")
+    assert any(line.startswith("README.md:") for line in done.stderr.splitlines())

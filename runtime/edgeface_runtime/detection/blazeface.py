@@ -143,7 +143,8 @@ class _View:
         # A whole number of blocks, so that each stays the same block wherever the photo's edge cuts the square.
         corner = np.floor(((box[:2] + box[2:]) / 2 - around * side) / self.shrink).astype(np.intp)
         self.reach = math.ceil(2 * around * side / self.shrink) + 1
-        self.sums = running_sums(framed(photo, corner, self.reach, self.shrink))
+        left, top = corner.tolist()
+        self.sums = running_sums(framed(photo, (left, top), self.reach, self.shrink))
         self.origin = (corner * self.shrink).astype(np.float32)
 
     def inside(self, box: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -90,18 +90,19 @@ def resized(image: Pixels, box: Area, size: tuple[int, int]) -> NDArray[np.uint8
     return np.asarray(small.resize(size, Image.Resampling.BILINEAR, (start_x, start_y, end_x, end_y)))
 
 
-def framed(photo: Pixels, corner: NDArray[np.intp], reach: int, shrink: int) -> NDArray[np.uint8]:
+def framed(photo: Pixels, corner: tuple[int, int], reach: int, shrink: int) -> NDArray[np.uint8]:
     """(reach, reach, 3): a square of the photo with shrink × shrink pixels made one; ``corner`` counts such blocks.
 
     Grey beyond the photo's edge: O-Net's landmarks go astray on a face that is cut or stretched.
     """
+    (left, top), (height, width) = corner, photo.shape[:2]
+    area = (left * shrink, top * shrink, (left + reach) * shrink, (top + reach) * shrink)
+    if left >= 0 and top >= 0 and area[2] <= width and area[3] <= height:
+        return reduced(photo, (shrink, shrink), area)
     canvas = np.full((reach, reach, 3), _GREY, np.uint8)
-    start = np.clip(corner * shrink, 0, photo.shape[1::-1])
-    end = np.clip((corner + reach) * shrink, start, photo.shape[1::-1])
-    if (end > start).all():
-        part = reduced(photo, (shrink, shrink), (int(start[0]), int(start[1]), int(end[0]), int(end[1])))
-        x, y = np.maximum(0, -corner)
-        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+    part = reduced(photo, (shrink, shrink), area)
+    x, y = max(0, -left), max(0, -top)
+    canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
     return canvas
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from edgeface_runtime.engines import Engine
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import Pixels
 
-_STRIDES = (8, 16, 32)
+_STRIDES = np.array([8, 16, 32], np.float32)
 _SEEN = 29  # pixels that the smallest face has where YuNet sees it
 # Pixels of the longer and the shorter side that YuNet sees at once, and of the sides of tiles where the photo has more:
 # memory does not grow with the photo.
@@ -29,7 +28,8 @@ _WHOLE, _TILE = (1408, 800), (1024, 800)
 _SHARED = 160  # of them that neighbouring tiles share; what is larger is found in the photo at a quarter of the scale
 _ENOUGH = 192  # pixels of the longer side in which a large face still has 20
 _NEAREST = 1.5  # photos that shrink less lose no face when pixels are dropped, in a tenth of the time of a filter
-_REACH, _RAISE = 0.95, 0.04  # O-Net's square: in longer sides of YuNet's box, and how far above its middle
+# O-Net's square: in longer sides of YuNet's box, and where the middle of the box is in it.
+_REACH, _MIDDLE = 0.95, np.array([0.5, 0.54], np.float32)
 _CROP, _DETAIL = 48, 64
 _HOPELESS = -2.2  # the logit of 0.1: what O-Net's first look gives less is no face
 _OVERLAP = 0.3  # of two boxes that share more of their union, one stays; two heads that touch share less
@@ -37,7 +37,13 @@ _CLEAR = 0.5  # what a face has that is large in the photo
 # So many proposals below that confidence are looked at, and what O-Net must say of them: texture can give hundreds, of
 # which a few look like tiny faces.
 _FAINT, _FAINT_MOST, _FAINT_SURE = 0.5, 8, 0.95
-_MIRRORED = [1, 0, 2, 4, 3]
+# O-Net's 15 numbers: a logit, how far the box is from its square, and where the points are in it, all x, then all y.
+# These bring the last fourteen of a look, and of one at the mirror image, to shares of the square.
+_FROM = np.array([0, 0, 1, 1, *[0] * 10], np.float32)
+_OTHER = [3, 2, 1, 4, 6, 5, 7, 9, 8, 11, 10, 12, 14, 13]
+_SIGN = np.array([-1, 1, -1, 1, *[-1] * 5, *[1] * 5], np.float32)
+_AXES = [0, 1, 0, 1, *[0] * 5, *[1] * 5]
+_ACROSS = np.array([0, 0, 1, 1, *[1] * 5, *[0] * 5], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,19 +157,18 @@ class YunetOnet(ProposalSettings):
         than one for all, and LiteRT prepares its memory anew for each number of crops.
         """
         side = float((proposed[2:] - proposed[:2]).max()) * _REACH
-        corner = (proposed[:2] + proposed[2:]) / 2 - np.float32(side) * np.array([0.5, 0.5 + _RAISE], np.float32)
+        corner = (proposed[:2] + proposed[2:]) / 2 - np.float32(side) * _MIDDLE
         crop = _crop(photo, corner, side)
         values = crop.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(128) - np.float32(127.5 / 128)
         first = self.onet.run(values)[0][0]
         if first[0] < _HOPELESS:
             return None
         second = self.onet.run(np.ascontiguousarray(values[..., ::-1]))[0][0]
-        score = float((1 / (1 + np.exp(-np.array([first[0], second[0]])))).mean())
-        box, mirrored = (answer[1:5] + np.array([0, 0, 1, 1], np.float32) for answer in (first, second))
-        mirrored[[0, 2]] = 1 - mirrored[[2, 0]]
-        points, other = (answer[5:].reshape(2, 5).T for answer in (first, second))
-        other = other[_MIRRORED] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
-        return Face((box + mirrored) / 2 * side + np.tile(corner, 2), score, (points + other) / 2 * side + corner)
+        score = sum(1 + math.tanh(logit / 2) for logit in (float(first[0]), float(second[0]))) / 4
+        # Box and points of the square, x and y apart, as shares of its side.
+        shares = (first[1:] + _FROM + second[_OTHER] * _SIGN + _ACROSS) / 2
+        places = shares * np.float32(side) + corner[_AXES]
+        return Face(places[:4], score, np.ascontiguousarray(places[4:].reshape(2, 5).T))
 
 
 def _shrunk(photo: Pixels, part: Area, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -179,33 +184,22 @@ def _shrunk(photo: Pixels, part: Area, size: tuple[int, int]) -> NDArray[np.uint
 def _crop(photo: Pixels, corner: NDArray[np.float32], side: float) -> NDArray[np.uint8]:
     """(48, 48, 3): the square of the photo with that upper left corner."""
     shrink = max(1, int(side) // _DETAIL)
-    start, end = corner / shrink, side / shrink
-    first = np.floor(start).astype(np.intp) - 1  # a pixel around, for the filter to see
-    x, y = (start - first).tolist()
-    frame = Image.fromarray(framed(photo, first, math.ceil(end) + 3, shrink))
-    return np.asarray(frame.resize((_CROP, _CROP), Image.Resampling.BILINEAR, (x, y, x + end, y + end)))
+    (left, top), side = (corner / shrink).tolist(), side / shrink
+    first = (math.floor(left) - 1, math.floor(top) - 1)  # a pixel around, for the filter to see
+    frame = Image.fromarray(framed(photo, first, math.ceil(side) + 3, shrink))
+    x, y = left - first[0], top - first[1]
+    return np.asarray(frame.resize((_CROP, _CROP), Image.Resampling.BILINEAR, (x, y, x + side, y + side)))
 
 
 def _decoded(maps: list[NDArray[np.float32]], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(N, 4) boxes in pixels of the net's input and (N,) confidences of the cells that reach ``threshold``."""
-    flat = np.concatenate([answer.reshape(-1, answer.shape[3]) for answer in maps])
     least = math.log(threshold**2 / (1 - threshold**2))  # neither logit is lower where the geometric mean passes
-    passed = np.flatnonzero(flat[:, :2].min(axis=1) > least)
-    cells, places = flat[passed], _cells(tuple(answer.shape[1:3] for answer in maps))[passed]
+    passed = [np.nonzero(np.minimum(answer[0, :, :, 0], answer[0, :, :, 1]) > least) for answer in maps]
+    cells = np.concatenate([answer[0][at] for answer, at in zip(maps, passed, strict=True)])
+    rows, columns = (np.concatenate(part).astype(np.float32) for part in zip(*passed, strict=True))
+    strides = np.repeat(_STRIDES, [len(at[0]) for at in passed])[:, None]
     score = np.sqrt(1 / (1 + np.exp(-cells[:, :2])).prod(axis=1))
-    centre = (places[:, :2] + cells[:, 2:4]) * places[:, 2:]
-    half = np.exp(cells[:, 4:6]) * (places[:, 2:] / 2)
+    centre = (np.stack([columns, rows], axis=1) + cells[:, 2:4]) * strides
+    half = np.exp(cells[:, 4:6]) * (strides / 2)
     kept = score >= threshold
     return np.concatenate([centre - half, centre + half], axis=1)[kept], score[kept]
-
-
-@lru_cache(maxsize=8)
-def _cells(sizes: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
-    """(N, 3) column, row and stride of each cell of the three maps."""
-    places = [
-        np.stack(
-            [np.tile(np.arange(wide), high), np.repeat(np.arange(high), wide), np.full(high * wide, stride)], axis=1
-        )
-        for stride, (high, wide) in zip(_STRIDES, sizes, strict=True)
-    ]
-    return np.concatenate(places).astype(np.float32)
