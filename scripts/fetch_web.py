@@ -27,7 +27,16 @@ LITERT_FILES = (
 )
 UTILS = "@litertjs/wasm-utils"
 UTILS_SHA512 = "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ=="
-NETS = ("blazeface_full_range", "blazeface_short_range", "onet")
+UINT8, INT8 = (
+    f'''{{
+    dtype: "{kind.lower()}",
+    typedArrayConstructor: {kind}Array,
+    elementType: ElementType.{kind.upper()}
+  }}'''
+    for kind in ("Uint8", "Int8")
+)
+"""Rows of LiteRT.js's list of arrays that tensors are made of."""
+NETS = ("yunet", "onet")
 NEEDED = (
     *FILES,
     *(f"litert/{Path(name).name}" for name in LITERT_FILES),
@@ -49,8 +58,13 @@ def fetch() -> None:
     npm_package.fetch(LITERT, LITERT_SHA512, LITERT_FILES, VENDOR / "litert")
     npm_package.fetch(f"{UTILS}@2.5.3", UTILS_SHA512, ["dist/index.js"], VENDOR / "litert" / "utils")
     core = VENDOR / "litert" / "index.js"
+    text = core.read_text("utf-8")
     # A browser finds a module by its path, and the page's policy forbids the map that would turn names into paths.
-    core.write_text(core.read_text("utf-8").replace(f'"{UTILS}"', '"./utils/index.js"'), "utf-8")
+    text = text.replace(f'"{UTILS}"', '"./utils/index.js"')
+    if INT8 not in text:  # LiteRT.js runs nets that take int8, but its list of arrays lacks theirs
+        assert UINT8 in text
+        text = text.replace(UINT8, f"{INT8},\n  {UINT8}", 1)
+    core.write_text(text, "utf-8")
     for name in NEEDED:
         if name.rsplit(".", 1)[0] in NETS:
             shutil.copy(ROOT / "runtime" / "edgeface_runtime" / "detection" / "nets" / name, VENDOR)

@@ -96,15 +96,22 @@ function tfliteText(bytes) {
   return text;
 }
 
-/** The file for one image at a time: LiteRT.js runs the shapes that a file states, and has no way to ask for others. */
-function batchOfOne(bytes) {
+/** Of a TFLite file its copy, how to read it, and the tensors of its inputs and of its outputs. */
+function copied(bytes) {
   const copy = bytes.slice();
-  const { view, number, vector, child } = flatbuffer(copy);
+  const reader = flatbuffer(copy);
+  const { number, vector, child } = reader;
   const graph = child(number(0), 2, 0); // of Model.subgraphs
   const ends = [1, 2].map((field) => {
     const [start, count] = vector(graph, field); // SubGraph.inputs and .outputs, numbers of .tensors
     return Array.from({ length: count }, (_, i) => child(graph, 0, number(start + 4 * i)));
   });
+  return { copy, ends, ...reader };
+}
+
+/** The file for one image at a time: LiteRT.js runs the shapes that a file states, and has no way to ask for others. */
+function batchOfOne(bytes) {
+  const { copy, ends, view, number, vector } = copied(bytes);
   const batches = new Set();
   for (const tensor of ends[0]) {
     const [[shape, sides], [signature, known]] = [vector(tensor, 0), vector(tensor, 7)];
@@ -115,6 +122,15 @@ function batchOfOne(bytes) {
   for (const [shape] of ends[1].map((tensor) => vector(tensor, 0))) {
     if (shape && batches.has(number(shape))) view.setInt32(shape, 1, true);
   }
+  return copy;
+}
+
+/** The file with an input and outputs of these shapes. */
+function ofShapes(bytes, input, outputs) {
+  const { copy, ends, view, vector } = copied(bytes);
+  [[input], outputs].forEach((shapes, end) =>
+    shapes.forEach((sides, i) => sides.forEach((side, axis) => view.setInt32(vector(ends[end][i], 0)[0] + 4 * axis, side, true))),
+  );
   return copy;
 }
 
@@ -173,23 +189,49 @@ async function openOnnx(bytes) {
   const ort = await onnxruntime();
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   return async (data, shape) => {
-    const type = data instanceof Uint8Array ? "uint8" : "float32";
+    const type = { Uint8Array: "uint8", Int8Array: "int8" }[data.constructor.name] ?? "float32";
     const outputs = await session.run({ [session.inputNames[0]]: new ort.Tensor(type, data, shape) });
     return session.outputNames.map((name) => outputs[name]);
   };
 }
 
-async function openTflite(bytes) {
+/** The same for a net of one input whose sides may be any; outputShapes(shape) says what it then gives. */
+export async function openSized(bytes, outputShapes) {
+  if (fileFormat(bytes) !== "tflite") return openOnnx(bytes);
+  let [last, net, before] = ["", null, Promise.resolve()];
+  const run = async (data, shape) => {
+    if (`${shape}` !== last) {
+      net?.close();
+      [last, net] = ["", null];
+      net = await compiled(whole("TFLite", () => ofShapes(bytes, shape, outputShapes(shape))));
+      last = `${shape}`;
+    }
+    return net.run(data, shape);
+  };
+  return (data, shape) => {
+    const answer = before.then(() => run(data, shape)); // one after another: the net is closed where the shape changes
+    before = answer.catch(() => {});
+    return answer;
+  };
+}
+
+/** A TFLite file of stated shapes: run(data, shape), and close(), for WebAssembly's memory has no garbage collector. */
+async function compiled(bytes) {
   const { Tensor, loadAndCompile } = await litert();
-  const model = await loadAndCompile(whole("TFLite", () => batchOfOne(bytes)), { accelerator: "wasm" });
-  const one = async (data, shape) => {
+  const model = await loadAndCompile(bytes, { accelerator: "wasm" });
+  const run = async (data, shape) => {
     const taken = new Tensor(data, shape);
     const given = await model.run([taken]);
     const outputs = [];
     for (const tensor of given) outputs.push({ data: (await tensor.data()).slice(), dims: [...tensor.type.layout.dimensions] });
-    for (const tensor of [taken, ...given]) tensor.delete(); // WebAssembly's memory has no garbage collector
+    for (const tensor of [taken, ...given]) tensor.delete();
     return outputs;
   };
+  return { run, close: () => model.delete() };
+}
+
+async function openTflite(bytes) {
+  const { run: one } = await compiled(whole("TFLite", () => batchOfOne(bytes)));
   return async (data, [count, ...sides]) => {
     const each = data.length / count;
     const answers = [];

@@ -1,70 +1,62 @@
-// Finds faces with the nets that edgeface ships: BlazeFace proposes, MTCNN's O-Net places five landmarks.
-// The steps and the constants are those of edgeface_runtime's detector "blazeface"
-// (runtime/edgeface_runtime/detection/blazeface.py).
+// Finds faces with the nets that ship with edgeface: YuNet proposes, MTCNN's O-Net judges and places five landmarks.
+// The steps and the constants are those of edgeface_runtime's detector "yunet"
+// (runtime/edgeface_runtime/detection/yunet_onet.py).
 
-import { openNet, reduced } from "./edgeface.js";
+import { openNet, openSized, reduced } from "./edgeface.js";
 
-const WIDE = { file: "blazeface_full_range", size: 192, grid: [[4, 1]] }; // grid: stride, anchors a cell
-const NEAR = {
-  file: "blazeface_short_range",
-  size: 128,
-  grid: [
-    [8, 2],
-    [16, 6],
-  ],
-};
+const STRIDES = [8, 16, 32];
 const MARGIN = 0.6; // border, in parts of the longer side, with which a photo without a face is looked at again
-const SURE = 0.97; // score of the best face below which the photo's quarter turns are looked at
+const SURE = 0.985; // score of the best face below which the photo's quarter turns are looked at
 const TURNED = 0.9; // least score of the best face of a turned photo
 const DOUBT = 2; // so many times nearer to 1 than upright must that score be
 const COARSE = 640; // pixels of the longer side that are enough for a second look
-const MIN_FACE = 40;
-const REACH = 16; // a tile's side, in smallest faces
-const SEEN = 2; // smallest faces that neighbouring tiles share
-const PROPOSAL = 0.2;
-const PROPOSAL_NEAR = 0.5; // of the short-range net, which gives every upright face more
+const SCALE = 29 / 40; // at which YuNet sees a photo: the smallest face that is looked for then has 29 pixels
+const WHOLE = [1408, 800]; // pixels of the longer and the shorter side that YuNet sees at once
+const TILE = [1024, 800]; // and of the sides of tiles where the photo has more
+const SHARED = 160; // of them that neighbouring tiles share
+const ENOUGH = 192; // pixels of the longer side in which a large face still has 20
+const NEAREST = 1.5; // photos that shrink less lose pixels, others are filtered
+const PROPOSAL = 0.15;
+const CLEAR = 0.5; // confidence of a face that is large in the photo
+const [FAINT, FAINT_MOST, FAINT_SURE] = [0.5, 8, 0.95]; // so many proposals below are looked at, and what O-Net must say
 const THRESHOLD = 0.7;
-const HOPELESS = 0.1;
-const AROUND = 0.85; // half the square in which a face is looked at, in sides of its proposal
-const DETAIL = 64;
+const HOPELESS = -2.2; // the logit of 0.1
+const OVERLAP = 0.3;
+const [REACH, MIDDLE] = [0.95, [0.5, 0.54]]; // O-Net's square: in longer sides of YuNet's box, and where its middle is
+const [CROP, DETAIL] = [48, 64];
+const MIRRORED = [1, 0, 2, 4, 3];
 const GREY = 128;
 const GRID = 16; // landmarks lie on multiples of 1/16 pixel, as in find.py: engines differ by about 1e-4
 const ONE = 2 ** 22; // Pillow's fixed point: rounding differs from floats where a pixel lies between two values
-const [GROW, RAISE] = [1.05, 0.05]; // BlazeFace's boxes against those that O-Net learnt from
-const LOOKS = [
-  [0.94, 0.05, 0.05],
-  [0.94, -0.05, 0.05],
-  [1.06, 0.05, -0.05],
-  [1.06, -0.05, -0.05],
-]; // scale, shift
 
 /** find(photo): the faces of an image as { box, score, landmarks }, the most confident first. format: onnx or tflite. */
 export async function openDetector(folder, format = "onnx") {
-  const open = async (file) =>
-    openNet(new Uint8Array(await (await fetch(new URL(`${file}.${format}`, folder))).arrayBuffer()));
-  const [wide, near, onet] = [await open(WIDE.file), await open(NEAR.file), await open("onet")];
+  const bytes = async (file) => new Uint8Array(await (await fetch(new URL(`${file}.${format}`, folder))).arrayBuffer());
+  const answers = ([, high, wide]) => STRIDES.map((stride) => [1, (high - 1) / stride, (wide - 1) / stride, 16]);
+  const [yunet, onet] = [await openSized(await bytes("yunet"), answers), await openNet(await bytes("onet"))];
 
   const confirmed = async (photo, proposals) => {
+    const kept = suppress(proposals, OVERLAP);
     const faces = [];
-    for (const { box } of suppress(proposals, 0.3)) {
-      const face = await settle(onet, photo, box);
-      if (face) faces.push(face);
+    for (const { box, score } of kept.slice(0, kept.filter((one) => one.score >= FAINT).length + FAINT_MOST)) {
+      const face = await judged(onet, photo, box);
+      if (face?.score > (score < FAINT ? FAINT_SURE : THRESHOLD)) faces.push(face);
     }
-    return suppress(faces, 0.5, true);
+    return suppress(faces, OVERLAP);
   };
 
   const detect = async (photo) => {
-    const covering = tiles(photo.width, photo.height);
     const proposals = [];
-    for (const tile of covering) proposals.push(...(await look(wide, WIDE, photo, tile)));
-    const faces = covering.length === 1 ? await confirmed(photo, proposals) : [];
-    return faces.length ? faces : confirmed(photo, [...proposals, ...(await look(near, NEAR, photo, covering[0], PROPOSAL_NEAR))]);
+    for (const [part, scale] of tiles(photo.width, photo.height))
+      proposals.push(...(await look(yunet, photo, part, scale, PROPOSAL)));
+    return confirmed(photo, proposals);
   };
 
   const large = async (photo, margin) => {
-    const border = Math.round(margin * Math.max(photo.width, photo.height));
-    const framed = [-border, -border, Math.max(photo.width, photo.height) + 2 * border];
-    return confirmed(photo, await look(near, NEAR, photo, framed, PROPOSAL_NEAR));
+    const longest = Math.max(photo.width, photo.height);
+    const border = rint(margin * longest);
+    const scale = Math.min(1, ENOUGH / (longest + 2 * border));
+    return confirmed(photo, await look(yunet, photo, [-border, -border, longest + border, longest + border], scale, CLEAR));
   };
 
   return async (photo) => {
@@ -127,88 +119,89 @@ export function mostCentral(faces, { width, height }) {
   return faces.reduce((best, face) => (rank(face) > rank(best) ? face : best));
 }
 
-/** Squares [left, top, side] that cover the photo: one for all of it, then smaller ones. */
+/** [[left, top, right, bottom], scale] of the parts that YuNet sees: tiles, then all of the photo. */
 function tiles(width, height) {
-  const [longest, smallest] = [Math.max(width, height), REACH * MIN_FACE];
-  const levels = Math.max(0, Math.ceil(Math.log2(longest / smallest)));
-  const found = [];
-  for (let level = 0; level <= levels; level++) {
-    const side = level ? Math.round(longest * (smallest / longest) ** (level / levels)) : longest;
-    const step = side - Math.floor((SEEN * side) / REACH);
-    const starts = (length) => {
-      const count = 1 + Math.max(0, Math.ceil((length - side) / step));
-      const last = Math.max(0, length - side);
-      return Array.from({ length: count }, (_, i) => Math.floor(count > 1 ? (i * last) / (count - 1) : 0));
-    };
-    for (const top of starts(height)) for (const left of starts(width)) found.push([left, top, side]);
+  const [size, found] = [[width, height], []];
+  for (let scale = SCALE; ; scale /= 4) {
+    const isWhole = Math.max(...size) * scale <= WHOLE[0] && Math.min(...size) * scale <= WHOLE[1];
+    const [columns, rows] = size.map((length, axis) => {
+      const tile = TILE[width >= height ? axis : 1 - axis];
+      const count = isWhole ? 1 : Math.max(1, Math.ceil((length * scale - SHARED) / (tile - SHARED)));
+      const side = Math.ceil(Math.min(length, (length + ((count - 1) * SHARED) / scale) / count));
+      const step = count > 1 ? (length - side) / (count - 1) : 0;
+      return Array.from({ length: count }, (_, i) => [Math.trunc(i * step), Math.trunc(i * step) + side]);
+    });
+    for (const [top, bottom] of rows) for (const [left, right] of columns) found.push([[left, top, right, bottom], scale]);
+    if (Math.max(columns.length, rows.length) === 1) return found;
   }
-  return found;
 }
 
-/** What BlazeFace sees in one tile: { box, score } in pixels of the photo; black beyond the photo's edges. */
-async function look(net, { size, grid }, photo, [startX, startY, side], threshold = PROPOSAL) {
-  const [left, top] = [Math.max(0, startX), Math.max(0, startY)];
-  const [across, down] = [Math.min(startX + side, photo.width) - left, Math.min(startY + side, photo.height) - top];
-  const [wide, high] = [across, down].map((length) => Math.max(1, Math.round((length * size) / side)));
-  const view = resized(photo, [left, top], [across, down], [wide, high]);
-  const [x, y] = [Math.floor((size - wide) / 2), Math.floor((size - high) / 2)];
-  const input = new Float32Array(3 * size * size).fill(-1);
-  for (let row = 0; row < high; row++) {
-    for (let i = 0; i < 3 * wide; i++)
-      input[3 * ((y + row) * size + x) + i] = view.data[3 * row * wide + i] / 127.5 - 1;
+/** What YuNet sees in a part of the photo: { box, score } in pixels of the photo; black beyond its edges. */
+async function look(yunet, photo, part, scale, least) {
+  const [wide, high] = [0, 1].map((axis) => Math.max(1, rint((part[axis + 2] - part[axis]) * scale)));
+  const [left, top] = [Math.max(0, part[0]), Math.max(0, part[1])];
+  const [across, down] = [Math.min(part[2], photo.width) - left, Math.min(part[3], photo.height) - top];
+  const [x, y] = [rint((left - part[0]) * scale), rint((top - part[1]) * scale)];
+  const size = [
+    Math.max(1, Math.min(wide - x, rint(across * scale))),
+    Math.max(1, Math.min(high - y, rint(down * scale))),
+  ];
+  const view = shrunk(photo, [left, top], [across, down], size);
+  // A row and a column of black come first.
+  const [rows, columns] = [high, wide].map((side) => Math.ceil(side / 32) * 32 + 1);
+  const canvas = new Int8Array(3 * rows * columns).fill(-128);
+  for (let row = 0; row < size[1]; row++) {
+    const at = 3 * ((y + 1 + row) * columns + x + 1);
+    for (let i = 0; i < 3 * size[0]; i++) canvas[at + i] = view.data[3 * row * size[0] + i] - 128;
   }
-  const [regressed, logits] = (await net(input, [1, size, size, 3])).sort((a, b) => b.dims.at(-1) - a.dims.at(-1));
-  const [scaleX, scaleY] = [across / wide, down / high];
+  const maps = await yunet(canvas, [1, rows, columns, 3]);
+  const back = [across / size[0], down / size[1]];
   const found = [];
-  for (const [i, [centreX, centreY]] of anchors(size, grid).entries()) {
-    const score = sigmoid(logits.data[i]);
-    if (score <= threshold) continue;
-    const [dx, dy, w, h] = regressed.data.subarray(16 * i, 16 * i + 4);
-    const [cx, cy] = [centreX + dx - x, centreY + dy - y];
-    const corners = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];
-    found.push({ score, box: corners.map((edge, k) => (k % 2 ? edge * scaleY + top : edge * scaleX + left)) });
-  }
-  return found;
-}
-
-function anchors(size, grid) {
-  const found = [];
-  for (const [stride, count] of grid) {
-    for (let y = stride / 2; y < size; y += stride) {
-      for (let x = stride / 2; x < size; x += stride) for (let k = 0; k < count; k++) found.push([x, y]);
+  for (const [level, { data }] of maps.sort((a, b) => b.data.length - a.data.length).entries()) {
+    const stride = STRIDES[level];
+    const cells = (columns - 1) / stride;
+    for (let cell = 0; 16 * cell < data.length; cell++) {
+      const [kind, face, dx, dy, w, h] = data.subarray(16 * cell, 16 * cell + 6);
+      const score = Math.sqrt(sigmoid(kind) * sigmoid(face));
+      if (score < least) continue;
+      const centre = [((cell % cells) + dx) * stride, (Math.floor(cell / cells) + dy) * stride];
+      const half = [(Math.exp(w) * stride) / 2, (Math.exp(h) * stride) / 2];
+      const corners = [0, 1, 2, 3].map((k) => centre[k % 2] + (k < 2 ? -half[k] : half[k - 2]));
+      found.push({ score, box: corners.map((edge, k) => (edge - (k % 2 ? y : x)) * back[k % 2] + (k % 2 ? top : left)) });
     }
   }
   return found;
 }
 
-/** One proposal looked at by O-Net, first as it is, then four times through the moved box; null if no face. */
-async function settle(onet, photo, box) {
-  const side = Math.max(box[2] - box[0], box[3] - box[1]);
+/** What O-Net makes of a box: the mean of what it says of the crop and of its mirror image; null if no face. */
+async function judged(onet, photo, box) {
+  const side = Math.max(box[2] - box[0], box[3] - box[1]) * REACH;
+  const corner = [0, 1].map((axis) => (box[axis] + box[axis + 2]) / 2 - side * MIDDLE[axis]);
   const shrink = Math.max(1, Math.floor(Math.floor(side) / DETAIL));
-  const corner = [0, 1].map((axis) => Math.floor(((box[axis] + box[axis + 2]) / 2 - AROUND * side) / shrink));
-  const reach = Math.ceil((2 * AROUND * side) / shrink) + 1;
-  const frame = framed(photo, corner, reach, shrink);
-  const local = (square) => square.map((edge, k) => edge / shrink - corner[k % 2]);
-  const start = squared(local(box));
-  const height = start[2] - start[0];
-  const lifted = start.map((edge, k) => (k % 2 ? edge - RAISE * height : edge));
-  const [first] = await looks(onet, frame, [varied(lifted, [GROW, 0, 0])]);
-  if (first.score < HOPELESS) return null;
-  const answers = await looks(
-    onet,
-    frame,
-    LOOKS.map((change) => varied(squared(first.box), change)),
-  );
-  const mean = (read) => answers.reduce((sum, answer) => sum + read(answer), 0) / answers.length;
-  const score = mean((answer) => answer.score);
-  if (score <= THRESHOLD) return null;
-  const middle = (shrink - 1) / 2;
+  const [start, length] = [corner.map((edge) => edge / shrink), side / shrink];
+  const first = start.map((edge) => Math.floor(edge) - 1); // a pixel around, for the filter to see
+  const frame = framed(photo, first, Math.ceil(length) + 3, shrink);
+  const inside = start.map((edge, axis) => edge - first[axis]);
+  const { data } = filtered(frame, inside, inside.map((edge) => edge + length), [CROP, CROP]);
+  const looked = async (place) => {
+    const input = new Float32Array(3 * CROP * CROP);
+    for (let pixel = 0; pixel < CROP * CROP; pixel++) {
+      for (let c = 0; c < 3; c++) input[c * CROP * CROP + pixel] = (data[3 * place(pixel) + c] - 127.5) / 128;
+    }
+    const [answer] = await onet(input, [1, 3, CROP, CROP]);
+    return answer.data;
+  };
+  const one = await looked((pixel) => pixel);
+  if (one[0] < HOPELESS) return null;
+  const other = await looked((pixel) => pixel - (pixel % CROP) + CROP - 1 - (pixel % CROP));
+  const shares = [one[1] - other[3], one[2] + other[2], 2 + one[3] - other[1], 2 + one[4] + other[4]];
   return {
-    score,
-    box: [0, 1, 2, 3].map((k) => (mean((answer) => answer.box[k]) + corner[k % 2]) * shrink),
-    landmarks: [0, 1, 2, 3, 4].map((i) =>
-      [0, 1].map((axis) => (mean((answer) => answer.landmarks[i][axis]) + corner[axis]) * shrink + middle),
-    ),
+    score: (sigmoid(one[0]) + sigmoid(other[0])) / 2,
+    box: shares.map((share, k) => (share / 2) * side + corner[k % 2]),
+    landmarks: MIRRORED.map((twin, i) => [
+      ((one[5 + i] + 1 - other[5 + twin]) / 2) * side + corner[0],
+      ((one[10 + i] + other[10 + twin]) / 2) * side + corner[1],
+    ]),
   };
 }
 
@@ -225,74 +218,19 @@ function framed(photo, corner, reach, shrink) {
   return region(part, Math.min(0, corner[0]), Math.min(0, corner[1]), reach, reach, GREY);
 }
 
-/** O-Net's answer to squares of a frame: { score, box, landmarks } in pixels of the frame. */
-async function looks(onet, frame, squares) {
-  const input = new Float32Array(squares.length * 3 * 48 * 48);
-  for (const [n, square] of squares.entries()) areaCrop(frame, square, input.subarray(n * 3 * 48 * 48));
-  const [{ data }] = await onet(input, [squares.length, 3, 48, 48]);
-  return squares.map((square, n) => {
-    const answer = data.subarray(15 * n, 15 * n + 15);
-    const sides = [square[2] - square[0] + 1, square[3] - square[1] + 1];
-    return {
-      score: sigmoid(answer[0]),
-      box: square.map((edge, k) => edge + answer[1 + k] * sides[k % 2]),
-      landmarks: [0, 1, 2, 3, 4].map((i) =>
-        [0, 1].map((axis) => answer[5 + 5 * axis + i] * sides[axis] + square[axis] - 1),
-      ),
-    };
-  });
-}
-
-/** 48 × 48 cells of a square, each the mean of its pixels, scaled for O-Net, planes one after another. */
-function areaCrop({ width: reach, data }, square, out) {
-  const whole = square.map((edge, k) => Math.min(Math.max(Math.round(edge) - (k < 2 ? 1 : 0), 0), reach));
-  const [right, bottom] = [Math.max(whole[2], 1), Math.max(whole[3], 1)];
-  const [left, top] = [Math.min(whole[0], right - 1), Math.min(whole[1], bottom - 1)];
-  const edges = (start, length, cell) => [
-    start + Math.floor((cell * length) / 48),
-    start + Math.ceil(((cell + 1) * length) / 48),
-  ];
-  for (let row = 0; row < 48; row++) {
-    const [y0, y1] = edges(top, bottom - top, row);
-    for (let column = 0; column < 48; column++) {
-      const [x0, x1] = edges(left, right - left, column);
-      const sums = [0, 0, 0];
-      for (let y = y0; y < y1; y++) {
-        for (let x = x0; x < x1; x++) for (let c = 0; c < 3; c++) sums[c] += data[3 * (y * reach + x) + c];
-      }
-      const count = (y1 - y0) * (x1 - x0);
-      for (let c = 0; c < 3; c++) out[(c * 48 + row) * 48 + column] = (sums[c] / count - 127.5) / 128;
-    }
-  }
-}
-
 /** Greedy non-maximum suppression of { box, score }: the best stay, the best first. */
-function suppress(found, threshold, smaller = false) {
+function suppress(found, threshold) {
   const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
   const overlap = (a, b) => {
     const width = Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0]));
     const shared = width * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
-    return shared / (smaller ? Math.min(area(a), area(b)) : area(a) + area(b) - shared);
+    return shared / (area(a) + area(b) - shared);
   };
   const kept = [];
   for (const one of [...found].sort((a, b) => b.score - a.score)) {
     if (kept.every((better) => overlap(better.box, one.box) <= threshold)) kept.push(one);
   }
   return kept;
-}
-
-/** A box grown to a square of its longer side about its centre. */
-function squared([x0, y0, x1, y1]) {
-  const longer = Math.max(x1 - x0, y1 - y0);
-  const [left, top] = [(x0 + x1 - longer) / 2, (y0 + y1 - longer) / 2];
-  return [left, top, left + longer, top + longer];
-}
-
-/** A square scaled about its centre and shifted, in parts of its side. */
-function varied([x0, y0, x1, y1], [scale, shiftX, shiftY]) {
-  const side = x1 - x0;
-  const [x, y, half] = [(x0 + x1) / 2 + shiftX * side, (y0 + y1) / 2 + shiftY * side, (scale * side) / 2];
-  return [x - half, y - half, x + half, y + half];
 }
 
 /** A rectangle of an image, filled where it reaches outside. */
@@ -305,9 +243,30 @@ function region({ width, height, data }, left, top, wide, high, fill) {
   return { width: wide, height: high, data: out };
 }
 
+/** A part of an image at the size at which YuNet sees it. */
+function shrunk(photo, [left, top], sides, size) {
+  const scales = sides.map((side, axis) => side / size[axis]);
+  if (Math.max(...scales) > NEAREST) return resized(photo, [left, top], sides, size);
+  const places = scales.map((scale, axis) => {
+    let at = 0.5 * scale;
+    return Array.from({ length: size[axis] }, () => {
+      const place = Math.floor(at);
+      at += scale; // as Pillow counts
+      return place + (axis ? top : left);
+    });
+  });
+  const data = new Uint8Array(3 * size[0] * size[1]);
+  for (const [y, row] of places[1].entries()) {
+    for (const [x, column] of places[0].entries()) {
+      const from = 3 * (row * photo.width + column);
+      for (let c = 0; c < 3; c++) data[3 * (y * size[0] + x) + c] = photo.data[from + c];
+    }
+  }
+  return { width: size[0], height: size[1], data };
+}
+
 /** A part of an image shrunk by a whole factor on each axis, then by a triangle filter as wide as the rest. */
-function resized(image, corner, sides, [wide, high]) {
-  const counts = [wide, high];
+function resized(image, corner, sides, counts) {
   const factors = sides.map((side, axis) => Math.max(1, Math.floor(side / counts[axis])));
   let [small, start, end] = [image, corner, corner.map((edge, axis) => edge + sides[axis])];
   if (Math.max(...factors) > 1) {
@@ -317,8 +276,13 @@ function resized(image, corner, sides, [wide, high]) {
     small = reduced(region(image, ...first, last[0] - first[0], last[1] - first[1], 0), ...factors);
     [start, end] = [start, end].map((point) => point.map((edge, axis) => (edge - first[axis]) / factors[axis]));
   }
+  return filtered(small, start, end, counts);
+}
+
+/** Pillow's triangle filter over the part of an image between two corners. */
+function filtered(small, start, end, [wide, high]) {
   const [columns, rows] = [small.width, small.height].map((pixels, axis) =>
-    triangle(start[axis], end[axis], pixels, counts[axis]),
+    triangle(start[axis], end[axis], pixels, axis ? high : wide),
   );
   const middle = new Uint8Array(3 * wide * small.height);
   for (let y = 0; y < small.height; y++) {
@@ -360,3 +324,10 @@ function triangle(start, end, pixels, count) {
 }
 
 const sigmoid = (value) => 1 / (1 + Math.exp(-value));
+
+/** To the nearest whole number, halves to the even one, as Python does. */
+function rint(value) {
+  const whole = Math.floor(value);
+  const rest = value - whole;
+  return rest > 0.5 || (rest === 0.5 && whole % 2) ? whole + 1 : whole;
+}

@@ -146,7 +146,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     small.paste(three, (120, 70))
     side = Image.new("RGB", (1300, 900), (90, 120, 60))  # is looked at shrunk for its quarter turns
     side.paste(three.resize((368, 448)).rotate(90, expand=True), (500, 300))
-    cut = one.crop((24, 34, 68, 84))  # is looked at with a border
+    cut = two.crop((16, 26, 76, 96)).resize((240, 280))  # is looked at with a border
     made = {
         "side": side,
         "cut": cut,
@@ -176,7 +176,7 @@ def test_the_page_finds_aligns_and_embeds_as_python_does(
 ):
     model = with_golden(make[kind], tmp_path / f"tiny.{kind}")
     assert open_model(page, model) == "Golden vectors agree: cosine 1.000000."
-    recognizer = FaceRecognizer(model, "blazeface")  # the page's detector
+    recognizer = FaceRecognizer(model)
     photo = open_rgb(photos[name])
     faces = find_faces(photo, recognizer.detector)[0]
     face = most_central(faces, *photo.shape[:2])
@@ -189,6 +189,22 @@ def test_the_page_finds_aligns_and_embeds_as_python_does(
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_photos_of_two_sizes_at_once_are_found_as_one_after_another(page: Any, photos: dict[str, Path], kind: str):
+    shown = [as_js(open_rgb(photos[name])) for name in ("small", "tight", "small")]
+    code = (
+        f"import('./faces.js').then(async ({{ openDetector }}) => {{"
+        f"const find = await openDetector(new URL('./vendor/', location.href), '{kind}');"
+        f"const points = async (photo) => (await find(photo)).map((face) => face.landmarks);"
+        f"const [a, b, c] = [{', '.join(shown)}];"
+        "const in_turn = [await points(a), await points(b), await points(c)];"
+        "return [await Promise.all([points(a), points(b), points(c)]), in_turn]; })"
+    )
+    at_once, in_turn = page.evaluate(code)
+    assert at_once == in_turn
+    assert [len(faces) for faces in in_turn] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "shipped"])
 def test_an_exported_net_gives_python_s_embedding_and_verdict(
     page: Any, photos: dict[str, Path], trained: Any, tmp_path: Path, precision: str, kind: str
@@ -198,7 +214,7 @@ def test_an_exported_net_gives_python_s_embedding_and_verdict(
     else:
         model = trained.file(precision, kind)
     assert open_model(page, model).startswith("Golden vectors agree")
-    recognizer = FaceRecognizer(model, "blazeface")  # the page's detector
+    recognizer = FaceRecognizer(model)
     least = 0.9999 if precision == "fp32" else 0.999
     for name, photo in (("a", "tight"), ("b", "other")):
         assert open_photo(page, name, photos[photo]) == "1 face"
