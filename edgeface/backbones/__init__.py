@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import nn
 
+from edgeface.backbones.attention import ATTENTION
 from edgeface.backbones.mobilefacenet import ACTIVATIONS, MobileFaceNet
 from edgeface.backbones.resnet import resnet18
 from edgeface.backbones.vgg import vgg
@@ -30,21 +31,37 @@ class Backbone:
     """Torchvision's name of its published weights."""
 
 
-_STEMS = ("paper", "foamliu")
-_PADDINGS = ("both", "same")
 _POOLS = ("mean", "none")
+_MOBILEFACENET: dict[str, tuple[str, ...] | tuple[float, float]] = {
+    "act": tuple(ACTIVATIONS),
+    "stem": ("paper", "foamliu"),
+    "padding": ("both", "same"),
+    "attention": tuple(ATTENTION),
+}
+_RESNET = {"stem": ("stride2", "stride1"), "pool": _POOLS, "attention": tuple(ATTENTION)}
 BACKBONES: dict[str, Backbone] = {
-    "mobilefacenet": Backbone(
-        MobileFaceNet,
-        {"act": tuple(ACTIVATIONS), "width": (0.25, 2.0), "stem": _STEMS, "padding": _PADDINGS},
-    ),
-    "mobilefacenet-tiny": Backbone(
-        partial(MobileFaceNet, width=0.5), {"act": tuple(ACTIVATIONS), "stem": _STEMS, "padding": _PADDINGS}
-    ),
-    "resnet18": Backbone(resnet18, {"stem": ("stride2", "stride1"), "pool": _POOLS}, "ResNet18_Weights.IMAGENET1K_V1"),
+    "mobilefacenet": Backbone(MobileFaceNet, {"width": (0.25, 2.0), **_MOBILEFACENET}),
+    "mobilefacenet-tiny": Backbone(partial(MobileFaceNet, width=0.5), _MOBILEFACENET),
+    "resnet18": Backbone(resnet18, _RESNET, "ResNet18_Weights.IMAGENET1K_V1"),
     "vgg11": Backbone(partial(vgg, "vgg11"), {"pool": _POOLS}, imagenet="VGG11_BN_Weights.IMAGENET1K_V1"),
     "vgg16": Backbone(partial(vgg, "vgg16"), {"pool": _POOLS}, imagenet="VGG16_BN_Weights.IMAGENET1K_V1"),
 }
+TIMM = "timm:"
+"""Before the name of a net of timm."""
+
+
+def _timm(name: str) -> Backbone:
+    def build(embedding: int, size: int, **options: str) -> nn.Module:
+        from edgeface.backbones.timm_nets import timm_net  # here, because every other net goes without timm
+
+        return timm_net(name, embedding, size, **options)
+
+    return Backbone(build, {"pool": _POOLS})
+
+
+def find_backbone(name: str) -> Backbone | None:
+    """The row of a name without options, ``timm:NAME`` included; None where there is none."""
+    return _timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else BACKBONES.get(name)
 
 
 def build_backbone(backbone: str, *, embedding: int, size: int) -> nn.Module:
@@ -59,34 +76,43 @@ def build_backbone(backbone: str, *, embedding: int, size: int) -> nn.Module:
         UsageError: no such backbone, no such option, or a value that it does not take.
     """
     name, options = parse_backbone(backbone)
-    return BACKBONES[name].build(embedding, size, **options)
+    row = find_backbone(name)
+    assert row is not None  # parse_backbone has looked
+    return row.build(embedding, size, **options)
 
 
 def parse_backbone(text: str) -> tuple[str, dict[str, str | float]]:
     """``"resnet18:stem=stride1"`` → (``"resnet18"``, ``{"stem": "stride1"}``).
 
+    ``"timm:resnet10t,pool=none"`` → (``"timm:resnet10t"``, ``{"pool": "none"}``); whether timm has it shows when it is
+    built.
+
     Raises:
         UsageError: no such backbone, no such option, or a value that it does not take.
     """
     name, _, rest = text.partition(":")
-    if name not in BACKBONES:
-        raise UsageError(f"no backbone {name!r}; there are: {', '.join(BACKBONES)}")
-    known = BACKBONES[name].options
+    if text.startswith(TIMM):
+        name, _, rest = text.partition(",")
+    row = find_backbone(name)
+    if row is None or name == TIMM:
+        raise UsageError(f"no backbone {name!r}; there are: {', '.join(BACKBONES)}, and {TIMM}NAME for a net of timm")
+    known = row.options
     options: dict[str, str | float] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals or key not in known:
-            takes = ", ".join(known)
+            takes, mark = ", ".join(known), "," if text.startswith(TIMM) else ":"
             raise UsageError(
-                f"backbone {text!r}: {name} has no option {item!r}; it takes {takes}, as in {name}:key=value"
+                f"backbone {text!r}: {name} has no option {item!r}; it takes {takes}, as in {name}{mark}key=value"
             )
         options[key] = _value(text, key, value, known[key])
     return name, options
 
 
 def file_stem(backbone: str) -> str:
-    """A name for files of that net: ``resnet18:stem=stride1`` → ``resnet18-stride1``."""
+    """A name for files of that net: ``resnet18:stem=stride1`` → ``resnet18-stride1``, ``timm:x.y`` → ``timm-x-y``."""
     name, options = parse_backbone(backbone)
+    name = name.replace(":", "-").replace(".", "-")
     return "-".join([name, *(f"{value:g}" if isinstance(value, float) else value for value in options.values())])
 
 

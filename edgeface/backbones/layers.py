@@ -7,6 +7,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeface_runtime import UsageError
+
 
 class PReLU(nn.PReLU):
     """PReLU with one slope a channel, written as relu(x) − a·relu(−x).
@@ -24,7 +26,12 @@ def stretch_small_maps(net: nn.Module) -> None:
     """Lets a net with a convolution over its whole last map train on smaller faces: the map is stretched to it.
 
     Nets without one take every size as they are. Maps of the full size pass untouched.
+
+    Raises:
+        UsageError: a net that takes faces of one size for another reason.
     """
+    if not getattr(net, "takes_other_sizes", True):
+        raise UsageError("progressive_size: this backbone takes faces of input_size alone")
 
     def stretch(layer: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor | None:
         side = layer.kernel_size[0]
@@ -70,9 +77,13 @@ class Pooled(nn.Module):
         embedding: length of the output.
         side: of the last map where the linear layer is to see all of it in place of its mean, so that it matters
             where in the face a feature lies; 0 for the mean.
+        start: whether the trunk's convolutions get random weights by ``start_convolutions`` too.
     """
 
-    def __init__(self, trunk: nn.Module, channels: int, embedding: int, side: int = 0) -> None:
+    takes_other_sizes = True
+    """Whether training may feed it smaller faces than it was built for."""
+
+    def __init__(self, trunk: nn.Module, channels: int, embedding: int, side: int = 0, *, start: bool = True) -> None:
         super().__init__()
         self.trunk = trunk
         self.embed = nn.Sequential(
@@ -81,7 +92,7 @@ class Pooled(nn.Module):
             nn.BatchNorm2d(embedding),
             nn.Flatten(),
         )
-        start_convolutions(self)
+        start_convolutions(self if start else self.embed)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) normalised RGB → (N, embedding) float, not normalised."""

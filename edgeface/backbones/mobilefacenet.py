@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from edgeface.backbones.attention import ATTENTION
 from edgeface.backbones.layers import Leaky, PReLU, start_convolutions
 
 # Expansion t, output channels c, blocks n, stride s of the first block: the bottleneck rows of table 1.
@@ -31,10 +32,20 @@ def _halving(inp: int, out: int, stride: int, padding: str, groups: int = 1) -> 
 
 
 class Bottleneck(nn.Module):
-    """Inverted residual: widen by 1×1, 3×3 depthwise, narrow by a linear 1×1; a shortcut where shapes allow."""
+    """Inverted residual: widen by 1×1, 3×3 depthwise, narrow by a linear 1×1; a shortcut where shapes allow.
+
+    ``attention``, of the narrow map, comes before the shortcut.
+    """
 
     def __init__(
-        self, inp: int, out: int, stride: int, expansion: int, act: Callable[[int], nn.Module], padding: str = "both"
+        self,
+        inp: int,
+        out: int,
+        stride: int,
+        expansion: int,
+        act: Callable[[int], nn.Module],
+        attention: Callable[[int], nn.Module],
+        padding: str = "both",
     ) -> None:
         super().__init__()
         hidden = inp * expansion
@@ -46,10 +57,11 @@ class Bottleneck(nn.Module):
             act(hidden),
             *_conv(hidden, out, 1),
         )
+        self.attention = attention(out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inp, H, W) → (N, out, H / stride, W / stride)."""
-        y: Tensor = self.layers(x)
+        y: Tensor = self.attention(self.layers(x))
         return x + y if self.shortcut else y
 
 
@@ -66,6 +78,7 @@ class MobileFaceNet(nn.Module):
         width: factor on every number of channels, rounded to multiples of 8.
         stem: ``paper``, or ``foamliu`` for the public net of that name (github.com/foamliu/MobileFaceNet):
             ReLU and one more pointwise convolution after the first depthwise one, a bias in the last one.
+        attention: a key of ``ATTENTION``, for every bottleneck.
         padding: of strides of 2: ``both`` sides as in PyTorch, or ``same``, behind alone as in TensorFlow.
     """
 
@@ -76,6 +89,7 @@ class MobileFaceNet(nn.Module):
         act: str = "prelu",
         width: float = 1.0,
         stem: str = "paper",
+        attention: str = "none",
         padding: str = "both",
     ) -> None:
         super().__init__()
@@ -96,7 +110,9 @@ class MobileFaceNet(nn.Module):
         for expansion, out, count, stride in BOTTLENECKS:
             for index in range(count):
                 steps = stride if index == 0 else 1
-                blocks.append(Bottleneck(channels, wide(out), steps, expansion, activation, padding))
+                blocks.append(
+                    Bottleneck(channels, wide(out), steps, expansion, activation, ATTENTION[attention], padding)
+                )
                 channels = wide(out)
         last, side = wide(512), -(-size // 16)
         head = [

@@ -68,6 +68,7 @@ EXTRAS = {
     "paho": "mqtt",
     "pillow_heif": "heic",
     "usearch": "index",
+    "timm": "timm",
     "optuna": "tune",
     "sqlalchemy": "tune",
 }

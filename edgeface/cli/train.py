@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DATA = "Folder of <identity>/<photo>, or one made by edgeface data prepare. --resume knows it, unless it was moved."
 BACKBONE = (
-    "mobilefacenet, mobilefacenet-tiny, resnet18, vgg11 or vgg16; options follow a colon: resnet18:pool=none.  "
-    "[default: mobilefacenet]"
+    "mobilefacenet, mobilefacenet-tiny, resnet18, vgg11 or vgg16; options follow a colon: resnet18:pool=none; or any "
+    "net of timm: timm:mobilenetv4_conv_small.  [default: mobilefacenet]"
 )
 HEAD = (
     "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface, adaface (a margin by the photo's "
@@ -25,8 +25,8 @@ HEAD = (
 )
 INIT = (
     "Weights to start from: a shipped model's name, a run folder or .safetensors, whose backbone, embedding and "
-    "normalization are taken too, .pt, a float .tflite, imagenet; a wider MobileFaceNet is pruned to fit, dlib's net "
-    "initializes resnet18/vgg11 by way of python -m reproduce.dlib_start."
+    "normalization are taken too, .pt, a float .tflite, imagenet, timm:NAME (downloaded); a wider MobileFaceNet is "
+    "pruned to fit, dlib's net initializes resnet18/vgg11 by way of python -m reproduce.dlib_start."
 )
 GUIDE = (
     "Feature-distillation teacher (FitNets), a run, a checkpoint or a shipped model's name: embeddings and "

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from edgeface.backbones import build_backbone, file_stem
+from edgeface.backbones import TIMM, build_backbone, file_stem
 from edgeface.data.dataset import SPLITS, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig, as_dict
@@ -232,7 +232,7 @@ def own_checkpoint(source: str) -> Checkpoint | None:
     Raises:
         UsageError: no such file, or the fp32 weights of a shipped model are not there.
     """
-    if source == "imagenet":
+    if source == "imagenet" or source.startswith(TIMM):
         return None
     path = find_checkpoint(Path(source))
     if path.suffix != ".safetensors":
@@ -251,7 +251,11 @@ def origins(
 ) -> list[Origin]:
     """Everything that a run learns from beside its photos, with the licence that each of them carries."""
     found = []
-    if init is not None:
+    if init is not None and init.startswith(TIMM):
+        from edgeface.backbones.timm_nets import licence_of_weights  # here, because all else goes without timm
+
+        found.append(Origin(role="init", name=init, licence=licence_of_weights(init.removeprefix(TIMM))))
+    elif init is not None:
         ours = own_checkpoint(init)
         found.append(
             Origin(role="init", name=init)

@@ -165,7 +165,9 @@ class RoundedActivation(nn.Module):
         self.register_buffer("range", torch.full((2,), torch.nan))
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor → one of the same shape."""
+        """A tensor → one of the same shape; sides and other numbers, which no file rounds, as they are."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
         with torch.no_grad():
             if self.training:
                 seen = torch.stack([x.amin().clamp(max=0), x.amax().clamp(min=0)])

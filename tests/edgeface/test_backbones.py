@@ -20,7 +20,7 @@ from edgeface_runtime import InputSpec, UsageError
 
 NETS = (
     "mobilefacenet:act=relu", "mobilefacenet:act=leaky,width=0.5", "mobilefacenet-tiny", "resnet18", "vgg11",
-    "resnet18:pool=none", "vgg11:pool=none",
+    "resnet18:pool=none", "vgg11:pool=none", "resnet18:attention=cbam", "mobilefacenet-tiny:attention=eca",
 )  # fmt: skip
 
 
@@ -35,7 +35,11 @@ def tensors(text: str, size: int = 112) -> nn.Module:
         ("mobilefacenet:act=leaky", 221, 1.00),
         ("mobilefacenet:act=relu6,stem=foamliu", 234, 1.00),
         ("mobilefacenet-tiny", 59, 0.29),
+        ("mobilefacenet:attention=se", 221, 1.03),
+        ("mobilefacenet:attention=eca", 221, 1.00),
+        ("mobilefacenet:attention=cbam", 222, 1.03),
         ("resnet18", 485, 11.2),
+        ("resnet18:attention=se", 485, 11.3),
         ("resnet18:stem=stride1", 1730, 11.2),
         ("resnet18:pool=none", 486, 12.2),
         ("vgg11", 1871, 9.3),
@@ -145,6 +149,8 @@ def test_options_reach_the_net():
     assert parse_backbone("mobilefacenet:act=relu,width=0.5") == ("mobilefacenet", {"act": "relu", "width": 0.5})
     assert any(isinstance(module, nn.ReLU) for module in tensors("mobilefacenet:act=relu").modules())
     assert file_stem("mobilefacenet:act=relu,width=0.5") == "mobilefacenet-relu-0.5"
+    assert parse_backbone("timm:resnet10t.c3_in1k,pool=none") == ("timm:resnet10t.c3_in1k", {"pool": "none"})
+    assert file_stem("timm:resnet10t.c3_in1k,pool=none") == "timm-resnet10t-c3_in1k-none"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,13 @@ def test_options_reach_the_net():
         ("resnet18:stride1", "resnet18 has no option 'stride1'"),
         ("resnet18:stem=stride3", "stem is stride2 or stride1"),
         ("vgg11:stem=stride1", "it takes pool, as in vgg11:key=value"),
+        ("vgg11:attention=se", "vgg11 has no option 'attention=se'; it takes pool"),
+        ("resnet18:attention=spatial", "attention is none or se or eca or cbam"),
+        ("timm:", "no backbone 'timm:'; .* and timm:NAME for a net of timm"),
+        (
+            "timm:resnet10t,stem=x",
+            "timm:resnet10t has no option 'stem=x'; it takes pool, as in timm:resnet10t,key=value",
+        ),
         ("mobilefacenet:width=9", "width is a number from 0.25 to 2"),
         ("mobilefacenet:width=wide", "width is a number"),
         ("mobilefacenet:width=nan", "width is a number"),

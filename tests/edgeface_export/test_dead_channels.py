@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 
 from edgeface_export.formats import STATIC_FORMATS
 from edgeface_export.formats.tflite_graph import read_graph, schema
-from edgeface_export.quantize.ranges import refuse_clipped
+from edgeface_export.quantize.ranges import METHODS, refuse_clipped
 from edgeface_export.quantize.static import calibrate
 from edgeface_export.rewrite import embedder
 from edgeface_runtime import Contract, EmbeddingSpec, InputSpec, ModelError, load
@@ -49,6 +49,23 @@ def biases(path: Path) -> list[Any]:
     tensors = [item for item in model.subgraphs[0].tensors if item.type == schema().TensorType.INT32]
     held = [model.buffers[item.buffer].data for item in tensors if item.quantization is not None]
     return [np.array(data, np.uint8).view(np.int32) for data in held if data is not None]
+
+
+@pytest.mark.parametrize("kind", STATIC_FORMATS)
+def test_a_layer_of_zeros_leaves_a_file_that_opens(kind: str, tmp_path: Path):
+    torch.manual_seed(0)
+    silent = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU(),
+        nn.Conv2d(4, 16, 1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    nn.init.constant_(silent[3].bias, -9)
+    source = tmp_path / f"net.{kind}"
+    STATIC_FORMATS[kind].write_float(embedder(silent, CONTRACT.input, "maximum"), SIZE, source)
+    for method in METHODS:
+        path = calibrate(STATIC_FORMATS[kind], source, FACES, tmp_path).write(tmp_path / f"int8.{kind}", method)
+        expected = silent(torch.zeros(1, 3, SIZE, SIZE)).detach().numpy()
+        found = load(path, contract=CONTRACT).embed(FACES)
+        assert found @ (expected[0] / np.linalg.norm(expected)) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", STATIC_FORMATS)

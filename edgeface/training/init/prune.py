@@ -37,6 +37,8 @@ def is_wider(wide: nn.Module, net: nn.Module) -> bool:
         for of, sort in ((type, nn.Module), (lambda layer: layer.num_features, nn.BatchNorm2d))
     )
     fewer = all(ours <= theirs for ours, theirs in zip(*channels, strict=False))
+    if any(isinstance(layer, Bottleneck) and not isinstance(layer.attention, nn.Identity) for layer in net.modules()):
+        return False  # a fitted layer does not know what an attention block makes of it
     return kinds[0] == kinds[1] and channels[0][-1] == channels[1][-1] and fewer
 
 

@@ -51,7 +51,8 @@ def start_from(
         return init_from_tflite(net, Path(source), normalize(sample, *config.model.pixel_statistics))
     wide = _wider(net, source)
     if wide is None:
-        return str(init_backbone(net, source, backbone=config.model.backbone, names=names))
+        size = config.model.input_size
+        return str(init_backbone(net, source, backbone=config.model.backbone, names=names, size=size))
     spec, model = wide.contract.input, config.model
     for key, theirs, ours in (
         ("input_size", spec.size, model.input_size),

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgeface.backbones import BACKBONES, parse_backbone
+from edgeface.backbones import BACKBONES, TIMM, parse_backbone
 from edgeface.training.checkpoints import find_checkpoint
 from edgeface_export.torchvision_repair import repair
 from edgeface_runtime import ModelError, UsageError
@@ -72,15 +72,17 @@ class Loaded:
         return text
 
 
-def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | None = None) -> Loaded:
+def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | None = None, size: int = 112) -> Loaded:
     """Copies into ``net`` what fits of a source, in place.
 
     Args:
         net: as ``build_backbone`` made it.
         source: ``imagenet`` (torchvision's published weights, from torch.hub's cache under TORCH_HOME or
-            the network), a run folder, a ``.safetensors`` file, or a state dict saved by ``torch.save``.
+            the network), ``timm:NAME`` (timm's, from the Hugging Face Hub's cache under HF_HOME or the network), a run
+            folder, a ``.safetensors`` file, or a state dict saved by ``torch.save``.
         backbone: which net it is.
         names: a key of ``NAME_MAPS``, or a TOML or JSON file of regular expression = replacement.
+        size: side of the net's input in pixels, to which timm scales position embeddings.
 
     Raises:
         UsageError: no such source or name map, or no ImageNet weights for this backbone.
@@ -88,6 +90,10 @@ def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | No
     """
     if source == "imagenet":
         tensors, renamed = _imagenet(backbone), _TORCHVISION
+    elif source.startswith(TIMM):
+        from edgeface.backbones.timm_nets import published_weights  # here, because all else goes without timm
+
+        tensors, renamed = published_weights(source.removeprefix(TIMM), size), {}
     else:
         tensors, renamed = _read(find_checkpoint(Path(source))), _name_map(names)
     tensors = {_rename(name, renamed): tensor for name, tensor in tensors.items()}
@@ -111,7 +117,7 @@ def init_backbone(net: nn.Module, source: str, *, backbone: str, names: str | No
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     name, _ = parse_backbone(backbone)
-    published = BACKBONES[name].imagenet
+    published = BACKBONES[name].imagenet if name in BACKBONES else None
     if published is None:
         having = ", ".join(key for key, row in BACKBONES.items() if row.imagenet)
         raise UsageError(f"there are no ImageNet weights for {name}; there are for {having}")

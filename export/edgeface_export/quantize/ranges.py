@@ -21,6 +21,8 @@ LEVELS = 256
 """Numbers that 8 bits can tell apart."""
 BIAS_LIMIT = 2**30
 """The largest bias that int8 files may hold: their sums of products have 32 bits and need the rest."""
+DEAD = 1e-8
+"""A tensor with no value beyond is taken for zeros."""
 SAMPLED = 16384
 """About how many values of a tensor are counted of each face."""
 OUTSIDE = 1e-4
@@ -170,8 +172,15 @@ METHODS: dict[str, Callable[[Spread], Range]] = {
 
 
 def ranges(spreads: Mapping[str, Spread], method: str) -> dict[str, Range]:
-    """Tensor → its range by one of ``METHODS``."""
-    return {name: METHODS[method](spread) for name, spread in spreads.items()}
+    """Tensor → its range by one of ``METHODS``; 0 to 1 where all values are 0.
+
+    The few channels inside an attention block may all lie below a ReLU. A range of nothing would give a scale so small
+    that LiteRT's XNNPACK does not open the file, and any holds a 0.
+    """
+    return {
+        name: METHODS[method](spread) if max(-spread.low, spread.high) > DEAD else (0.0, 1.0)
+        for name, spread in spreads.items()
+    }
 
 
 def channel_scales(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
