@@ -22,8 +22,8 @@ from edgeface.data.dataset import load_data
 from edgeface.heads import build_head
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.config import load_config
-from edgeface.training.loop import losses, make_optimizer
-from edgeface.training.training_state import Learner, Pool
+from edgeface.training.loop import losses
+from edgeface.training.training_state import Learner, Pool, make_optimizer
 
 
 def main() -> None:

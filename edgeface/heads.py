@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface_runtime import UsageError
@@ -22,6 +24,9 @@ _EDGE = 1e-7
 
 class ClassCentres(nn.Module):
     """One learnable centre a class; embeddings are compared with it by angle alone."""
+
+    CENTRES = 1
+    """Rows of the weight that a class has."""
 
     def __init__(self, embedding: int, classes: int) -> None:
         super().__init__()
@@ -40,9 +45,13 @@ class ClassCentres(nn.Module):
 
         H. Qi, M. Brown, D. Lowe, "Low-Shot Learning with Imprinted Weights", CVPR 2018. Other centres stay as they are.
         """
-        sums = torch.zeros_like(self.weight).index_add(0, labels, F.normalize(embeddings))
+        centres = self.weight.view(len(self.weight), -1, self.weight.shape[-1])[:, 0]
+        sums = torch.zeros_like(centres).index_add(0, labels, F.normalize(embeddings))
         seen = torch.unique(labels)
-        self.weight[seen] = F.normalize(sums[seen])
+        centres[seen] = F.normalize(sums[seen])
+
+    def penalty(self, embeddings: Tensor) -> Tensor | None:
+        """What each of (N, D) embeddings adds to its cross-entropy, (N,); None where the head adds nothing."""
 
 
 class ArcFace(ClassCentres):
@@ -65,7 +74,7 @@ class ArcFace(ClassCentres):
         return self.logits(embeddings, labels, self.m if margin is None else margin)
 
     def logits(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> Tensor:
-        """As ``forward``, with a margin that may itself be learned."""
+        """As ``forward``, with a margin that may itself be learned, or one for each embedding, (N, 1)."""
         cosines = self.cosines(embeddings)
         target = cosines.gather(1, labels[:, None]).clamp(-1 + _EDGE, 1 - _EDGE)
         theta = torch.acos(target)
@@ -100,6 +109,62 @@ class LearnedArcFace(ArcFace):
         """As ``ArcFace.forward``; ``margin`` / m is the share of the learned margin that is used (warm-up)."""
         share = 1.0 if margin is None else margin / self.m
         return self.logits(embeddings, labels, self.margin * share)
+
+
+class SubcenterArcFace(ArcFace):
+    """J. Deng, J. Guo, T. Liu, M. Gong, S. Zafeiriou, "Sub-center ArcFace", ECCV 2020.
+
+    Three centres a class; θ of ArcFace's logits is the angle to the nearest of them (section 3.2, K = 3). Photos under
+    a wrong name may gather at a centre of their own, in place of pulling the one at which most of the class lies.
+    """
+
+    CENTRES = 3
+
+    def __init__(self, embedding: int, classes: int, *, s: float = 64.0, m: float = 0.5) -> None:
+        super().__init__(embedding, self.CENTRES * classes, s=s, m=m)
+        self.weight = nn.Parameter(self.weight.detach().view(classes, self.CENTRES, embedding))
+
+    def all_cosines(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings → (N, classes, 3) cosines to all centres."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            centres = F.normalize(self.weight, dim=2).flatten(0, 1)
+            found = F.linear(F.normalize(embeddings.to(self.weight.dtype)), centres)
+            return found.view(len(embeddings), -1, self.CENTRES)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings → (N, classes) cosines to the nearest centre of each class."""
+        return self.all_cosines(embeddings).max(2).values  # amax would share the gradient among equal centres
+
+
+class MagFace(ArcFace):
+    """Q. Meng, S. Zhao, Z. Huang, F. Zhou, "MagFace: A Universal Representation for … Quality Assessment", CVPR 2021.
+
+    ArcFace whose margin grows with the length a of the embedding, and a penalty that makes embeddings long: what is
+    easy to recognize ends long and near its centre, so that the length tells the quality of a photo.
+
+    The margin is linear from m at a = 10 to 0.8 / 0.45 · m at a = 110 (the paper's bounds), a clipped to these. The
+    penalty is 35 · (a / 110² + 1 / a), here also for shorter and longer embeddings, down to a = 1, so that they come
+    into the bounds.
+    """
+
+    SHORTEST, LONGEST, GROWTH, WEIGHT = 10.0, 110.0, 0.8 / 0.45, 35.0
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
+        """As ``ArcFace.forward``; ``margin`` is that of the shortest embeddings."""
+        share = (self.lengths(embeddings) - self.SHORTEST) / (self.LONGEST - self.SHORTEST)
+        growth = 1 + (self.GROWTH - 1) * share.clamp(0, 1)[:, None]
+        return self.logits(embeddings, labels, (self.m if margin is None else margin) * growth)
+
+    def penalty(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings → (N,) 35 · g(a)."""
+        lengths = self.lengths(embeddings).clamp(min=1)
+        return self.WEIGHT * (lengths / self.LONGEST**2 + 1 / lengths)
+
+    def lengths(self, embeddings: Tensor) -> Tensor:
+        """(N, D) embeddings → their lengths a, (N,), in the precision of the weights."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            lengths: Tensor = embeddings.to(self.weight.dtype).norm(dim=1)
+            return lengths
 
 
 class CosFace(ClassCentres):
@@ -193,6 +258,8 @@ class Softmax(ClassCentres):
 HEADS: dict[str, type[ArcFace | CosFace | AdaFace | Softmax]] = {
     "arcface": ArcFace,
     "arcface-learned": LearnedArcFace,
+    "arcface-subcenter": SubcenterArcFace,
+    "magface": MagFace,
     "cosface": CosFace,
     "adaface": AdaFace,
     "softmax": Softmax,
@@ -208,3 +275,83 @@ def build_head(name: str, embedding: int, classes: int, *, s: float, m: float) -
     if name not in HEADS:
         raise UsageError(f"no head {name!r}; there are: {', '.join(HEADS)}")
     return HEADS[name](embedding, classes, s=s, m=m)
+
+
+class ClassSampling:
+    """X. An et al., "Killing Two Birds with One Stone: Efficient and Robust Training … by Partial FC", CVPR 2022.
+
+    A step learns the classes of its batch and others, drawn, until these are ``share`` of all: logits, gradients and
+    the optimizer's work are those of the classes drawn alone. Between steps head and optimizer hold all classes, so
+    that validation and saved states are as without sampling; a class that a step leaves out neither moves nor decays.
+    All processes draw the same, by the seed of the step.
+
+    Args of the constructor: a head, the optimizer of its parameters, the share of the classes, 1 for all, and the
+    faces in a batch over all processes.
+    """
+
+    def __init__(self, head: ClassCentres, optimizer: torch.optim.Optimizer, share: float, batch: int) -> None:
+        self.classes, self.optimizer = len(head.weight), optimizer
+        self.drawn = drawn_classes(self.classes, share, batch)
+        several = [each for each in head.parameters() if each.ndim and len(each) == self.classes]
+        self.parameters = several if self.drawn < self.classes else []
+        self.rows = torch.empty(0, dtype=torch.int64)
+        self.whole: dict[nn.Parameter, tuple[Tensor, dict[str, Tensor]]] = {}
+        for parameter in self.parameters if dist.is_initialized() else ():
+            dist.broadcast(parameter.data, 0)  # torch does so with what a step holds, which is not all
+        self._hold(np.arange(self.drawn))  # whoever shares gradients among processes asks for their shapes once
+
+    def columns(self, labels: Tensor, everyones: NDArray[np.int64], seed: int) -> Tensor:
+        """Begins a step: draws its classes, which head and optimizer hold until ``release``.
+
+        Args:
+            labels: (n,) int64 classes of this process' faces, −1 where one has none.
+            everyones: (N,) those of the faces of all processes.
+            seed: of the step.
+
+        Returns:
+            (n,) int64 columns of the logits that are the labels' own; −1 stays.
+        """
+        if not self.parameters:
+            return labels
+        self.release()
+        own = np.unique(everyones[everyones >= 0])
+        self._hold(_drawn(own, self.classes, self.drawn, seed))
+        return torch.where(labels < 0, labels, torch.searchsorted(self.rows, labels))
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Ends a step, also one that the optimizer has left out: what it learned goes back among all classes."""
+        for parameter, (weight, states) in self.whole.items():
+            weight[self.rows] = parameter.data
+            state = self.optimizer.state[parameter]
+            for name, part in state.items():
+                if isinstance(part, Tensor) and part.shape == parameter.shape:
+                    all_classes = states[name] if name in states else torch.zeros_like(weight)
+                    all_classes[self.rows] = part
+                    state[name] = all_classes
+            parameter.data, parameter.grad = weight, None
+        self.whole.clear()
+
+    @torch.no_grad()
+    def _hold(self, rows: NDArray[np.int64]) -> None:
+        self.rows = torch.from_numpy(rows)
+        for parameter in self.parameters:
+            self.rows = self.rows.to(parameter.device)
+            weight, state = parameter.data, self.optimizer.state[parameter]
+            states = {name: part for name, part in state.items() if isinstance(part, Tensor) and part.ndim}
+            self.whole[parameter] = (weight, states)
+            parameter.data = weight[self.rows]
+            state.update({name: part[self.rows] for name, part in states.items()})
+
+
+def _drawn(own: NDArray[np.int64], classes: int, count: int, seed: int) -> NDArray[np.int64]:
+    """``count`` classes in their order: all of ``own``, sorted, and others, each equally likely."""
+    picks = np.random.default_rng(seed).choice(classes - len(own), count - len(own), replace=False, shuffle=False)
+    # The n-th class that is not in own: as many of own lie before it as have an n of their own up to there.
+    others = picks + np.searchsorted(own - np.arange(len(own)), picks, side="right")
+    return np.sort(np.concatenate([own, others]))
+
+
+def drawn_classes(classes: int, share: float, batch: int) -> int:
+    """How many classes a step learns: a share of all, and at least as many as a batch can have."""
+    return min(classes, max(math.ceil(share * classes), batch))

@@ -20,8 +20,8 @@ BACKBONE = (
     "net of timm: timm:mobilenetv4_conv_small.  [default: mobilefacenet]"
 )
 HEAD = (
-    "Loss on the embedding: arcface, arcface-learned (a learned margin), cosface, adaface (a margin by the photo's "
-    "quality) or softmax.  [default: arcface]"
+    "Loss on the embedding: arcface, arcface-learned (a learned margin), arcface-subcenter (for wrong labels), magface "
+    "(the length tells the quality), cosface, adaface (a margin by the photo's quality) or softmax.  [default: arcface]"
 )
 INIT = (
     "Weights to start from: a shipped model's name, a run folder or .safetensors, whose backbone, embedding and "

@@ -103,7 +103,9 @@ class ModelConfig(Group):
 class HeadConfig(Group):
     """The loss head on top of the embedding; it stays behind when training ends."""
 
-    loss: str = setting("arcface", "arcface, arcface-learned, cosface, adaface or softmax", was="head")
+    loss: str = setting(
+        "arcface", "arcface, arcface-learned, arcface-subcenter, magface, cosface, adaface or softmax", was="head"
+    )
     """What turns embeddings and labels into a loss."""
     logit_scale: float = positive(16.0, unit="factor", was="s")
     """Scale s of the logits (ArcFace, eq. 3): 16 suits tens of identities, 30 hundreds, 64 tens of thousands."""
@@ -113,6 +115,11 @@ class HeadConfig(Group):
     """Margin m between identities: larger ones pull a person's embeddings closer together and are harder to train."""
     margin_warmup_ratio: float = share(0.4, of="the run", was="margin_warmup")
     """How long the margin grows from 0; without that small sets diverge."""
+    class_sampling: float = setting(
+        1.0, "above 0, up to 1", lambda value: 0 < value <= 1, unit="fraction of the classes"
+    )
+    """Classes that a step compares with: those of its batch and others, drawn (PartialFC), for tens of thousands of
+    people; 1 takes all."""
 
 
 @dataclass(frozen=True, kw_only=True)

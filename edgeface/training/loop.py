@@ -25,7 +25,7 @@ from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled, PReLU, stretch_small_maps
 from edgeface.data.dataset import FaceData, batches
 from edgeface.embedder import Embedder
-from edgeface.heads import LearnedArcFace, build_head
+from edgeface.heads import ClassCentres, ClassSampling, LearnedArcFace
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import (
@@ -36,14 +36,22 @@ from edgeface.training.checkpoints import (
     whole_licence,
     write_record,
 )
-from edgeface.training.config import DistillConfig, OptimConfig, TrainConfig
+from edgeface.training.config import DistillConfig, TrainConfig
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
 from edgeface.training.init.fit import fit_to_teachers, imprint_head
-from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
+from edgeface.training.processes import agreed, free_memory, join_processes, own_share, share_batch_norm, summed
 from edgeface.training.record import RECORD, Origin
 from edgeface.training.schedule import Clock, Epoch, epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
-from edgeface.training.training_state import LAST, Learner, Pool, TrainingState
+from edgeface.training.training_state import (
+    LAST,
+    Learner,
+    Pool,
+    TrainingState,
+    clamp_slopes,
+    head_for,
+    make_optimizer,
+)
 from edgeface_runtime import UsageError
 
 ROLLBACKS = 5
@@ -87,7 +95,7 @@ def train(
         resume: go on with the run in the folder.
         init: fills the new net's weights; not called when a saved state is there.
         teachers: embedders whose outputs the student learns.
-        feature_teacher: a trained model in their place, whose feature maps the student learns too (FitNets).
+        feature_teacher: a trained model in their place, whose feature maps of augmented faces the student learns too.
         unlabeled: (M, S, S, 3) uint8 RGB faces without labels, used in the distillation loss alone.
         tensorboard: write the curves as TensorBoard events too.
         command: what the command line was given, kept in ``run.json``, so that ``--resume`` needs the folder alone.
@@ -111,8 +119,7 @@ def train(
     net = build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
     if config.schedule.progressive_size:
         stretch_small_maps(net)
-    scale, margin = config.head.logit_scale, config.head.margin
-    head = build_head(config.head.loss, config.model.embedding_dim, len(data.identities), s=scale, m=margin)
+    head = head_for(config, len(data.identities), free_memory(device), world)
 
     # ---- data
     train_rows, val_rows = data.rows("train"), data.rows("val")
@@ -137,8 +144,7 @@ def train(
     pool = Pool(data, unlabeled, targets, device)
 
     # ---- optimizer, and where an earlier run stopped
-    some = data.faces[train_rows[:SCALE_FACES]]
-    hints = None if feature_teacher is None else _feature_teacher(net, feature_teacher, some, config)
+    hints = _feature_teacher(net, feature_teacher, data.faces[train_rows[:SCALE_FACES]], config)
     learner = Learner(net, head, hints).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.init.fit_embedding and not begun:
         fit_to_teachers(learner, pool, pool_rows, config, reporter)
@@ -154,6 +160,7 @@ def train(
         state.save(folder, config, digest, contract)
     if config.system.compile:
         net.compile()
+    sampling = ClassSampling(head, state.optimizer, config.head.class_sampling, batch)
     model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
     steps, epochs, rollbacks, clock = len(pool_rows) // batch, config.schedule.epochs, 0, Clock(config)
@@ -164,8 +171,7 @@ def train(
     while len(state.curves) < epochs and not stalled(state.curves, config.schedule.early_stopping_patience):
         # ---- one pass over the training photos, in an order of its own
         epoch = len(state.curves)
-        side = side_at(epoch, config)
-        order = epoch_order(pool_rows, data.labels, config, epoch)
+        side, order = side_at(epoch, config), epoch_order(pool_rows, data.labels, config, epoch)
         model.train()
         seen: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=device)
@@ -178,6 +184,7 @@ def train(
             drawn = draw(batch, generator).part(share, device)
             labelled = max(1, int((pool.labels[rows] >= 0).sum())) / world
             faces, labels, target = pool.batch(rows[share])
+            labels = sampling.columns(labels, pool.labels[rows], generator.initial_seed())
             x = normalize(faces, *config.model.pixel_statistics)
             if hints is None:
                 x = augment(shrink(x, side), drawn, config.augment)
@@ -188,13 +195,14 @@ def train(
                 x = x.contiguous(memory_format=torch.channels_last)
                 with accelerator.autocast():
                     embeddings, logits, hint_loss = model(x, labels.clamp(min=0), margin)
-                loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill)
+                loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill, head)
                 if hint_loss is not None:
                     loss = loss + config.distill.hint_weight * hint_loss
                 optimizer.zero_grad()
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
             optimizer.step()
+            sampling.release()
             clamp_slopes(slopes)
             if state.average is not None:
                 state.average.update_parameters(net)
@@ -227,15 +235,23 @@ def train(
 
 
 def losses(
-    embeddings: Tensor, logits: Tensor, labels: Tensor, target: Tensor | None, labelled: float, weights: DistillConfig
+    embeddings: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    target: Tensor | None,
+    labelled: float,
+    weights: DistillConfig,
+    head: ClassCentres | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch and, for the curves, (loss, accuracy of the head, cosine to the teachers).
 
-    Cross-entropy over the faces that have a label (``labelled`` of them per process, over all
+    Cross-entropy and the head's penalty over the faces that have a label (``labelled`` of them per process, over all
     processes on average), and 1 − cosine to the target over all faces.
     """
     named = labels >= 0
     loss = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    if head is not None and (penalty := head.penalty(embeddings)) is not None:
+        loss = loss + (penalty * named).sum()
     loss = weights.classification_weight * loss / labelled
     hits = ((logits.argmax(1) == labels) & named).sum() / labelled
     cosine = torch.zeros((), device=loss.device)
@@ -243,30 +259,6 @@ def losses(
         cosine = F.cosine_similarity(embeddings, target).mean()
         loss = loss + weights.distill_weight * (1 - cosine)
     return loss, torch.stack([loss.detach(), hits.float(), cosine.detach()])
-
-
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed, an embedding layer has a rate of its own."""
-    embedding = [p for m in model.modules() if isinstance(m, Pooled) for p in m.embed.parameters() if p.ndim > 1]
-    apart = set(map(id, embedding))
-    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in apart]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, list[nn.Parameter] | float]] = [
-        {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
-        {"params": others, "weight_decay": 0.0, "share": 1.0},
-        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embedding_lr_scale},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
-@torch.no_grad()
-def clamp_slopes(slopes: Sequence[Tensor]) -> None:
-    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
-    for slope in slopes:
-        slope.clamp_(max=1.0)
 
 
 def shrink(x: Tensor, side: int) -> Tensor:
@@ -300,7 +292,7 @@ def validate(
         embeddings = state.kept(x.contiguous(memory_format=torch.channels_last))
         with_margin = state.learner.head(embeddings, labels, config.head.margin)
         plain = state.learner.head(embeddings, labels, 0.0)
-        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config.distill)
+        loss, figures = losses(embeddings, with_margin, labels, target, len(chunk), config.distill, state.learner.head)
         hits = (plain.argmax(1) == labels).float().mean()
         total += len(chunk) * torch.stack([loss, hits, figures[2]])
     loss_mean, accuracy, cosine = (summed(total) / len(rows)).tolist()
@@ -338,8 +330,10 @@ def _check_batch(batch: int, photos: int, processes: int) -> None:
 
 
 def _feature_teacher(
-    net: nn.Module, teacher: Checkpoint, faces: NDArray[np.uint8], config: TrainConfig
-) -> FeatureTeacher:
+    net: nn.Module, teacher: Checkpoint | None, faces: NDArray[np.uint8], config: TrainConfig
+) -> FeatureTeacher | None:
+    if teacher is None:
+        return None
     return FeatureTeacher(net, teacher, normalize(torch.from_numpy(faces), *config.model.pixel_statistics), config)
 
 

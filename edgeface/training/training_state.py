@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -14,21 +16,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from edgeface.backbones.layers import Pooled
 from edgeface.data.dataset import FaceData
+from edgeface.heads import HEADS, ClassCentres, build_head, drawn_classes
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_state, load_tensors, save_tensors
-from edgeface.training.config import TrainConfig, as_dict, by_key, config_from
+from edgeface.training.config import OptimConfig, TrainConfig, as_dict, by_key, config_from
 from edgeface.training.schedule import CURVES, Epoch, write_curves
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.checks import Positive, build
 
 LAST, BEST = "last.safetensors", "best.safetensors"
+SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+"""Of classes, that a refusal may propose."""
+LOGITS = 6
+"""Copies of a batch's logits at once: cosines, with margin, scaled, their log-softmax and gradients."""
+VALIDATED = 64
+"""Faces in a batch of validation, which compares with all classes."""
 
 
 class Learner(nn.Module):
     """Backbone, head and feature teacher as one module, so that one forward pass serves all processes."""
 
-    def __init__(self, net: nn.Module, head: nn.Module, feature_teacher: nn.Module | None = None) -> None:
+    def __init__(self, net: nn.Module, head: ClassCentres, feature_teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.net, self.head, self.feature_teacher = net, head, feature_teacher
 
@@ -171,3 +181,75 @@ def _current(name: str) -> str:
     for old, new in (("optimiser.", "optimizer."), ("learner.guide.", "learner.feature_teacher.")):
         name = new + name.removeprefix(old) if name.startswith(old) else name
     return name
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD; biases, batch norm and PReLU slopes are not decayed, an embedding layer has a rate of its own."""
+    embedding = [p for m in model.modules() if isinstance(m, Pooled) for p in m.embed.parameters() if p.ndim > 1]
+    apart = set(map(id, embedding))
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in apart]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, list[nn.Parameter] | float]] = [
+        {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
+        {"params": others, "weight_decay": 0.0, "share": 1.0},
+        {"params": embedding, "weight_decay": config.weight_decay, "share": config.embedding_lr_scale},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def clamp_slopes(slopes: Sequence[Tensor]) -> None:
+    """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
+    for slope in slopes:
+        slope.clamp_(max=1.0)
+
+
+def head_for(config: TrainConfig, classes: int, free: int | None, processes: int = 1) -> ClassCentres:
+    """The head of a run, once its classes are known to fit into memory.
+
+    Args:
+        config: of the run.
+        classes: how many people there are.
+        free: bytes of memory that this process may take; None where that is not known.
+        processes: among which a batch is shared.
+
+    Raises:
+        UsageError: as ``build_head``; or memory is too small, and what would fit.
+    """
+
+    def needed(share: float) -> int:
+        return head_bytes(config, classes, share, processes)
+
+    share = config.head.class_sampling
+    if config.head.loss in HEADS and free is not None and needed(share) > free:
+        fits = next((less for less in SHARES if less < share and needed(less) <= free), None)
+        less = SHARES[-1] if fits is None else fits
+        mend = "" if fits else ": take a smaller embedding_dim, optimizer=sgd, or fewer people"
+        raise UsageError(
+            f"{classes:,} people: {config.head.loss} with class_sampling={share:g} takes about "
+            f"{_gigabytes(needed(share))} to train, and {_gigabytes(free)} are free; "
+            f"--set class_sampling={less:g} takes {_gigabytes(needed(less))}{mend}"
+        )
+    scale, margin = config.head.logit_scale, config.head.margin
+    return build_head(config.head.loss, config.model.embedding_dim, classes, s=scale, m=margin)
+
+
+def head_bytes(config: TrainConfig, classes: int, share: float, processes: int = 1) -> int:
+    """Bytes that head, optimizer and logits take at their most, in float32, in one of the processes."""
+    centres = HEADS[config.head.loss].CENTRES
+    row, moments = 4 * centres * config.model.embedding_dim, 2 if config.optim.optimizer == "adamw" else 1
+    drawn = drawn_classes(classes, share, config.data.batch_size)
+    logits = 4 * (centres + LOGITS - 1)
+    # Gradient, directions and their gradient, what the optimizer needs meanwhile; of a share its own copy too.
+    step = drawn * row * (4 + (1 + moments if drawn < classes else 0))
+    step += logits * drawn * math.ceil(config.data.batch_size / processes)
+    validation = classes * (row + logits * VALIDATED)
+    saving = classes * row * (1 + moments)
+    return classes * row * (1 + moments) + max(step, validation, saving)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

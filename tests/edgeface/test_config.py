@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 OTHER: dict[str, object] = {
     "backbone": "vgg11", "embedding_dim": 64, "input_size": 224, "normalization": "imagenet",
     "loss": "cosface", "logit_scale": 30.0, "margin": 0.5, "margin_warmup_ratio": 1.0,
+    "class_sampling": 0.1,
     "batch_size": 8, "balanced_sampling": True,
     "optimizer": "sgd", "lr": 0.1, "embedding_lr_scale": 0.0, "weight_decay": 0.0, "grad_clip_norm": 1.0,
     "ema_decay": 0.99,

@@ -19,7 +19,18 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from edgeface.backbones import build_backbone
-from edgeface.heads import HEADS, AdaFace, ArcFace, ClassCentres, CosFace, LearnedArcFace, Softmax, build_head
+from edgeface.heads import (
+    HEADS,
+    AdaFace,
+    ArcFace,
+    ClassCentres,
+    CosFace,
+    LearnedArcFace,
+    MagFace,
+    Softmax,
+    SubcenterArcFace,
+    build_head,
+)
 from edgeface.training.config import DistillConfig
 from edgeface.training.loop import losses
 from edgeface.training.training_state import Learner
@@ -91,6 +102,62 @@ def test_cosface_loss_and_gradients_are_those_of_pytorch_metric_learning(seed: i
     torch.testing.assert_close(head.weight.grad, theirs.W.grad.T)
 
 
+@pytest.mark.parametrize(("seed", "m"), [(0, 0.3), (1, 0.0), (2, 1.0)])
+def test_subcenter_arcface_is_that_of_pytorch_metric_learning(seed: int, m: float):
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    embeddings, labels = batch(seed)
+    head = SubcenterArcFace(6, 5, s=16.0, m=m).double()
+    given = {"margin": math.degrees(m), "scale": 16.0, "sub_centers": 3}
+    theirs = losses.SubCenterArcFaceLoss(num_classes=5, embedding_size=6, **given).double()
+    theirs.W.data = head.weight.detach().reshape(15, 6).T.clone()
+    loss, reference = F.cross_entropy(head(embeddings, labels), labels), theirs(embeddings, labels)
+    loss.backward()
+    reference.backward()
+    torch.testing.assert_close(loss, reference, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(head.weight.grad.reshape(15, 6), theirs.W.grad.T, rtol=1e-5, atol=1e-6)
+
+
+def test_a_subcenter_head_started_at_the_means_has_its_other_centres_free():
+    embeddings, labels = batch()
+    plain, several = ArcFace(6, 5).double(), SubcenterArcFace(6, 5).double()
+    free = several.weight.detach()[:, 1:].clone()
+    plain.imprint(embeddings, labels)
+    several.imprint(embeddings, labels)
+    seen = labels.unique()
+    assert torch.equal(several.weight[seen, 0], plain.weight[seen])
+    assert torch.equal(several.weight[:, 1:], free)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1, 64), st.floats(0, 0.4), st.floats(1, 30))
+def test_magface_logits_and_penalty_are_the_formulas(seed: int, s: float, m: float, length: float):
+    embeddings, labels = batch(seed)
+    head = MagFace(6, 5, s=s, m=m).double()
+    head.weight.data.mul_(0.1).add_(0.3 * embeddings[0])  # so near that θ + m stays below π
+    embeddings = length * (embeddings[:1] + 0.2 * embeddings)
+    expected, penalties = oracle.magface(embeddings.numpy(), head.weight.detach().numpy(), labels.tolist(), s, m)
+    np.testing.assert_allclose(head(embeddings, labels).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head.penalty(embeddings).numpy(), penalties, rtol=1e-9)
+
+
+def test_magface_makes_short_embeddings_longer_and_those_past_its_bounds_shorter():
+    head = MagFace(6, 5).double()
+    for length, sign in ((3.0, -1), (20.0, -1), (109.0, -1), (111.0, 1), (300.0, 1)):
+        embeddings = (length * F.normalize(batch()[0])).requires_grad_()
+        head.penalty(embeddings).sum().backward()
+        assert (torch.sign((embeddings.grad * embeddings).sum(1)) == sign).all()
+
+
+def test_the_penalty_goes_into_the_loss_of_faces_with_a_name_alone():
+    embeddings, labels = batch()
+    logits, head = torch.zeros(9, 5), MagFace(6, 5).double()
+    labels[3:] = -1
+    with_penalty, without = (
+        losses(embeddings, logits, labels, None, 3, DistillConfig(), each)[0] for each in (head, None)
+    )
+    assert (with_penalty - without).item() == pytest.approx(head.penalty(embeddings)[:3].mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("m", [0.05, 0.5, 1.5])
 def test_the_learned_margin_starts_where_it_was_told_and_gives_arcfaces_logits(m: float):
     embeddings, labels = batch()
@@ -139,7 +206,8 @@ def test_all_heads_are_built_and_called_alike(name: str):
     assert isinstance(head, ClassCentres)
     F.cross_entropy(head(embeddings, labels, 0.1), labels).backward()
     assert all(torch.isfinite(weight.grad).all() for weight in head.parameters())
-    torch.testing.assert_close(head.cosines(embeddings), F.normalize(embeddings) @ F.normalize(head.weight).T)
+    cosines = F.normalize(embeddings) @ F.normalize(head.weight.view(-1, 6)).T
+    torch.testing.assert_close(head.cosines(embeddings), cosines.view(9, 5, -1).amax(2))
 
 
 def test_an_unknown_head_lists_the_known():
@@ -236,7 +304,8 @@ def test_gradients_near_the_class_centre_in_half_precision_are_those_of_float64(
     # Towards a direction that is no class's, so that the other cosines stay 0.
     embeddings = cosine * centres[labels] + math.sqrt(1 - cosine**2) * F.normalize(torch.randn(64).double(), dim=0)
     heads = [build_head(name, 64, 5, s=64.0, m=0.5) for _ in range(2)]
-    heads[0].weight.data = centres.to(dtype).float()
+    of_all = centres if heads[0].weight.ndim == 2 else torch.stack([centres, -centres, -centres], 1)
+    heads[0].weight.data = of_all.to(dtype).float()
     heads[1].load_state_dict(heads[0].state_dict())
     heads[1].double()
     half, exact = embeddings.to(dtype).requires_grad_(), embeddings.to(dtype).double().requires_grad_()

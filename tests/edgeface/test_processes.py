@@ -63,13 +63,14 @@ train(few, Path(sys.argv[1]), config, feature_teacher=load_checkpoint(sys.argv[2
 # Twelve faces of three people; a net that gives NaN where told; the run folder as it was after the first epoch.
 SMALL = """
 import json, shutil, sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 import torch.distributed as dist
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.opening import open_embedder
 from edgeface.progress import SILENT
-from edgeface.training.config import load_config
+from edgeface.training.config import as_dict, load_config
 from edgeface.training.loop import train
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
@@ -97,8 +98,13 @@ def not_a_number_once(net):
         return output * float("nan") if len(calls) == 1 and rank() == 1 else output
     net.register_forward_hook(spoil)
 
-def losses(run, **more):
+def losses(run, data=data, config=config, **more):
     return [[row.train_loss, row.val_loss, row.val_cosine or 0.0] for row in train(data, target / run, config, **more)]
+
+def sampled(run, **more):  # three people among fifty names, of which a step has ten
+    some = load_config(base={key: value for group in as_dict(config).values() for key, value in group.items()},
+                       class_sampling=0.2)
+    return losses(run, replace(data, identities=tuple(map(str, range(50)))), some, **more)
 """
 
 TOGETHER = (
@@ -106,6 +112,7 @@ TOGETHER = (
     + """
 found = {"whole": losses("whole", reporter=Copying()), "broken": losses("broken", resume=True)}
 found["spoilt"] = losses("spoilt", init=not_a_number_once)
+found["sampled"] = sampled("sampled")
 found["taught"] = losses("taught", teachers=[open_embedder("mobilefacenet-tiny")])
 found["seconds"] = dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout.total_seconds()
 if rank() == 0:
@@ -117,6 +124,7 @@ ALONE = (
     SMALL
     + """
 found = {"moved": losses("moved", resume=True), "whole": losses("alone")}
+found["sampled"] = sampled("sampled-alone")
 found["taught"] = losses("taught-alone", teachers=[open_embedder("mobilefacenet-tiny")])
 (target / "alone.json").write_text(json.dumps(found))
 """
@@ -207,6 +215,16 @@ def test_processes_share_the_teachers_and_end_as_one_does(runs: Path) -> None:
     (shared,), (alone,) = (list((runs / run / "teachers").glob("teacher-*.npy")) for run in ("taught", "taught-alone"))
     assert shared.name == alone.name
     assert np.array_equal(np.load(shared), np.load(alone))
+
+
+def test_processes_that_sample_classes_end_as_one_does(runs: Path) -> None:
+    two, one = figures(runs, "found", "sampled"), figures(runs, "alone", "sampled")
+    for first, second in zip(two, one, strict=True):
+        assert second == pytest.approx(first, rel=1e-3)
+    (shared, _), (alone, _) = (load_tensors(runs / run / "last.safetensors") for run in ("sampled", "sampled-alone"))
+    weight = "learner.head.weight"
+    assert shared[weight].shape == (50, 16)
+    assert np.allclose(shared[weight], alone[weight], rtol=0, atol=1e-6)
 
 
 def test_processes_wait_for_one_that_is_busy_for_hours(runs: Path) -> None:

@@ -25,8 +25,9 @@ from edgeface.data.dataset import load_data, split_photos
 from edgeface.deploy import ExportPhotos, export_model
 from edgeface.training.checkpoints import load_checkpoint, load_tensors
 from edgeface.training.config import load_config
-from edgeface.training.loop import make_optimizer, shrink, train
+from edgeface.training.loop import shrink, train
 from edgeface.training.schedule import learning_rate, side_at
+from edgeface.training.training_state import make_optimizer
 from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 
