@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from edgeface.data.dataset import FaceData, open_faces
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.opening import EXPORTED, carries_contract, contract_of
 from edgeface.evaluation.pipeline import held_against
-from edgeface.evaluation.tails import all_against_all, tar_at_far
+from edgeface.evaluation.tails import thresholds
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces
@@ -26,8 +25,6 @@ from edgeface_export.source_model import SourceModel, exported_onnx, torch_sourc
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.model import find_model
 
-FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-"""False match rates that a contract holds a threshold for."""
 THRESHOLD_PHOTOS = 15_000
 """At most so many photos set thresholds: 112 million pairs, enough for a rate of 1e-7."""
 NOT_ALIGNED = "the faces are not aligned as a device aligns them, whose scores are others"
@@ -231,41 +228,6 @@ def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> Evaluatio
 def _with_pairs(faces: FaceData, rows: NDArray[np.int64], pairs: NDArray[np.int64]) -> EvaluationSet:
     labels = faces.labels[rows]
     return EvaluationSet(faces.faces[rows], pairs, labels[pairs[:, 0]] == labels[pairs[:, 1]], labels)
-
-
-def thresholds(
-    embeddings: NDArray[np.float32], labels: NDArray[np.int64], reason: str | None = None
-) -> tuple[dict[str, object], dict[str, object]]:
-    """A threshold for each of ``FARS`` from all-against-all scores.
-
-    Args:
-        embeddings: (N, D) float32 unit rows of people not trained on.
-        labels: (N,) identities.
-        reason: why these faces set none, where they do not.
-
-    Returns:
-        The contract's ``thresholds``, and what they were measured on with the reason for each that is null.
-    """
-    people = len(np.unique(labels))
-    facts: dict[str, object] = {"people": people, "photos": len(labels)}
-    found: dict[str, object] = {f"{far:g}": None for far in FARS}
-    of = all_against_all(embeddings, labels) if people > 1 else None
-    missing: dict[str, str] = {}
-    for far, key in zip(FARS, found, strict=True):
-        if reason is not None:
-            missing[key] = reason
-            continue
-        if of is None or not len(of.genuine):
-            missing[key] = "the photos show no two people that were not trained on, one of them twice"
-            continue
-        at = tar_at_far(of, far)
-        if at.reason is not None:
-            missing[key] = at.reason
-            continue
-        figures = {"value": at.threshold, "low": at.threshold_low, "high": at.threshold_high, "tar": at.value}
-        # Rounded up: rounded down, a threshold might let one more through.
-        found[key] = {"pairs": of.total} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
-    return found, facts | {"missing": missing}
 
 
 def _digest(face: NDArray[np.uint8]) -> bytes:

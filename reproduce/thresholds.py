@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.dataset import load_data
-from edgeface.deploy import thresholds
+from edgeface.evaluation.tails import thresholds
 from edgeface_export.formats import FORMATS
 from edgeface_runtime import load
 from edgeface_runtime.contract import read_contract, seal

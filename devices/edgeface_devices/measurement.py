@@ -22,8 +22,8 @@ Embeddings = NDArray[np.float32]
 Faces = NDArray[np.uint8]
 Json = dict[str, object]
 
-FORMAT_NAMES = {"onnx": "ONNX", "tflite": "TFLite", "ncnn": "ncnn"}
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "ncnn": "ncnn"}
+FORMAT_NAMES = {"onnx": "ONNX", "tflite": "TFLite", "ncnn": "ncnn", "ensemble": "ensemble"}
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "ncnn": "ncnn", "ensemble": "ensemble"}
 """Format of a file → the engine that opens it."""
 DISTURBED = 1.25
 """Median duration over median processor time; with several threads it is below 1."""
@@ -264,7 +264,8 @@ def _kinds() -> dict[str, Any]:
         | figures
         | dict.fromkeys(("rounds_ms", "cpu_rounds_ms"), tuple[once, once])
         | dict.fromkeys(("top1", "auc", "top1_here", "auc_here"), Share)
-        | {"format": Literal["onnx", "tflite", "ncnn"], "threads": size, "size_bytes": size, "peak_mb": Positive}
+        | {"format": Literal["onnx", "tflite", "ncnn", "ensemble"], "threads": size, "size_bytes": size}
+        | {"peak_mb": Positive}
         | {"calls": Count, "instructions": _Instructions}
     )
 

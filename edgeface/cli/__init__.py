@@ -28,6 +28,7 @@ VERBS = (
     "tune",
     "eval",
     "export",
+    "ensemble",
     "inspect",
     "bench",
     "profile",

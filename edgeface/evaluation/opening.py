@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from edgeface.heads import ClassCentres
 
 _SECTIONS: dict[str, type] = {"input": InputSpec, "embedding": EmbeddingSpec}
-EXPORTED = (".onnx", ".tflite", ".ncnn")
+EXPORTED = (".onnx", ".tflite", ".ncnn", ".ensemble")
 
 
 def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Embedder:
     """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch.
 
     Args:
-        source: ``.onnx``, ``.tflite``, ``.ncnn``, the name of a shipped model, ``.safetensors`` or a run folder.
+        source: ``.onnx``, ``.tflite``, ``.ncnn``, ``.ensemble``, the name of a shipped model, ``.safetensors`` or a run
+            folder.
         threads: of the engine; PyTorch keeps its own setting.
         contract: for an ``.onnx`` or ``.tflite`` of other origin, which carries none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from edgeface_export.separation import Z, sum_variance, wilson
 from edgeface_runtime import UsageError
 
+FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+"""False match rates that a contract holds a threshold for."""
 LEAST_FALSE_ACCEPTS = 10
 """Fewer expected at a FAR make its threshold the luck of a few pairs."""
 TOP = 0.03
@@ -170,3 +173,38 @@ def tar_at_far(of: Tails, far: float) -> TarAtFar:
     variance = sum_variance(float(moved @ moved - slope**2 * of_pairs / of.total**2), float(mine @ mine), people)
     known = float(value * (1 - value) / variance) if 0 < value < 1 and variance else float(len(np.unique(of.person)))
     return TarAtFar(value, *wilson(value, min(known, count)), threshold, low, high)
+
+
+def thresholds(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64], reason: str | None = None
+) -> tuple[dict[str, object], dict[str, object]]:
+    """A threshold for each of ``FARS`` from all-against-all scores.
+
+    Args:
+        embeddings: (N, D) float32 unit rows of people not trained on.
+        labels: (N,) identities.
+        reason: why these faces set none, where they do not.
+
+    Returns:
+        The contract's ``thresholds``, and what they were measured on with the reason for each that is null.
+    """
+    people = len(np.unique(labels))
+    facts: dict[str, object] = {"people": people, "photos": len(labels)}
+    found: dict[str, object] = {f"{far:g}": None for far in FARS}
+    of = all_against_all(embeddings, labels) if people > 1 else None
+    missing: dict[str, str] = {}
+    for far, key in zip(FARS, found, strict=True):
+        if reason is not None:
+            missing[key] = reason
+            continue
+        if of is None or not len(of.genuine):
+            missing[key] = "the photos show no two people that were not trained on, one of them twice"
+            continue
+        at = tar_at_far(of, far)
+        if at.reason is not None:
+            missing[key] = at.reason
+            continue
+        figures = {"value": at.threshold, "low": at.threshold_low, "high": at.threshold_high, "tar": at.value}
+        # Rounded up: rounded down, a threshold might let one more through.
+        found[key] = {"pairs": of.total} | {name: math.ceil(1e6 * (x or 0)) / 1e6 for name, x in figures.items()}
+    return found, facts | {"missing": missing}

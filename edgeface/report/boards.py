@@ -23,7 +23,7 @@ from edgeface_devices.results import Results, Verdict, origins
 from edgeface_devices.way_tables import by_setting, reasons, title, way_table
 from edgeface_runtime.files import write_text
 
-COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d"}
+COLOURS = {"onnxruntime": "#2f7ed8", "litert": "#e07b22", "ncnn": "#3a9d5d", "ensemble": "#8a5cc2"}
 
 
 def write_boards(

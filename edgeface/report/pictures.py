@@ -23,7 +23,7 @@ from edgeface_devices.results import Results
 
 INK = "#010203"
 """Becomes ``currentColor``; matplotlib knows no such colour."""
-COLOURS = {"onnx": "#2f7ed8", "tflite": "#e07b22", "ncnn": "#3a9d5d"}
+COLOURS = {"onnx": "#2f7ed8", "tflite": "#e07b22", "ncnn": "#3a9d5d", "ensemble": "#8a5cc2"}
 _GAP = 5
 """Points between a marker and its label."""
 STYLE: dict[str, object] = {

@@ -11,16 +11,14 @@ import difflib
 import math
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from edgeface.progress import SILENT, Reporter
+from edgeface.training.setting import below_1, choice, positive, setting, share, switch, weight
 from edgeface_runtime import UsageError
 from edgeface_runtime.checks import number, parse_json, parse_toml, read_text
-
-T = TypeVar("T")
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # (mean, std) per channel in pixel units; ImageNet's are the paper's.
@@ -28,44 +26,6 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
 SIZES = (112, 224)
-
-
-def setting(
-    default: T, allowed: str, good: Callable[[T], bool] = lambda _: True, *, unit: str = "", was: str = ""
-) -> T:
-    """A key of a group: its default, what it may be, in words and as a test, its unit, and the name it had once."""
-    return field(default=default, metadata={"allowed": allowed, "good": good, "unit": unit, "was": was})
-
-
-def switch(*, was: str = "") -> bool:
-    """A key that is off unless it is set."""
-    return setting(False, "true or false", was=was)
-
-
-def positive(default: float, *, unit: str, was: str = "") -> float:
-    """A key above 0."""
-    return setting(default, "above 0", lambda value: value > 0, unit=unit, was=was)
-
-
-def weight(default: float, *, unit: str, was: str = "") -> float:
-    """A key of 0, which switches off, or more."""
-    return setting(default, "0 or more", lambda value: value >= 0, unit=unit, was=was)
-
-
-def share(default: float, *, of: str, was: str = "") -> float:
-    """A key from 0 to 1."""
-    return setting(default, "0 to 1", lambda value: 0 <= value <= 1, unit=f"fraction of {of}", was=was)
-
-
-def below_1(default: float, *, unit: str, was: str = "") -> float:
-    """A key from 0 to less than 1."""
-    return setting(default, "0 to below 1", lambda value: 0 <= value < 1, unit=unit, was=was)
-
-
-def choice(default: str, *names: str, was: str = "") -> str:
-    """A key that is one of some words."""
-    words = f"{', '.join(names[:-1])} or {names[-1]}"
-    return setting(default, words, lambda value: value in names, was=was)
 
 
 class Group:
@@ -221,6 +181,14 @@ class AugmentConfig(Group):
     """Coarsened to a quarter of their resolution."""
     erase_prob: float = share(0.0, of="faces", was="erase")
     """A rectangle of a fifth to half of each side hidden."""
+    adversarial: str = choice("no", "no", "fgsm", "pgd")
+    """Move faces to where the loss is larger: by one step of the gradient's sign, or by several from a random start."""
+    adversarial_eps: float = positive(2.0, unit="grey levels of 255")
+    """Largest such change of a pixel, in each channel."""
+    adversarial_steps: int = setting(3, "1 to 100", lambda value: 1 <= value <= 100, unit="steps of pgd")
+    """Each costs a forward and a backward pass."""
+    adversarial_ratio: float = share(0.5, of="each batch")
+    """Moved; the other faces are trained on as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

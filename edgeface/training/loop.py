@@ -27,7 +27,7 @@ from edgeface.data.dataset import FaceData, batches
 from edgeface.embedder import Embedder
 from edgeface.heads import ClassCentres, ClassSampling, LearnedArcFace
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import augment, draw, normalize
+from edgeface.training.augment import attacked, augment, draw, normalize
 from edgeface.training.checkpoints import (
     Checkpoint,
     contract_draft,
@@ -194,10 +194,10 @@ def train(
             with _memory_explained(batch):
                 x = x.contiguous(memory_format=torch.channels_last)
                 with accelerator.autocast():
+                    x = attacked(x, learner, labels, target, margin, config, share, generator)
                     embeddings, logits, hint_loss = model(x, labels.clamp(min=0), margin)
                 loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill, head)
-                if hint_loss is not None:
-                    loss = loss + config.distill.hint_weight * hint_loss
+                loss = loss + config.distill.hint_weight * (0 if hint_loss is None else hint_loss)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeface.data.dataset import FaceData
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import new_folder
-from edgeface.training.training_state import CURVES
+from edgeface.training.schedule import CURVES
 from edgeface.tuning.plan import OBJECTIVES, PRUNERS, TRIALS, SearchPlan
 from edgeface.tuning.results import Search, Tried, read_search, tried
 from edgeface.tuning.storage import OpenedStorage, open_store, open_study

@@ -108,6 +108,20 @@ class HardFaces:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of an ensemble, a file of the archive."""
+
+    file: str
+    """Its name there."""
+    name: str
+    """As its own contract calls it."""
+    weight: float
+    """Its share of a score, above 0; all of an ensemble are 1 together."""
+    sha256: str
+    """Of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorCost:
     """Multiply-accumulates and bytes touched (weights and output activations) of one operator class."""
 
@@ -146,6 +160,8 @@ class Contract:
     """False-accept rate (as text, ``"0.001"``) → score threshold with interval, or null."""
     hard_faces: HardFaces | None = None
     """For ``gallery check``; None where it was not fitted."""
+    members: tuple[Member, ...] = ()
+    """Of an ensemble; empty in a file of one model."""
     golden: Golden | None = None
     operators: dict[str, int] = field(default_factory=dict)
     """``int8``, ``float``, ``other`` → number of operators in the graph."""
@@ -163,6 +179,11 @@ class Contract:
         _require(
             all(len(row) == self.embedding.length for row in rows),
             f"golden.embeddings holds a row that is not of {self.embedding.length} floats",
+        )
+        weights = [member.weight for member in self.members]
+        _require(
+            not weights or (min(weights) > 0 and abs(sum(weights) - 1) < 1e-6),
+            f"members have weights {', '.join(f'{weight:g}' for weight in weights)}: not above 0, or not 1 together",
         )
         lines = (self.hard_faces.agreement, self.hard_faces.no_face) if self.hard_faces else ()
         _require(

@@ -238,7 +238,9 @@ def open_engine(path: str | Path, *, threads: int = 1) -> Engine:
             head = file.read(512)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    engine = _ENGINES[file_format(head)]
+    engine = _ENGINES.get(file_format(head))
+    if engine is None:
+        raise ModelError(f"{path}: an ensemble of models, which no engine opens as one; edgeface_runtime.load does")
     try:
         return engine(path, threads)
     except UsageError:

@@ -3,13 +3,15 @@
 Small walks over the bytes, so that a contract can be read where neither onnx nor flatbuffers is
 installed: a protobuf message (ONNX ``ModelProto.metadata_props``, field 14, onnx/onnx.proto), a
 FlatBuffer (TFLite ``Model.metadata``, field 6, tensorflow/lite/schema/schema.fbs) and a tar archive
-(ncnn's two files and the contract, docs/contract.md).
+(ncnn's two files and the contract, or the members of an ensemble and theirs, docs/contract.md).
 """
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgeface_runtime.checks import read_bytes
@@ -22,9 +24,32 @@ _METADATA_PROPS = 14
 _TAR_BLOCK = 512
 
 
+MEMBER = "member-"
+"""How the names of an ensemble's model files begin."""
+
+
 def file_format(data: bytes) -> str:
-    """``"tflite"``, ``"ncnn"`` or ``"onnx"``, told by the first 512 bytes alone: a file's name may lie."""
-    return "tflite" if data[4:8] == b"TFL3" else "ncnn" if data[257:262] == b"ustar" else "onnx"
+    """``tflite``, ``onnx``, ``ncnn`` or ``ensemble``, told by the first 512 bytes alone: a file's name may lie."""
+    if data[257:262] == b"ustar":
+        return "ensemble" if data.startswith(MEMBER.encode()) else "ncnn"
+    return "tflite" if data[4:8] == b"TFL3" else "onnx"
+
+
+def graph_formats(path: Path) -> list[str]:
+    """The formats of the graphs in a file: its own, or those of an ensemble's members, none where that is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        kind = file_format(file.read(512))
+    if kind != "ensemble":
+        return [kind]
+    try:
+        members = tar_members(read_bytes(path, MOST))
+    except ValueError:
+        return []
+    return sorted({file_format(content) for name, content in members.items() if name.startswith(MEMBER)})
 
 
 _GRAPHLESS = "weights without a graph, which no engine runs"
@@ -78,7 +103,7 @@ def read_text(path: Path) -> str:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     if not data:
         raise ModelError(f"{path}: the file is empty")
-    read = {"tflite": _tflite_text, "ncnn": _ncnn_text, "onnx": _onnx_text}[file_format(data)]
+    read = {"tflite": _tflite_text, "ncnn": _tar_text, "ensemble": _tar_text, "onnx": _onnx_text}[file_format(data)]
     try:
         text = read(data)
     except (LookupError, struct.error, ValueError) as error:
@@ -113,9 +138,18 @@ def tar_members(data: bytes) -> dict[str, bytes]:
     return members
 
 
-def _ncnn_text(data: bytes) -> str | None:
+def _tar_text(data: bytes) -> str | None:
     member = tar_members(data).get(f"{KEY}.json")
     return None if member is None else member.decode()
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    """Writes such an archive, in this order; equal members make equal bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)  # of 1970 and nobody
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from edgeface_runtime.checks import Color, described, is_bgr, path_of
 from edgeface_runtime.contract import Contract, InputSpec, is_intact, read_contract
 from edgeface_runtime.engines import Engine, first_line, is_installed, open_engine
 from edgeface_runtime.errors import ImageError, ModelError
-from edgeface_runtime.metadata import file_format
+from edgeface_runtime.files import temporary_folder
+from edgeface_runtime.metadata import file_format, tar_members
 
 PROBES = "edgeface-waves-1"
 """Name of the rule by which ``probe_images`` are made."""
@@ -125,7 +127,7 @@ class Model:
 
 
 def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract | None = None) -> Model:
-    """Opens an exported ONNX, TFLite or ncnn file.
+    """Opens an exported ONNX, TFLite or ncnn file, or an ensemble of them.
 
     Args:
         path: the model file, or the name of a shipped model; None for the default one (``edgeface models``).
@@ -141,12 +143,54 @@ def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract
         contract = read_contract(path)
         if not is_intact(path):
             raise ModelError(f"{path}: changed since it was exported (its digest differs); export or copy it again")
+    if contract.members:
+        return Model(path, contract, _Ensemble(path, contract, threads))
     engine = open_engine(path, threads=threads)
     size = contract.input.size
     expected = (size, size, 3) if contract.input.layout == "NHWC" else (3, size, size)
     if engine.input_shape[1:] != expected:
         raise ModelError(f"{path}: takes {engine.input_shape}, its contract says (N, {', '.join(map(str, expected))})")
     return Model(path, contract, engine)
+
+
+class _Ensemble:
+    """Several models as an engine: their unit embeddings side by side, each times the root of its weight.
+
+    The cosine of two faces is then the weighted mean of the members' cosines.
+    """
+
+    name = "ensemble"
+
+    def __init__(self, path: Path, contract: Contract, threads: int) -> None:
+        data, size = path.read_bytes(), contract.input.size
+        try:
+            held = tar_members(data) if file_format(data) == "ensemble" else {}
+        except ValueError as error:
+            raise ModelError(f"{path}: not a whole ensemble: {error}") from error
+        self._members: list[tuple[float, Model]] = []
+        with temporary_folder() as folder:
+            for member in contract.members:
+                file, content = Path(folder) / Path(member.file).name, held.get(member.file)
+                if content is None:
+                    raise ModelError(f"{path}: its contract lists {member.file}, which it does not hold")
+                if hashlib.sha256(content).hexdigest() != member.sha256 or file_format(content) == "ensemble":
+                    raise ModelError(f"{path}: {member.file} in it is not the model that its contract lists")
+                file.write_bytes(content)
+                try:
+                    model = load(file, threads=threads)
+                except ModelError as error:
+                    raise ModelError(str(error).replace(str(file), f"{path}: {member.file}")) from error
+                if model.contract.input.size != size:
+                    raise ModelError(f"{path}: {member.file} takes faces of {model.contract.input.size} px, not {size}")
+                self._members.append((math.sqrt(member.weight), model))
+        engines = [f"{model.engine.name} {model.engine.version}" for _, model in self._members]
+        self.version = ", ".join(dict.fromkeys(engines))
+        self.input_shape: tuple[int | None, ...] = (None, size, size, 3)
+
+    def run(self, *inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
+        """(N, D) of (N, size, size, 3) uint8 RGB faces."""
+        faces = inputs[0].astype(np.uint8, copy=False)
+        return [np.concatenate([np.float32(root) * model.embed(faces) for root, model in self._members], axis=1)]
 
 
 def as_input(faces: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8 | np.float32]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgeface_runtime.errors import ModelError
 from edgeface_runtime.files import replacing
-from edgeface_runtime.metadata import file_format
+from edgeface_runtime.metadata import graph_formats
 
 MOST = 1000
 """Digests that are remembered, the latest."""
@@ -61,7 +61,7 @@ def try_model(path: Path) -> None:
         data = path.read_bytes()
     except OSError:
         return
-    engine = _engine(file_format(data[:512]))
+    engine = " and ".join(map(_engine, graph_formats(path)))
     line = f"{hashlib.sha256(data).hexdigest()} {engine}"
     del data
     if line in _remembered():

@@ -63,6 +63,10 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "blur_prob": (1.0, {}),
     "downscale_prob": (1.0, {}),
     "erase_prob": (1.0, {}),
+    "adversarial": ("fgsm", {}),
+    "adversarial_eps": (8.0, {"adversarial": "fgsm"}),
+    "adversarial_steps": (5, {"adversarial": "pgd"}),
+    "adversarial_ratio": (1.0, {"adversarial": "fgsm"}),
     "seed": (1, {}),
     "mixed_precision": ("bf16", {}),
 }

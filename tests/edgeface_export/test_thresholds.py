@@ -15,7 +15,8 @@ pytest.importorskip("onnx")
 
 from edgeface.data.att import att_folder
 from edgeface.data.dataset import FaceData, load_data
-from edgeface.deploy import ExportPhotos, export_model, thresholds
+from edgeface.deploy import ExportPhotos, export_model
+from edgeface.evaluation.tails import thresholds
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.options import ExportOptions
 from edgeface_export.result import ExportResult

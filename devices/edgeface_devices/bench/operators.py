@@ -125,7 +125,10 @@ def profile_here(model: Model, *, threads: int, calls: int) -> tuple[float, list
     """
     profiler = {"onnxruntime": _onnxruntime, "litert": _litert}.get(model.engine.name)
     if profiler is None:
-        raise UsageError(f"{model.path}: {model.engine.name} has no profiler of operators in its wheel")
+        why = "has no profiler of operators in its wheel"
+        if model.contract.members:
+            why = "of several models: profile each of them"
+        raise UsageError(f"{model.path}: {model.engine.name} {why}")
     expected = model.engine.run(_feed(model))[0]
     cpu_ms, operators, output = profiler(model, expected, threads, calls)
     cosine = float((unit_rows(output.reshape(1, -1)) * unit_rows(expected.reshape(1, -1))).sum())

@@ -90,14 +90,15 @@ def _answer(model: Model, operation: str, arguments: dict[str, object]) -> Answe
 def _load(path: Path, threads: int) -> tuple[Model | None, Answer]:
     marks = [time.perf_counter_ns()]
     from edgeface_runtime import EdgefaceError, load
-    from edgeface_runtime.metadata import file_format
+    from edgeface_runtime.metadata import graph_formats
     from edgeface_runtime.model import probe_images
 
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        for package in _PACKAGES[file_format(file.read(512))]:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(package)
-                break
+    with contextlib.suppress(OSError):
+        for kind in graph_formats(path):
+            for package in _PACKAGES[kind]:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(package)
+                    break
     marks.append(time.perf_counter_ns())
     try:
         model = load(path, threads=threads)

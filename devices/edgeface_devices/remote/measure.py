@@ -31,7 +31,7 @@ from edgeface_devices.wheel import requirements, write_wheel
 from edgeface_runtime import ModelError, UsageError, read_contract
 from edgeface_runtime.checks import parse_json
 from edgeface_runtime.files import temporary_folder
-from edgeface_runtime.metadata import file_format
+from edgeface_runtime.metadata import graph_formats
 
 PATIENCE_S = 120.0
 """Seconds for which a lost connection is tried again."""
@@ -103,7 +103,7 @@ def measure(
         has_faces=faces is not None,
         photo=tuple(photo),
     )
-    modules = sorted({_MODULES[file_format(path.read_bytes())] for path in paths})
+    modules = sorted({_MODULES[kind] for path in paths for kind in graph_formats(path)})
     contracts = [read_contract(path) for path in paths]
     load = _pack(job, paths, faces)
     key = hashlib.sha256(load).hexdigest()[:16]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import subprocess
-import tarfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ from edgeface_export.formats.protocols import Writer
 from edgeface_runtime import Contract, MissingExtraError, ModelError
 from edgeface_runtime.contract import read_contract
 from edgeface_runtime.files import temporary_folder
-from edgeface_runtime.metadata import KEY, tar_members
+from edgeface_runtime.metadata import KEY, tar_members, write_tar
 
 _CASTS = "Tensor.to"
 """What pnnx writes for a cast that ncnn does not know; the runtime feeds floats, so that it has nothing to do."""
@@ -56,7 +54,7 @@ def convert(source: Path, path: Path, *, flag: str) -> None:
     unknown = {line.split()[0] for line in kept[2:] if "." in line.split()[0]}
     if unknown:
         raise ModelError(f"{source}: ncnn has no {', '.join(sorted(unknown))}")
-    _pack(path, {"model.param": "\n".join([*kept, ""]).encode(), "model.bin": weights})
+    write_tar(path, {"model.param": "\n".join([*kept, ""]).encode(), "model.bin": weights})
     write_contract(path, contract.to_json())  # the engine asks it for the input's sides
 
 
@@ -71,21 +69,13 @@ def _pnnx() -> Path:
     return Path(found.submodule_search_locations[0]) / "pnnx"
 
 
-def _pack(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members.items():
-            about = tarfile.TarInfo(name)  # of 1970 and nobody: equal files make equal archives
-            about.size = len(content)
-            archive.addfile(about, io.BytesIO(content))
-
-
 def make_portable(_: Path) -> None:
     """ncnn alone reads ncnn's files."""
 
 
 def write_contract(path: Path, text: str) -> None:
     """Stores the contract as a third file of the archive, replacing one that is there."""
-    _pack(path, tar_members(path.read_bytes()) | {f"{KEY}.json": text.encode()})
+    write_tar(path, tar_members(path.read_bytes()) | {f"{KEY}.json": text.encode()})
 
 
 def operators(path: Path, source: Contract) -> dict[str, Counter[str]]:
