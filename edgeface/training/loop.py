@@ -216,8 +216,7 @@ def train(
         # ---- a loss, gradient or weight that is not finite: all back to the last good state, at a lower rate
         means = accelerator.reduce(torch.stack(seen).mean(0), "mean").tolist()
         if not agreed(finite & state.is_finite()):
-            rollbacks += 1
-            if rollbacks > ROLLBACKS:
+            if (rollbacks := rollbacks + 1) > ROLLBACKS:
                 raise UsageError(f"the loss is not finite even at a rate of {lr:g}; change lr, logit_scale or margin")
             _roll_back(state, folder, config, digest, reporter)
             continue
