@@ -185,8 +185,8 @@ def main() -> None:
                 figures.write_text(json.dumps(row | {"minutes": minutes}))
             found[name].append(json.loads(figures.read_text()))
             print(name, seed, found[name][-1], flush=True)
-    made = table(COLUMNS, rows(found))
-    made += f"\n{(~known).sum()} photos of {len(np.unique(others.labels))} people; {options.seeds} seeds; "
+    made, seeds = table(COLUMNS, rows(found)), "seed" if options.seeds == 1 else "seeds"
+    made += f"\n{(~known).sum()} photos of {len(np.unique(others.labels))} people; {options.seeds} {seeds}; "
     made += f"{options.epochs} epochs of {len(photos.rows('train'))} photos of {len(photos.identities)} people.\n"
     before, rest = PAGE.read_text("utf-8").split(MARKS[0])
     PAGE.write_text(before + MARKS[0] + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")

@@ -49,7 +49,8 @@ def graph_formats(path: Path) -> list[str]:
         members = tar_members(read_bytes(path, MOST))
     except ValueError:
         return []
-    return sorted({file_format(content) for name, content in members.items() if name.startswith(MEMBER)})
+    kinds = {file_format(content) for name, content in members.items() if name.startswith(MEMBER)}
+    return sorted(kinds - {"ensemble"})  # one in another is refused where it is opened
 
 
 _GRAPHLESS = "weights without a graph, which no engine runs"

@@ -169,8 +169,8 @@ class _Ensemble:
             raise ModelError(f"{path}: not a whole ensemble: {error}") from error
         self._members: list[tuple[float, Model]] = []
         with temporary_folder() as folder:
-            for member in contract.members:
-                file, content = Path(folder) / Path(member.file).name, held.get(member.file)
+            for place, member in enumerate(contract.members):
+                file, content = Path(folder) / str(place), held.get(member.file)
                 if content is None:
                     raise ModelError(f"{path}: its contract lists {member.file}, which it does not hold")
                 if hashlib.sha256(content).hexdigest() != member.sha256 or file_format(content) == "ensemble":

@@ -241,8 +241,8 @@ def test_a_hint_names_the_least_that_brings_the_package():
                 assert set(_names(providers[package])) & requirements(*named.split(",")), (package, named)
 
 
-# dev and docs are for who works on edgeface; extras of what is not installed here cannot be weighed.
-EXTRAS_TRIED = sorted(PROJECT["optional-dependencies"].keys() - {"dev", "docs"})
+# attack, dev and docs are for who works on edgeface; extras of what is not installed here cannot be weighed.
+EXTRAS_TRIED = sorted(PROJECT["optional-dependencies"].keys() - {"attack", "dev", "docs"})
 
 
 def _requirements(extra: str) -> frozenset[str]:

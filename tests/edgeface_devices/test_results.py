@@ -158,8 +158,8 @@ def test_a_row_of_any_source_comes_back_from_json_as_it_was(data: st.DataObject)
     shares, counts = st.none() | st.floats(0, 1), st.integers(1, 10**9)
     made = Measurement(
         path=Path(data.draw(names_of_files)),
-        format=data.draw(st.sampled_from(["onnx", "tflite", "ncnn"])),
-        engine=data.draw(st.sampled_from(["onnxruntime", "litert", "ncnn"])),
+        format=data.draw(st.sampled_from(["onnx", "tflite", "ncnn", "ensemble"])),
+        engine=data.draw(st.sampled_from(["onnxruntime", "litert", "ncnn", "ensemble"])),
         engine_version=data.draw(st.none() | st.just("1.2")),
         precision=data.draw(st.sampled_from(["fp32", "int8"])),
         recipe=data.draw(st.none() | st.just("static_wi8_ai8")),

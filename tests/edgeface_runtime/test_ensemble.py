@@ -153,6 +153,15 @@ def test_an_ensemble_in_an_ensemble(door: Path, held: dict[str, bytes]):
     nested = {FIRST: held[FIRST], SECOND: door.read_bytes()}
     write(door, nested, contract_of(nested))
     assert refused(door) == f"{SECOND} in it is not the model that its contract lists"
+    assert graph_formats(door) == ["onnx"]
+    try_model(door)
+
+
+@pytest.mark.parametrize("name", ["", "..", "/member-0.onnx", "a/../member-0.onnx"])
+def test_a_members_name_leads_nowhere(name: str, door: Path, held: dict[str, bytes]):
+    whole = contract_of(held)
+    write(door, held, replace(whole, members=(replace(whole.members[0], file=name), whole.members[1])))
+    assert refused(door) == f"its contract lists {name}, which it does not hold"
 
 
 def test_a_member_of_another_crop(door: Path, held: dict[str, bytes]):
