@@ -1,12 +1,13 @@
 """Plants mistakes in galleries and counts which of them ``check_gallery`` names, and what it names besides.
 
-    python -m benchmarks.planted FOLDER [--each 10] [--draws 10] [--first 0] [--strangers 0]
+    python -m benchmarks.planted FOLDER [--each 10] [--draws 10] [--first 0] [--strangers 0] [--cache FILE]
 
 ``FOLDER`` holds ``<name>/<photo>``. Photos that `enroll` would refuse for their quality are left out. Each draw takes
 other photos of each person and plants five photos under a wrong name, five crops beside a face (the back of a head),
 five people under two names and five pairs of people under one. A mistake is named where a finding that is a mistake
 names it; advice does not count, but for the column that says how many photos the check calls hard to recognize.
-With ``--strangers``, a photo of somebody who is not enrolled is put under that many further names.
+With ``--strangers``, a photo of somebody who is not enrolled is put under that many further names. ``--cache`` keeps a
+folder's embeddings, which take some minutes, in a file, for further draws.
 """
 
 from __future__ import annotations
@@ -61,6 +62,23 @@ def embedded(recognizer: FaceRecognizer, folder: Path) -> tuple[list[str], np.nd
                 if (points > 0).all():
                     beside.append(recognizer.embed(pixels, [Face(face.box, face.score, points)])[0])
     return names, np.stack(rows), np.stack(beside)
+
+
+def cached(
+    recognizer: FaceRecognizer, detector: str, folder: Path, cache: Path | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """What ``embedded`` gives, from a file that an earlier call wrote of this folder, model and detector."""
+    contract = recognizer.model.contract
+    made_of = [str(folder.resolve()), contract.name, contract.precision, str(contract.parent_sha256), detector]
+    if cache and cache.exists():
+        with np.load(cache) as kept:
+            if kept["made_of"].tolist() != made_of:
+                raise SystemExit(f"{cache} is of {' '.join(kept['made_of'])}; name another file")
+            return kept["names"].tolist(), kept["rows"], kept["beside"]
+    names, rows, beside = embedded(recognizer, folder)
+    if cache:
+        np.savez(cache, made_of=made_of, names=names, rows=rows, beside=beside)
+    return names, rows, beside
 
 
 @dataclass
@@ -122,9 +140,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="number of the first draw: others, others are drawn")
     parser.add_argument("--strangers", type=int, default=0, help="photos of people who are not enrolled, a draw")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FILE", help="of the folder's embeddings, written where it is not"
+    )
     options = parser.parse_args()
     recognizer = FaceRecognizer(options.model, options.detector)
-    names, rows, beside = embedded(recognizer, options.folder)
+    names, rows, beside = cached(recognizer, options.detector, options.folder, options.cache)
     print(f"{len(rows)} good photos of {len(set(names))} people; {len(beside)} beside a face")
     print("| draw | photos | named | of them, with what it is | missed | besides | hard to recognize | strangers |")
     print("| ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |")

@@ -1,13 +1,12 @@
 """Fits what tells hidden faces from strangers by their embeddings, and writes it into the shipped files' contracts.
 
-    python -m reproduce.hard_faces gather --aligned CROPS --photos PHOTOS --beside celeba/ 20 --beside congress/ 12 \\
-        -o hard_faces.npz
+    python -m reproduce.hard_faces gather photos/people --beside Celeb 20 --beside congress 12 -o hard_faces.npz
     python -m reproduce.hard_faces stamp runtime/edgeface_runtime/models/mobilefacenet.int8.* --faces hard_faces.npz
 
-CROPS holds ``<name>/<photo>`` of aligned faces of 112 pixels, PHOTOS ``<name>/<photo>`` of whole photos, from which
-crops beside the faces are taken too, as from every STEP-th photo of each further folder. The shipped files' are 246
-people of CelebA and 164 of Families in the Wild, none of whom is in LFW or Pins, and backgrounds of these, of CelebA in
-the wild and of the US Congress.
+``gather`` takes folders of ``<name>/<photo>``, from every fourth photo of which crops beside the face are taken too, as
+from every STEP-th photo of each further folder; a run that was stopped goes on when it is given again. The shipped
+files' people are those of ``reproduce.reference_models photos``, of CelebA and Families in the Wild, none of whom is in
+LFW or Pins; the further backgrounds are of CelebA in the wild and of the US Congress.
 
 Two linear functions of an embedding, as a recognizer's embeddings tell how well a face can be recognized (Deng et al.,
 "Harnessing Unrecognizable Faces for Improving Face Recognition", WACV 2023; Boutros et al., "CR-FIQA", CVPR 2023):
@@ -26,7 +25,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from edgeface.photo_folders import named_photos
 from edgeface_export.formats import FORMATS
-from edgeface_runtime import FaceRecognizer, ImageError, load, open_rgb
+from edgeface_runtime import FaceRecognizer, ImageError, Model, load, open_rgb
 from edgeface_runtime.align import TEMPLATE, align
 from edgeface_runtime.contract import HardFaces, read_contract, seal
-from edgeface_runtime.detection.find import find_faces
+from edgeface_runtime.detection.find import DETECTORS, find_faces
+from edgeface_runtime.faces import Detector
+from edgeface_runtime.files import replacing
 from edgeface_runtime.quality import face_size
 from edgeface_runtime.thresholds import threshold_for
 
@@ -49,6 +52,8 @@ TAKEN = 0.005
 EVERY = 4
 """Beside every fourth face crops are taken."""
 SIDE = 112
+PART = 500
+"""Photos whose faces ``gather`` writes at a time."""
 _RIDGE = 5.0
 _DIGITS = 4
 
@@ -57,38 +62,66 @@ Rows = NDArray[np.float32]
 Color = tuple[int, int, int]
 
 
-def gather(aligned: Path, photos: Path, further: list[tuple[Path, int]], output: Path) -> None:
-    """Writes aligned faces with their names, and crops beside faces with the number of the folder that they are of."""
-    detector = FaceRecognizer(detector="blazeface").detector
-    faces, names, beside, sources = [], [], [], []
-    for name, path in named_photos([aligned]).photos:
-        faces.append(open_rgb(path))
-        names.append(f"{aligned.name}/{name}")
-    for number, (name, path) in enumerate(named_photos([photos]).photos):
+def gather(people: Sequence[Path], further: Sequence[tuple[Path, int]], output: Path) -> None:
+    """Writes aligned faces with their names, and crops beside faces with the number of the folder that they are of.
+
+    What was found in each ``PART`` photos is kept in a folder beside ``output`` until all is written, and taken from
+    there when the same command is given again.
+    """
+    named = [(f"{folder.name}/{name}", path) for folder in people for name, path in named_photos([folder]).photos]
+    sources = [[(name, path, number % EVERY == 0) for number, (name, path) in enumerate(named)]]
+    sources += [[("", path, True) for path in sorted(folder.rglob("*.jp*g"))[::step]] for folder, step in further]
+    detector = FaceRecognizer(detector=DETECTORS[0]).detector
+    parts = output.with_name(f"{output.stem}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    names, faces, beside, numbers = [], [], [], []
+    for number, source in enumerate(sources):
+        for start in range(0, len(source), PART):
+            photos = source[start : start + PART]
+            part = parts / f"{sha256(repr((DETECTORS[0], photos)).encode()).hexdigest()[:16]}.npz"
+            if not part.exists():
+                with replacing(part) as unfinished:
+                    found_faces, found_names, crops = _looked_at(photos, detector)
+                    np.savez(unfinished, faces=found_faces, names=found_names, beside=crops)
+                print(f"{start + len(photos)} of {len(source)} photos of source {number}", flush=True)
+            with np.load(part) as found:
+                names.append(found["names"])
+                faces.append(found["faces"])
+                beside.append(found["beside"])
+            numbers += [number] * len(beside[-1])
+    with replacing(output) as unfinished:
+        np.savez(
+            unfinished,
+            faces=np.concatenate(faces),
+            names=np.concatenate(names),
+            beside=np.concatenate(beside),
+            sources=np.array(numbers),
+        )
+    shutil.rmtree(parts)
+
+
+def _looked_at(photos: Sequence[tuple[str, Path, bool]], detector: Detector) -> tuple[Faces, NDArray[np.str_], Faces]:
+    """The largest face of each photo that has a name, and crops beside it where these are asked for."""
+    faces, names, beside = [], [], []
+    for name, path, crops in photos:
         try:
             pixels = open_rgb(path)
         except ImageError:
             continue
-        found = find_faces(pixels, detector)[0]
-        if found:
-            face = max(found, key=face_size)
+        if not (found := find_faces(pixels, detector)[0]):
+            continue
+        face = max(found, key=face_size)
+        if name:
             faces.append(align(pixels, face.landmarks, SIDE))
-            names.append(f"{photos.name}/{name}")
-            if number % EVERY == 0:
-                beside.extend(crops_beside(pixels, face.box, face.landmarks))
-    sources += [0] * len(beside)
-    for number, (folder, step) in enumerate(further, 1):
-        for path in sorted(folder.rglob("*.jp*g"))[::step]:
-            try:
-                pixels = open_rgb(path)
-            except ImageError:
-                continue
-            if found := find_faces(pixels, detector)[0]:
-                face = max(found, key=face_size)
-                beside.extend(crops_beside(pixels, face.box, face.landmarks))
-        sources += [number] * (len(beside) - len(sources))
-    crops = np.stack(beside)
-    np.savez(output, faces=np.stack(faces), names=np.array(names), beside=crops, sources=np.array(sources))
+            names.append(name)
+        if crops:
+            beside.extend(crops_beside(pixels, face.box, face.landmarks))
+    nothing = np.empty((0, SIDE, SIDE, 3), np.uint8)
+    return (
+        np.stack(faces) if faces else nothing,
+        np.array(names, dtype=np.str_),
+        np.stack(beside) if beside else nothing,
+    )
 
 
 def crops_beside(pixels: Faces, box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> list[Faces]:
@@ -318,13 +351,29 @@ def fit(
     )
 
 
+def embedded(model: Model, faces: Path) -> tuple[Rows, Rows, Rows, NDArray[np.str_], NDArray[np.int64]]:
+    """The rows of the faces, of the same faces covered, and of the crops beside them; then names and sources.
+
+    They are kept in a file beside ``faces``, for the embeddings of a model take longer than its fit.
+    """
+    kept = faces.with_name(f"{faces.stem}.{model.path.name}.npz")
+    with np.load(faces) as gathered:
+        if not kept.exists():
+            plain = gathered["faces"]
+            hidden = covered(plain, np.random.default_rng(0))
+            rows, behind, crops = (model.embed(pixels) for pixels in (plain, hidden, gathered["beside"]))
+            with replacing(kept) as unfinished:
+                np.savez(unfinished, rows=rows, hidden=behind, beside=crops)
+        with np.load(kept) as found:
+            return found["rows"], found["hidden"], found["beside"], gathered["names"], gathered["sources"]
+
+
 def main() -> None:
     """Gathers the faces, or stamps the files of one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     making = verbs.add_parser("gather")
-    making.add_argument("--aligned", type=Path, required=True)
-    making.add_argument("--photos", type=Path, required=True)
+    making.add_argument("people", type=Path, nargs="+", help="folders of <name>/<photo>")
     making.add_argument("--beside", nargs=2, action="append", default=[], metavar=("FOLDER", "STEP"))
     making.add_argument("-o", "--output", type=Path, required=True)
     writing = verbs.add_parser("stamp")
@@ -333,15 +382,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.verb == "gather":
         further = [(Path(folder), int(step)) for folder, step in options.beside]
-        gather(options.aligned, options.photos, further, options.output)
+        gather(options.people, further, options.output)
         return
-    with np.load(options.faces) as gathered:
-        faces, names, beside, sources = (gathered[key] for key in ("faces", "names", "beside", "sources"))
     model = load(options.files[0])
-    hidden = covered(faces, np.random.default_rng(0))
-    least = threshold_for(model.contract, 0.01).value
-    rows, behind, crops = (model.embed(pixels) for pixels in (faces, hidden, beside))
-    found = fit(rows, behind, crops, names, sources, least)
+    rows, hidden, beside, names, sources = embedded(model, options.faces)
+    found = fit(rows, hidden, beside, names, sources, threshold_for(model.contract, 0.01).value)
     for file in options.files:
         contract = dataclasses.replace(read_contract(file), hard_faces=found)
         FORMATS[file.suffix[1:]].write_contract(file, contract.to_json())

@@ -1,10 +1,10 @@
 """Measures recognisers on strangers: LFW's View 1, and naming Pins' people from ten photos and from one.
 
-    python -m reproduce.measure_models FILE... --pins prepared/pins --lfw prepared/lfw --pairs FOLDER [--stamp]
+    python -m reproduce.measure_models FILE... [--pins prepared/pins] --lfw prepared/lfw --pairs FOLDER [--stamp]
 
 FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT.toml for one that carries no contract.
 The same photos, found and aligned in the same way, for all of them; one Markdown row each. With --stamp the figures
-go into the files' contracts, where ``edgeface models`` reads them.
+go into the files' contracts, where ``edgeface models`` reads them; without --pins only those of View 1.
 """
 
 from __future__ import annotations
@@ -88,25 +88,24 @@ def main() -> None:
     """Prints one row a model, and stamps its file where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--pins", type=Path, required=True, help="prepared by edgeface data prepare")
+    parser.add_argument("--pins", type=Path, help="prepared by edgeface data prepare")
     parser.add_argument("--lfw", type=Path, required=True, help="LFW's photos, or a prepared folder")
     parser.add_argument("--pairs", type=Path, required=True, help="folder of pairsDevTest.txt and pairsDevTrain.txt")
     parser.add_argument("--stamp", action="store_true")
     options = parser.parse_args()
-    data, rows = load_data(options.pins), read_faces(options.pins)
-    assert [row["path"] for row in rows] == list(data.paths)
-    print("| model | " + " | ".join(f"{title}, %" for title in FIGURES.values()) + " |")
-    print("| --- |" + " --- |" * len(FIGURES))
+    data, rows = (load_data(options.pins), read_faces(options.pins)) if options.pins else (None, [])
+    assert data is None or [row["path"] for row in rows] == list(data.paths)
+    titles = [title for name, title in FIGURES.items() if data or name == "lfw_view1"]
+    print("| model | " + " | ".join(f"{title}, %" for title in titles) + " |")
+    print("| --- |" + " --- |" * len(titles))
     for word in options.models:
         name, _, contract = word.partition("=")
         file, contract = find_model(name), Path(contract) if contract else None
-        embedder = open_embedder(file, contract=read_contract_file(contract) if contract else None)
-        embeddings = embedder.embed(data.faces)
-        found = {
-            "lfw_view1": lfw(file, contract, options.lfw, options.pairs),
-            "pins_ten": pins(embeddings, data, rows, 10),
-            "pins_one": pins(embeddings, data, rows, 1),
-        }
+        found = {"lfw_view1": lfw(file, contract, options.lfw, options.pairs)}
+        if data:
+            embedder = open_embedder(file, contract=read_contract_file(contract) if contract else None)
+            embeddings = embedder.embed(data.faces)
+            found |= {"pins_ten": pins(embeddings, data, rows, 10), "pins_one": pins(embeddings, data, rows, 1)}
         cells = [f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" for at in found.values()]
         print(f"| {file.name} | " + " | ".join(cells) + " |")
         sys.stdout.flush()

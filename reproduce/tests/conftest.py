@@ -1,5 +1,5 @@
 """The photos and the session's trained run of ``tests``."""
 
-from tests.conftest import att_people, shared, trained
+from tests.conftest import att_people, common, shared, trained
 
-__all__ = ["att_people", "shared", "trained"]
+__all__ = ["att_people", "common", "shared", "trained"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
 from edgeface_runtime.align import TEMPLATE
-from edgeface_runtime.gallery.likeness import hard_to_recognize
+from edgeface_runtime.gallery.likeness import seen_in
 from edgeface_runtime.model import unit_rows
-from reproduce.hard_faces import COVERS, HARD, TAKEN, agreements, covered, crops_beside, fit
+from reproduce import hard_faces
+from reproduce.hard_faces import COVERS, HARD, TAKEN, agreements, covered, crops_beside, fit, gather
 
 
 @pytest.mark.parametrize("cover", COVERS, ids=lambda cover: cover.__name__)
@@ -76,7 +79,39 @@ def test_hidden_faces_are_told_from_faces_and_from_what_is_none():
     found = fit(rows, hidden, beside, names, np.arange(300) % 3, 0.4)
     assert (found.photos, found.people) == (480, 60)
     fresh, covered_, _ = people(np.random.default_rng(1))
-    assert hard_to_recognize(found, fresh).mean() <= 2 * HARD
-    assert hard_to_recognize(found, covered_).mean() > 0.95
-    assert hard_to_recognize(found, beside).mean() <= 2 * TAKEN
-    assert not hard_to_recognize(None, covered_).any()
+    assert np.logical_and(*seen_in(found, fresh)).mean() <= 2 * HARD
+    assert np.logical_and(*seen_in(found, covered_)).mean() > 0.95
+    assert np.logical_and(*seen_in(found, beside)).mean() <= 2 * TAKEN
+
+
+def test_a_gathering_that_was_stopped_goes_on_and_ends_as_one_that_was_not(
+    att_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    people = tmp_path / "people"
+    for name in ("s1", "s2"):
+        (people / name).mkdir(parents=True)
+        for photo in sorted((att_people / name).iterdir())[:4]:
+            (people / name / photo.name).symlink_to(photo)
+    monkeypatch.setattr(hard_faces, "PART", 4)
+    gather([people], [], tmp_path / "whole.npz")
+    read, limit = hard_faces.open_rgb, 6
+    opened: list[Path] = []
+
+    def counted(path: Path) -> np.ndarray:
+        opened.append(path)
+        if len(opened) == limit:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(hard_faces, "open_rgb", counted)
+    with pytest.raises(KeyboardInterrupt):
+        gather([people], [], tmp_path / "faces.npz")
+    assert not (tmp_path / "faces.npz").exists()
+    opened, limit = [], 0
+    gather([people], [], tmp_path / "faces.npz")
+    assert {path.parent.name for path in opened} == {"s2"}
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "faces.npz") as found:
+        assert set(found["names"]) == {"people/s1", "people/s2"}
+        assert len(found["faces"]) >= 6
+        assert {name: (whole[name] == found[name]).all() for name in whole.files} == dict.fromkeys(found.files, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.npz", "people", "whole.npz"]

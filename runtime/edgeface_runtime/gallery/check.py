@@ -137,7 +137,7 @@ def check_gallery(
     likeness = sure_score(recognizer.threshold, ENROLMENT_FAR, len(enrolled.names) // _MEAN)
     surely = sure_score(recognizer.threshold, ENROLMENT_FAR, math.comb(len(enrolled.names), 2))
     pairs = same_people(enrolled, scores, likeness, surely)
-    hard = hard_to_recognize(recognizer.model.contract.hard_faces, enrolled.embeddings)
+    hard = hard_to_recognize(recognizer.model.contract.hard_faces, enrolled, scores, least)
     found = [*misplaced(enrolled, scores, likeness, least, set(pairs), hard), *two_names(enrolled, pairs)]
     faults = [finding for finding in found if finding.is_fault]
     bad = {photo for fault in faults for photo in fault.photos}

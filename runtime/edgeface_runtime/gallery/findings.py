@@ -128,7 +128,7 @@ def misplaced(
                 text = f"{what}: probably {shows} {other} (mean score {mean:.2f}; with {name} {own:.2f})"
                 remedy = f"remove {it} and enroll {it} as {other}"
                 yield GalleryFinding("wrong_name", name, other, ids, mean, likeness, text, remedy)
-            elif hard[part].all() and len(part) < len(main):
+            elif hard[part].all() and len(part) < len(main) and mean < least:
                 text = f"{what}: not like the other photos of {name} ({at_hand}), and hard to recognize"
                 remedy = (
                     f"replace {it} if the face is covered, painted or turned away, remove {it} if it is somebody else's"

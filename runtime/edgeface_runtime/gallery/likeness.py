@@ -15,6 +15,9 @@ from edgeface_runtime.gallery.enrollment import Photo, alike
 UNLIKE = 0.51
 """Of the threshold for an FMR of 0.01. Below it are the mean scores of 95 % of other people's photos with a person's
 photos, of 99 % of crops without a face, and of 0.1 % of the person's own (LFW, ten photos a person)."""
+FOREIGN = 0.4
+"""Of the same threshold. A face alone in being unlike the person's others is called somebody else's below it only: of
+photos that do show the person half as many are (CelebA and LFW, looked at), of other people's nine in ten as many."""
 OTHER = 0.5
 """Photos of two groups score at most this share of what they score within the groups, where they show two people."""
 SAME = 0.8
@@ -90,20 +93,6 @@ def grouped(photos: list[Photo], rows_ND: NDArray[np.float32], least: float) -> 
     return Enrolled(photos, names, starts, ends, who, rows_ND, groups, means_PD)
 
 
-def hard_to_recognize(hard_faces: HardFaces | None, rows_ND: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(N,) True for embeddings of faces that are covered, painted or turned away, as far as the model tells them.
-
-    Args:
-        hard_faces: of the model's contract; where None, no face is said to be hard.
-        rows_ND: (N, D) unit embeddings.
-    """
-    if hard_faces is None:
-        return np.zeros(len(rows_ND), bool)
-    lines = np.array([hard_faces.agreement, hard_faces.no_face], np.float32)
-    values_N2 = rows_ND @ lines[:, :-1].T + lines[:, -1]
-    return (values_N2[:, 0] < 0) & (values_N2[:, 1] < 0)
-
-
 def people_shown(scores: NDArray[np.float32], least: float) -> NDArray[np.intp]:
     """(N,) numbers of the people whom photos of one name show, the one with most photos first.
 
@@ -151,6 +140,40 @@ def likeness_of(enrolled: Enrolled, a: int, b: int) -> float:
     means = [enrolled.means[person] for person in (a, b)]
     within = [_within(count**2 * float(mean @ mean), count) for count, mean in zip(counts, means, strict=True)]
     return float(means[0] @ means[1]) / max(float(np.sqrt(within[0] * within[1])), 1e-6)
+
+
+def seen_in(hard_faces: HardFaces, rows_ND: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N,) True where a face is covered, painted or turned away, and (N,) True where there is a face at all.
+
+    Args:
+        hard_faces: of the model's contract.
+        rows_ND: (N, D) unit embeddings.
+    """
+    lines = np.array([hard_faces.agreement, hard_faces.no_face], np.float32)
+    below_N2 = rows_ND @ lines[:, :-1].T + lines[:, -1] < 0
+    return below_N2[:, 0], below_N2[:, 1]
+
+
+def hard_to_recognize(
+    hard_faces: HardFaces | None, enrolled: Enrolled, scores: Scores, least: float
+) -> NDArray[np.bool_]:
+    """(N,) True for faces that are covered, painted or turned away, as far as the model tells them.
+
+    A photo with a face that is alone in being unlike the person's others, and not by much, counts as one too.
+
+    Args:
+        hard_faces: of the model's contract; where None, no face is said to be hard.
+        enrolled: the gallery.
+        scores: of its photos.
+        least: the score from which two photos are taken for those of one person.
+    """
+    if hard_faces is None:
+        return np.zeros(len(enrolled.who), bool)
+    hidden, is_face = seen_in(hard_faces, enrolled.embeddings)
+    parts = enrolled.who * len(enrolled.who) + enrolled.groups
+    _, part, counts = np.unique(parts, return_inverse=True, return_counts=True)
+    is_near = (counts[part] == 1) & (scores.own_mean >= FOREIGN * least)
+    return np.asarray(is_face & (hidden | is_near), bool)
 
 
 def _within(total: float, count: int) -> float:
