@@ -81,9 +81,9 @@ CALLED = {
         "CFP frontal-profile, folds 01 and 03 to 10, %",
         "at least `mtcnn`'s",
     ),
-    "instructions, cortex-a53, millions": ("find and align, one face, millions of instructions, Cortex-A53", "0.40"),
-    "instructions, cortex-a72, millions": ("the same, Cortex-A72", "0.40"),
-    "instructions, cortex-a76, millions": ("the same, Cortex-A76", "0.40"),
+    "instructions, cortex-a53, millions": ("instructions to find and align one face, millions, Cortex-A53", "0.40"),
+    "instructions, cortex-a72, millions": ("instructions to find and align one face, millions, Cortex-A72", "0.40"),
+    "instructions, cortex-a76, millions": ("instructions to find and align one face, millions, Cortex-A76", "0.40"),
 }
 MARKS = ("<!-- detectors: begin -->\n", "<!-- detectors: end -->\n")
 QUOTED = "detectors.md#yunet"

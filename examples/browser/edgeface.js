@@ -182,12 +182,17 @@ const litert = once(async () => {
   return module;
 });
 
-/** An ONNX or TFLite net ready to run: run(floats or bytes, shape) gives its outputs, each with data and dims. */
-export const openNet = (bytes) => (fileFormat(bytes) === "tflite" ? openTflite(bytes) : openOnnx(bytes));
+/**
+ * An ONNX or TFLite net ready to run: run(floats or bytes, shape) gives its outputs, each with data and dims.
+ * beside: { name: bytes } of the files that an ONNX file keeps weights in.
+ */
+export const openNet = (bytes, beside = {}) =>
+  fileFormat(bytes) === "tflite" ? openTflite(bytes) : openOnnx(bytes, beside);
 
-async function openOnnx(bytes) {
+async function openOnnx(bytes, beside = {}) {
   const ort = await onnxruntime();
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const externalData = Object.entries(beside).map(([path, data]) => ({ path, data }));
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"], externalData });
   return async (data, shape) => {
     const type = { Uint8Array: "uint8", Int8Array: "int8" }[data.constructor.name] ?? "float32";
     const outputs = await session.run({ [session.inputNames[0]]: new ort.Tensor(type, data, shape) });

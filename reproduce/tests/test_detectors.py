@@ -105,7 +105,7 @@ def test_formats_that_disagree_are_refused(theirs: Any, tmp_path: Path, monkeypa
 
 
 def test_an_operator_that_the_converter_does_not_know() -> None:
-    with pytest.raises(ModelError, match="TFLite operator CAST is not known to this converter"):
+    with pytest.raises(ModelError, match=r"TFLite operator \w+ is not known to this converter"):
         tflite_to_onnx(find_model("mobilefacenet.tflite").read_bytes())
 
 

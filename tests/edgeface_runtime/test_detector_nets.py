@@ -1,6 +1,7 @@
 """The shipped detector nets compute what their sources compute."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from PIL import Image
 
 from edgeface_runtime.detection.find import NETS
 from edgeface_runtime.engines import Engine, open_engine
+from edgeface_runtime.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,19 @@ def test_blazeface_in_onnx_equals_its_tflite_file(net: str) -> None:
         assert [part.shape[-1] for part in a] == [1, 16]
         for first, second in zip(a, b, strict=True):
             assert np.abs(first - second).max() <= 1e-4 * np.abs(first).max()
+
+
+def test_an_onnx_net_reads_its_large_weights_from_the_tflite_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = sample(1, 48, 48)
+    net = Path(shutil.copy(NETS / "onet.onnx", tmp_path))
+    with pytest.raises(ModelError, match=r"its weights are in another file, which is absent: .*onet\.tflite"):
+        open_engine(net)
+    shutil.copy(NETS / "onet.tflite", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in (net, Path(net.name)):
+        assert np.array_equal(open_engine(path).run(values)[0], open_engine(NETS / "onet.onnx").run(values)[0])
 
 
 def by_width(engine: Engine, values: np.ndarray) -> list[np.ndarray]:
