@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -91,6 +91,7 @@ def adapt(
     reporter: Reporter = SILENT,
     licence: str = "unknown",
     resume: bool = False,
+    command: Mapping[str, object] | None = None,
 ) -> Adapted:
     """Fine-tunes on the data's ``train`` rows and writes the mean of the old and the new weights.
 
@@ -106,6 +107,7 @@ def adapt(
         reporter: told how far it is.
         licence: what the photos allow.
         resume: go on with the training in the folder.
+        command: as for ``train``.
 
     Raises:
         UsageError: as ``train``; or settings that make another net than the model is.
@@ -135,7 +137,7 @@ def adapt(
 
     curves = train(
         data, folder / TRAINING, config,
-        reporter=reporter, licence=licence, sources=sources, resume=resume, init=fill,
+        reporter=reporter, licence=licence, sources=sources, resume=resume, init=fill, command=command,
     )  # fmt: skip
     tuned = load_checkpoint(folder / TRAINING)
     net = tuned.net

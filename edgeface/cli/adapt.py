@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
-from edgeface.cli.train import LICENCE, SETTING
+from edgeface.cli.train import DATA, LICENCE, SETTING
+from edgeface_runtime import UsageError
 
-MODEL = "What to adapt: the name of a shipped model, a run folder or a .safetensors checkpoint."
+MODEL = "What to adapt: a shipped model's name, a run folder or a .safetensors checkpoint.  [default: mobilefacenet]"
+RESUME = "Continue in the output folder, with its photos, model and settings."
 
 
 def adapt(
-    data: Annotated[
-        Path,
-        typer.Argument(metavar="PEOPLE", help="Folder of <identity>/<photo>, or one made by edgeface data prepare."),
-    ],
+    data: Annotated[Path | None, typer.Argument(metavar="PEOPLE", help=DATA, show_default=False)] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("runs/adapt"),
-    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = "mobilefacenet",
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help=MODEL)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.  [default: 10]")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
     licence: Annotated[str | None, typer.Option(metavar="TEXT", help=LICENCE)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     json: Json = False,
 ) -> None:
     """Adapt a model that knows faces to your own people.
@@ -37,22 +37,35 @@ def adapt(
     Examples:
       edgeface adapt people/
       edgeface adapt prepared/ --model runs/mine -o runs/adapted
+      edgeface adapt -o runs/adapted --resume
       edgeface adapt people/ --epochs 5 --set lr=1e-4 --licence "photos of employees, with consent"
     """
+    from edgeface.adapting import TRAINING, adapt_config
     from edgeface.adapting import adapt as run
-    from edgeface.adapting import adapt_config
     from edgeface.data.dataset import licence_of_photos, open_faces
     from edgeface.progress import SILENT
+    from edgeface.training.config import as_dict, by_key, load_config
     from edgeface.training.processes import is_main_process
+    from edgeface.training.record import Command, resumed
 
     reporter = TerminalReporter() if is_main_process() else SILENT
+    asked, record = Command(data=data, init=model, licence=licence), None
+    if resume:
+        begin = f"edgeface adapt PEOPLE -o {output}"
+        _, asked, record = resumed(output / TRAINING, asked, reporter, begin=begin)
+    if asked.data is None:
+        raise UsageError("Missing argument 'PEOPLE': a folder of <identity>/<photo>; edgeface adapt --help says more")
+    model = asked.init or "mobilefacenet"
     config = adapt_config(model, setting or (), reporter=reporter, epochs=epochs)
-    faces = open_faces(data, size=config.model.input_size, reporter=reporter)
+    if record is not None:
+        config = load_config(None, setting or (), base=by_key(as_dict(record.config)), epochs=epochs)
+    faces = open_faces(asked.data, size=config.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
     reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
-    licence = licence_of_photos(data, licence)
-    found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume)
+    licence = licence_of_photos(asked.data, asked.licence)
+    command = replace(asked, init=model).document()
+    found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume, command=command)
     if not is_main_process():
         return
     if json:
@@ -63,7 +76,7 @@ def adapt(
             for rate, before in found.before.items()
         ]
         print_table(f"{found.photos} held-out photos: genuine pairs accepted", ("at", "before", "after"), rows)
-        typer.echo(f"{output}: next: edgeface export {output} --data {data} --int8")
+        typer.echo(f"{output}: next: edgeface export {output} --data {asked.data} --int8")
     if found.is_better is False:
         note("edgeface: no better on the held-out photos; enroll with the model as it is")
         raise typer.Exit(1)

@@ -157,6 +157,7 @@ def train(
         return
     from edgeface.report.run_page import write_run_page
 
+    reporter.say("a page of the run, from its validation photos")
     draw_curves(curves, output / "curves.png")
     found = write_run_page(output, faces, curves)
     if json:

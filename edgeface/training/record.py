@@ -101,13 +101,16 @@ def read_record(folder: Path, reporter: Reporter = SILENT) -> RunRecord:
     )
 
 
-def resumed(folder: Path, given: Command, reporter: Reporter = SILENT) -> tuple[Path, Command, RunRecord | None]:
+def resumed(
+    folder: Path, given: Command, reporter: Reporter = SILENT, *, begin: str = "edgeface train DATA -o {}"
+) -> tuple[Path, Command, RunRecord | None]:
     """What a run was started with, for ``--resume``: each thing that is not given again is taken from its record.
 
     Args:
         folder: of the run, unless ``given.data`` is a run folder itself.
         given: to the command that resumes.
         reporter: told where no run is there yet.
+        begin: the command that begins such a run, with ``{}`` for its folder.
 
     Returns:
         The run's folder, the command, and the run's record; None where no run is there and ``given`` begins one.
@@ -118,18 +121,22 @@ def resumed(folder: Path, given: Command, reporter: Reporter = SILENT) -> tuple[
     if given.data is not None and (given.data / RECORD).exists():
         folder, given = given.data, replace(given, data=None)
     name = shown(folder)
+    begin = begin.replace("{}", name)
     if not (folder / RECORD).exists():
         if given.data is None:
-            raise UsageError(f"{name}: no run to resume (no {RECORD} in it); begin one: edgeface train DATA -o {name}")
+            raise UsageError(f"{name}: no run to resume (no {RECORD} in it); begin one: {begin}")
         reporter.say(f"{name}: no run in it yet, so this begins one")
         return folder, given, None
     record = read_record(folder, reporter)
     known = vars(record.command or Command()) | {"licence": record.data["licence"]}
+    start = next((source.name for source in record.sources if source.role == "init"), None)
+    if start is not None and (record.command is None or Path(start).exists()):
+        known["init"] = start  # as it was given: what the contract says
     command = Command(**known | {key: value for key, value in vars(given).items() if value})
     if command.data is None or not command.data.is_dir():
         gone = f"its photos are not at {shown(command.data)}" if command.data else ""
         where = gone or f"{RECORD} does not say where its photos are"
-        raise UsageError(f"{name}: {where}; name their folder: edgeface train DATA -o {name} --resume")
+        raise UsageError(f"{name}: {where}; name their folder: {begin} --resume")
     return folder, command, record
 
 

@@ -121,10 +121,15 @@ def test_a_finished_adaptation_resumes_to_the_same(made: Made, tmp_path: Path):
 
 
 def test_the_command_prints_one_document_and_exits_with_0(made: Made, capsys: pytest.CaptureFixture[str]):
-    (people,) = (path for path in made.result.folder.parent.iterdir() if path.name == "people")
-    options = [part for setting in SETTINGS for part in ("--set", setting)]
-    words = ["adapt", str(people), "--model", NAME, "-o", str(made.result.folder), "--epochs", "2", *options]
-    assert run([*words, "--licence", "mine", "--resume", "--json"]) == 0
+    """Resumed: it needs the people alone, since no command made this run; settings, model and licence are known."""
+    folder = made.result.folder
+    for line, message in (
+        (["-o", f"{folder}"], "does not say where its photos are; name their folder: edgeface adapt PEOPLE -o"),
+        (["-o", f"{folder}.none"], f"no run.json in it); begin one: edgeface adapt PEOPLE -o {folder}.none"),
+    ):
+        assert run(["adapt", *line, "--resume"]) == 2
+        assert message in capsys.readouterr().err
+    assert run(["adapt", str(folder.parent / "people"), "-o", str(folder), "--resume", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {"schema", "run", "photos", "better", "before", "after"}
     assert document["before"].keys() == document["after"].keys() == {"0.01", "0.001"}

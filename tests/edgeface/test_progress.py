@@ -32,6 +32,19 @@ def test_nothing_but_the_command_line_needs_a_console():
     assert done.stdout.strip() == "[]"
 
 
+def test_training_offers_its_names_and_waits_for_pytorch_until_one_is_used():
+    code = """
+import sys
+import edgeface.training, edgeface.report.runs, edgeface.cli.runs
+assert "torch" not in sys.modules
+from edgeface.training import *
+assert all(name in globals() for name in edgeface.training.__all__)
+print(train.__module__, load_config(epochs=3).schedule.epochs, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["edgeface.training.loop", "3", "True"]
+
+
 def test_without_a_reporter_nothing_is_said(capfd: pytest.CaptureFixture[str]):
     SILENT.say("a line", heading=True)
     assert list(SILENT.track([3, 1, 2], "counting")) == [3, 1, 2]
