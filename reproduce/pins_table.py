@@ -36,16 +36,12 @@ from reproduce import dlib_start
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "results.md"
 MARKS = ("<!-- pins_table: begin -->\n", "<!-- pins_table: end -->\n")
-PEERS = {
-    "foamliu": ("foamliu-mobilefacenet-128d.onnx", "foamliu.toml"),
-    "sirius": ("sirius-mobilefacenet-192d.tflite", "sirius.toml"),
-}
+PEERS = {"foamliu": "foamliu-mobilefacenet-128d.onnx", "sirius": "sirius-mobilefacenet-192d.tflite"}
+"""The name of a contract that edgeface knows → the file (README.md says where it is from)."""
 _FACES = "--set batch_size=48 --set logit_scale=24 --set margin=0.3 --set scale_jitter=0.1 --set erase_prob=0.1"
 _SMALL = f"{_FACES} --set progressive_size=64 --set margin_warmup_ratio=1.0 --set warmup_ratio=0.15"
 _FULL = f"{_FACES} --set margin_warmup_ratio=0.5 --set warmup_ratio=0.1"
-_FOAMLIU, _SIRIUS = (
-    f" --teacher {{peers}}/{file} --teacher-contract {{peers}}/{contract}" for file, contract in PEERS.values()
-)
+_FOAMLIU, _SIRIUS = (f" --teacher {{peers}}/{file} --teacher-contract {contract}" for contract, file in PEERS.items())
 _TAUGHT = _FOAMLIU + _SIRIUS
 _DLIB = (
     "--guide weights/mobilefacenet.safetensors "
@@ -105,11 +101,10 @@ def dlib_command(name: str, photos: Path, peers: Path, runs: Path) -> list[str]:
 
 def measure(name: str, photos: Path, peers: Path, runs: Path) -> dict[str, Any]:
     """Names the test photos by a row's net or a peer: the figures, and the confusion matrix."""
-    file, contract = PEERS.get(name, (None, None))
-    if file is None or contract is None:
-        found = evaluate_model(runs / f"pins-{name}", Plan(data=photos, method=METHODS.get(name, "centroid")))
+    if name in PEERS:
+        found = evaluate_model(peers / PEERS[name], Plan(data=photos, contract=Path(name)))
     else:
-        found = evaluate_model(peers / file, Plan(data=photos, contract=peers / contract))
+        found = evaluate_model(runs / f"pins-{name}", Plan(data=photos, method=METHODS.get(name, "centroid")))
     figures, answers, data = found.evaluation.identification, found.evaluation.answers, found.data
     if figures is None or answers is None or data is None:
         raise SystemExit(f"{photos}: no test photos to name")
@@ -224,7 +219,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=(*TRAINING, *PEERS), nargs="?")
     parser.add_argument("runs", type=Path)
     parser.add_argument("--photos", type=Path, required=True, help="Pins, prepared and split")
-    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers and their contracts")
+    parser.add_argument("--peers", type=Path, required=True, help="folder of the peers' files")
     parser.add_argument("--others", type=Path, default=Path("OTHERS"), help="prepared photos of other people")
     parser.add_argument("--picture", default="pins-curves.png", help="of the curves of these runs, in docs/images")
     options = parser.parse_intermixed_args(given)

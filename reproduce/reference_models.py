@@ -40,10 +40,10 @@ LICENCES = {
     "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500 and of sportsmen, "
     f"{_START}",
 }
-# The teachers are Apache-2.0, both; their contracts lie beside them.
+# The teachers are Apache-2.0, both.
 _TEACHERS = (
-    "--teacher {peers}/foamliu-mobilefacenet-128d.onnx --teacher-contract {peers}/foamliu.toml "
-    "--teacher {peers}/sirius-mobilefacenet-192d.tflite --teacher-contract {peers}/sirius.toml"
+    "--teacher {peers}/foamliu-mobilefacenet-128d.onnx --teacher-contract foamliu "
+    "--teacher {peers}/sirius-mobilefacenet-192d.tflite --teacher-contract sirius"
 )
 _DISTIL = (
     "--set normalization=imagenet --set classification_weight=0 --set batch_size=64 "

@@ -1,7 +1,7 @@
 r"""Benches the shipped files beside peers on this machine, and writes the table and the picture of docs/results.md.
 
     edgeface data split prepared/pins --method k -k 1
-    edgeface export PEER.onnx --contract PEER.toml --data PHOTOS --precision fp32 -o peers
+    edgeface export PEER.onnx --contract NAME --data PHOTOS --precision fp32 -o peers
     python -m reproduce.shipped_table peers/*.fp32.* --data prepared/pins
 
 All files take turns, one thread each. Accuracy: each photo is named after the nearest of one photo a person.

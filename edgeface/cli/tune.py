@@ -100,13 +100,12 @@ def tune(
     if json:
         print_json(found.as_json() | {"report": str(output / "report.html")})
         return
-    rows = [
-        (trial.number, "–" if trial.value is None else f"{trial.value:.4f}", trial.epochs, f"{trial.words()}")
-        for trial in found.ranked()[:SHOWN]
-    ]
-    print_table("", ("trial", objective, "epochs", "settings"), rows)
-    count = found.counts()
-    typer.echo(", ".join(f"{number} {state}" for state, number in count.items() if number) + f"; {output}/report.html")
+    if shown := found.ranked()[:SHOWN]:
+        values = ["–" if trial.value is None else f"{trial.value:.4f}" for trial in shown]
+        rows = [(each.number, each.state, value, each.words()) for each, value in zip(shown, values, strict=True)]
+        print_table("", ("trial", "state", objective, "settings"), rows)
+    counts = ", ".join(f"{number} {state}" for state, number in found.counts().items() if number)
+    typer.echo(f"{counts or 'no trial yet'}; {output}/report.html")
     best = found.best
     if best is not None and best.run is not None:
         typer.echo(f"{output}/best: trial {best.number}; next: edgeface export {output}/best --data {data} --int8")

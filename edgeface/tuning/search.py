@@ -6,7 +6,6 @@ of its settings, one that dies takes nothing with it, and one that was stopped g
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import fcntl
 import json
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeface.data.dataset import FaceData
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import new_folder
-from edgeface.training.schedule import CURVES
+from edgeface.training.schedule import CURVES, Epoch, best_epoch, read_curves
 from edgeface.tuning.plan import OBJECTIVES, PRUNERS, TRIALS, SearchPlan
 from edgeface.tuning.results import Search, Tried, read_search, tried
 from edgeface.tuning.storage import OpenedStorage, open_store, open_study
@@ -39,7 +38,6 @@ RECORD, STUDY, BEST = "tune.json", "study.db", "best"
 HOPELESS = 3
 """So many failed trials and no other, and the search gives up."""
 _POLL = 0.2
-_FIELD = {"accuracy": "val_accuracy", "loss": "val_loss"}
 
 
 @dataclass(eq=False)
@@ -197,11 +195,10 @@ class _Work:
 
     def _look_at(self, job: _Job) -> None:
         code = job.process.poll()  # before the curves are read, whose last epoch comes before the end
-        rows = _curves(job.folder)
+        rows = read_curves(job.folder / CURVES)
         for row in rows[job.seen :]:
-            if (value := row[_FIELD[self.plan.objective]]) == "":
-                continue
-            self.storage.set_trial_intermediate_value(job.id, int(row["epoch"]), float(value))
+            if (value := _figure(row, self.plan.objective)) is not None:
+                self.storage.set_trial_intermediate_value(job.id, row.epoch, value)
         is_new = len(rows) > job.seen
         job.seen = max(job.seen, len(rows))
         if is_new and not self.epoch_seconds:
@@ -217,9 +214,10 @@ class _Work:
             job.end()
             self._tell(job, TrialState.PRUNED, None, f"stopped after epoch {job.seen}, behind the others")
 
-    def _ended(self, job: _Job, code: int, rows: list[dict[str, str]]) -> None:
+    def _ended(self, job: _Job, code: int, rows: list[Epoch]) -> None:
         job.log.close()
-        value = _value(rows, self.plan.objective)
+        best = best_epoch(rows)
+        value = None if best is None else _figure(best, self.plan.objective)
         if code == 0 and value is not None:
             self._tell(job, TrialState.COMPLETE, value, f"{self.plan.objective} {value:.4g}")
             return
@@ -287,21 +285,8 @@ def _end_with_parent() -> None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _curves(folder: Path) -> list[dict[str, str]]:
-    try:
-        with (folder / CURVES).open(newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
-def _value(rows: Sequence[Mapping[str, str]], objective: str) -> float | None:
-    """The figure of the epoch that the run has kept as its best."""
-    known = [row for row in rows if row["val_accuracy"] and row["val_loss"]]
-    if not known:
-        return None
-    best = max(known, key=lambda row: (int(row["side"]), float(row["val_accuracy"]), -float(row["val_loss"])))
-    return float(best[_FIELD[objective]])
+def _figure(row: Epoch, objective: str) -> float | None:
+    return row.val_accuracy if objective == "accuracy" else row.val_loss
 
 
 def _last_line(log: Path) -> str:

@@ -305,6 +305,18 @@ def test_a_finished_search_says_what_it_found(known: Search, att_people: Path, c
     assert Path(document["report"]).exists()
 
 
+def test_time_that_is_over_starts_nothing(
+    make_plan: Callable[..., SearchPlan], att_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make_plan()
+    words = ["tune", str(att_people), "-o", str(tmp_path / "out"), "--space", str(tmp_path / "space.toml")]
+    assert run([*words, "--minutes", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "0 minutes are over; the same command goes on" in err
+    assert f"no trial yet; {tmp_path / 'out'}/report.html" in out
+    assert "No trial is complete." in (tmp_path / "out" / "report.html").read_text()
+
+
 # ---- real trials
 
 
