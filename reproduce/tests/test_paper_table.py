@@ -71,3 +71,29 @@ def test_what_was_not_run_is_empty_on_the_page(prepared: Path, tmp_path: Path, m
     ours = lines[2 + len(paper_table.REPORTED) :]
     assert len(ours) == len(paper_table.ROWS)
     assert not any(cell for line in ours for cell in line[1:])
+
+
+def test_a_row_that_was_run_fills_its_cells(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (people := tmp_path / "people").mkdir()  # of Pins: a tenth of each person's photos must hold two of them
+    for person in sorted(path for path in (shared / "data" / "pins").iterdir() if path.is_dir())[:4]:
+        (people / person.name).symlink_to(person)
+    prepared = tmp_path / "prepared"
+    assert run(["data", "prepare", str(people), str(prepared), "--workers", "1", "--licence", "test"]) == 0
+    page, work = tmp_path / "results.md", tmp_path / "work"
+    page.write_text(f"{paper_table.MARKS[0]}{paper_table.MARKS[1]}")
+    monkeypatch.setattr(paper_table, "PAGE", page)
+    monkeypatch.setattr(paper_table, "PHOTOS", 200)
+    words = "--backbone mobilefacenet-tiny --epochs 1 --set batch_size=16 --set progressive_size=32"
+    monkeypatch.setattr(paper_table, "ROWS", (paper_table.Row("tiny", "train", words, "svc"),))
+    assert paper_table.main([str(prepared), "-o", str(work)]) == 0
+    line = page.read_text().splitlines()[3 + len(paper_table.REPORTED)]
+    cells = dict(zip(paper_table.COLUMNS, [cell.strip() for cell in line[1:-1].split("|")], strict=True))
+    assert cells["net"] == "tiny + PCA + SVC"
+    assert 0 <= float(cells["accuracy, %"]) <= 100
+    fp32, int8 = (float(size) for size in cells["fp32 / int8, MB"].split(" / "))
+    assert 2 * int8 < fp32
+    assert all(float(cell) > 0 for cell in cells["fp32 / int8, ms"].split(" / "))
+    assert 50 < float(cells["MACs, M"]) < 70
+    made = (work / "runs" / "tiny" / "run.json").stat().st_mtime_ns
+    assert paper_table.main([str(prepared), "-o", str(work), "--write-only"]) == 0
+    assert (work / "runs" / "tiny" / "run.json").stat().st_mtime_ns == made
