@@ -7,7 +7,8 @@ the embeddings that the shipped model gives of them, with one rate for all, and 
 others: the share of genuine pairs accepted where 1 %
 of impostor pairs are (TAR at FMR 0.01), in float and as the int8 file of each engine, and the mean cosine of that
 file's embeddings to the net's own. Processor time is of one face a call in one thread, the files of the first seed
-taking turns. Prints Markdown.
+taking turns. Prints Markdown; nan and none where a
+net cannot become a file of an engine.
 """
 
 import argparse
@@ -116,7 +117,14 @@ def measured(backbone: str, config: TrainConfig, first: People, others: People, 
     expected = torch_embeddings(net, contract.input, others.faces)
     found = [acceptance(expected, others.labels)]
     for kind in STATIC_FORMATS:
-        embeddings = load(int8_file(kind, net, first.faces, folder / kind), contract=contract).embed(others.faces)
+        try:
+            model = load(int8_file(kind, net, first.faces, folder / kind), contract=contract)
+        except Exception as error:  # converters and engines raise types of their own
+            print(f"{backbone}: no {kind} file: {str(error).splitlines()[-1]}", file=sys.stderr, flush=True)
+            (folder / kind / f"int8.{kind}").unlink(missing_ok=True)
+            found += [np.nan, np.nan]
+            continue
+        embeddings = model.embed(others.faces)
         found += [acceptance(embeddings, others.labels), float((embeddings * expected).sum(1).mean())]
     print(backbone, found, file=sys.stderr, flush=True)
     return found
@@ -166,10 +174,12 @@ def main() -> None:
             cells[backbone] += [f"{cosine:.4f}" for cosine in cosines]
         for kind in kinds:
             paths = [Path(name) / f"{number}-0" / kind / f"int8.{kind}" for number in range(len(cells))]
-            models = [load(path, contract=contract_of("net", options.side)) for path in paths]
-            for row, path, ms in zip(cells.values(), paths, compare_speed(models, calls=options.calls), strict=True):
-                floats = STATIC_FORMATS[kind].operators(path)["float"].total()
-                row += [f"{path.stat().st_size / 1e6:.2f}", f"{ms:.2f}", str(floats)]
+            there = [path for path in paths if path.exists()]
+            models = [load(path, contract=contract_of("net", options.side)) for path in there]
+            ms = dict(zip(there, compare_speed(models, calls=options.calls), strict=True))
+            for row, path in zip(cells.values(), paths, strict=True):
+                row += [f"{path.stat().st_size / 1e6:.2f}", f"{ms[path]:.2f}"] if path in ms else ["none", "none"]
+                row.append(str(STATIC_FORMATS[kind].operators(path)["float"].total()) if path in ms else "none")
     heads = ["backbone", "M MACs", "M parameters", "TAR, %", *(f"TAR {kind} int8, %" for kind in kinds)]
     heads += [f"cosine {kind}" for kind in kinds]
     heads += [f"{kind} {what}" for kind in kinds for what in ("MB", "ms", "float operators")]

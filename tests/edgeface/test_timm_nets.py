@@ -152,18 +152,3 @@ def test_without_the_extra_one_line_names_it(
     assert run(["train", str(att_people), "--backbone", NAME]) == 2
     assert "pip install 'edgeface[timm]'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_from_photos_to_int8_files(att_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    folder = str(tmp_path / "run")
-    options = ["--epochs", "2", "--set", "progressive_size=64", "-o", folder]
-    assert run(["train", str(att_people), "--backbone", "timm:mobilenetv4_conv_small", *options]) == 0
-    assert run(["eval", folder, "--data", str(att_people)]) == 0
-    capsys.readouterr()
-    assert run(["export", folder, "--data", str(att_people), "--int8", "--max-drop", "5", "--json"]) == 0
-    files = json.loads(capsys.readouterr().out)["files"]
-    assert [(file["format"], file["cosine_mean"] > 0.99) for file in files] == [("onnx", True), ("tflite", True)]
-    for file in files:
-        assert run(["inspect", file["path"], "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["contract"]["backbone"] == "timm:mobilenetv4_conv_small"
