@@ -128,13 +128,12 @@ def main() -> None:
             raise UsageError(f"{options.pins}: too few photos")
         cells = [f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" for at in shares]
         measured = [str(at).replace(" %", "") for at in tar]
-        rows.append(
-            [path.name, weights, f"{path.stat().st_size / 1e6:.2f}", f"{ms:.2f}", *measured, cells[0], (*cells, "")[1]]
-        )
+        rows.append([path.name, weights, f"{path.stat().st_size / 1e6:.2f}", f"{ms:.2f}", *measured, *cells])
         print(*rows[-1], sep=" | ", flush=True)
     said = f"\n{len(kept):,} photos of {len(judging.identities)} people of Pins who had no say in the weights.\n"
     before, rest = PAGE.read_text("utf-8").split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + table(COLUMNS, rows) + said + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+    made = table(COLUMNS[: len(rows[0])], rows) + said
+    PAGE.write_text(before + MARKS[0] + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 
 if __name__ == "__main__":
