@@ -36,6 +36,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "logit_scale": (30.0, {}),
     "margin": (0.5, {}),
     "margin_warmup_ratio": (1.0, {}),
+    "class_sampling": (0.1, {"batch_size": 2}),
     "batch_size": (6, {}),
     "balanced_sampling": (True, {}),
     "optimizer": ("sgd", {}),

@@ -14,7 +14,6 @@ from edgeface.training.augment import normalize
 from edgeface.training.checkpoints import Checkpoint, own_checkpoint
 from edgeface.training.config import NORMALIZATIONS, TrainConfig
 from edgeface.training.init.prune import is_wider, prune_into
-from edgeface.training.init.tflite import init_from_tflite
 from edgeface.training.init.weights import init_backbone
 from edgeface_runtime import InputSpec, UsageError
 
@@ -48,6 +47,9 @@ def start_from(
         )
     sample = torch.from_numpy(faces[:: math.ceil(len(faces) / FITTED_FACES)])
     if source.endswith(".tflite"):
+        # Imported here: it needs what the extra export brings.
+        from edgeface.training.init.tflite import init_from_tflite
+
         return init_from_tflite(net, Path(source), normalize(sample, *config.model.pixel_statistics))
     wide = _wider(net, source)
     if wide is None:
