@@ -8,7 +8,7 @@ const STRIDES = [8, 16, 32];
 const MARGIN = 0.6; // border, in parts of the longer side, with which a photo without a face is looked at again
 const SURE = 0.985; // score of the best face below which the photo's quarter turns are looked at
 const TURNED = 0.9; // least score of the best face of a turned photo
-const DOUBT = 2; // so many times nearer to 1 than upright must that score be
+const DOUBT = [3, 16, 3]; // so many times nearer to 1 than upright must that score be, by one, two and three turns
 const COARSE = 640; // pixels of the longer side that are enough for a second look
 const SCALE = 29 / 40; // at which YuNet sees a photo: the smallest face that is looked for then has 29 pixels
 const WHOLE = [1408, 800]; // pixels of the longer and the shorter side that YuNet sees at once
@@ -69,12 +69,13 @@ export async function openDetector(folder, format = "onnx") {
       const small = reduced(photo, block);
       if (!faces.length) faces = (await large(small, MARGIN)).map((face) => enlarged(face, block));
       const sure = faces[0]?.score >= SURE;
-      let least = Math.max(TURNED, faces.length ? 1 - (1 - faces[0].score) / DOUBT : 0);
+      const doubt = 1 - (faces[0]?.score ?? -Infinity);
+      let best = TURNED;
       for (let turns = 1; turns < 4 && !sure; turns++) {
         const view = turned(small, turns);
         const found = await (block > 1 ? detect(view) : large(view, 0));
-        if (!(found[0]?.score > least)) continue;
-        least = found[0].score;
+        if (!(found[0]?.score > Math.max(best, 1 - doubt / DOUBT[turns - 1]))) continue;
+        best = found[0].score;
         faces = found.map((face) => enlarged(turnedBack(face, turns, small), block));
       }
     }

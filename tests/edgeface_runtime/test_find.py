@@ -167,6 +167,32 @@ def test_a_tilted_head_is_not_put_upside_down(shared: Path) -> None:
     assert face.landmarks[:2, 1].max() < face.landmarks[3:, 1].min()
 
 
+@pytest.mark.parametrize(
+    ("upright", "turns", "score", "is_turned"),
+    [
+        (0.96, 2, 0.997, False),
+        (0.96, 2, 0.998, True),
+        (0.96, 1, 0.986, False),
+        (0.96, 1, 0.988, True),
+        (0.96, 3, 0.986, False),
+        (0.96, 3, 0.988, True),
+        (0.0, 2, 0.89, False),
+        (0.0, 2, 0.91, True),
+    ],
+)
+def test_a_photo_is_turned_where_that_leaves_a_fraction_of_the_doubt(
+    upright: float, turns: int, score: float, is_turned: bool
+) -> None:
+    class Doubtful(Scripted):
+        sure = 0.97
+
+    scores = [upright, *(score if turn == turns else 0.0 for turn in (1, 2, 3))]
+    looks = [[replace(face_at(20, 10, 40), score=score)] if score else [] for score in scores]
+    framed = [] if upright else [[]]  # where nothing is found, the photo is looked at with a border too
+    faces, _ = find_faces(PHOTO, Doubtful(looks[0], *framed, *looks[1:]))
+    assert [face.score for face in faces] == ([score] if is_turned else [upright] if upright else [])
+
+
 def test_upright_photos_are_looked_at_once(att: list[np.ndarray]) -> None:
     blazeface = load_detector("blazeface")
     looks: list[tuple[int, ...]] = []

@@ -101,8 +101,13 @@ MARGINS = (0.3, 0.6)
 TURNED = 0.9
 """Least score of the best face of a photo that is taken to lie on its side or head."""
 
-DOUBT = 2
-"""So many times nearer to 1 than upright must that score be: a tilted head gives a little more the wrong way up."""
+DOUBT = (3, 16, 3)
+"""So many times nearer to 1 than upright must that score be, turned by one, two and three right angles.
+
+A face that is tilted, hidden or blurred may give a little more the wrong way up, mostly on its head. By a quarter: the
+most that misses no more photos that lie on their side than 2 does. On the head: what makes fewest mistakes on faces
+made hard where one photo in 1,000 is, and misses at most one in 100 more (LFW, CelebA, US Congress).
+"""
 
 GRID = 16
 """Landmarks lie on multiples of 1/GRID pixel.
@@ -153,13 +158,14 @@ def find_faces(image: Pixels, detector: Detector) -> tuple[list[Face], float]:
                 faces, margin = [_enlarged(face, block) for face in framed], border
                 break
     if not (faces and _is_sure(faces, detector)):
-        least = max(TURNED, 1 - (1 - faces[0].score) / DOUBT if faces else 0.0)
-        for turns in (1, 2, 3):
+        upright = faces[0].score if faces else -np.inf
+        best = TURNED
+        for turns, times in enumerate(DOUBT, 1):
             view = _turned(small, turns)
             # A photo that had to be shrunk took long enough for the thorough look not to count.
             found = detector.detect(view) if block > 1 else _large(view, 0.0, detector)
-            if found and found[0].score > least:
-                least, margin = found[0].score, 0.0
+            if found and found[0].score > max(best, 1 - (1 - upright) / times):
+                best, margin = found[0].score, 0.0
                 faces = [_enlarged(_turned_back(face, turns, *small.shape[:2]), block) for face in found]
     return _on_grid(faces), margin
 
