@@ -23,7 +23,7 @@ EXPORTED = (".onnx", ".tflite", ".ncnn", ".ensemble")
 
 
 def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | None = None) -> Embedder:
-    """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch.
+    """Opens an exported file in its engine, or a run folder or checkpoint in PyTorch, on a GPU where there is one.
 
     Args:
         source: ``.onnx``, ``.tflite``, ``.ncnn``, ``.ensemble``, the name of a shipped model, ``.safetensors`` or a run
@@ -39,12 +39,12 @@ def open_embedder(source: str | Path, *, threads: int = 1, contract: Contract | 
         model = load(source, threads=threads, contract=contract)
         return Embedder(model.contract, model.embed)
     from edgeface.training.checkpoints import load_checkpoint
+    from edgeface.training.devices import best_device
     from edgeface_export.rewrite import torch_embeddings
 
     checkpoint = load_checkpoint(source)
-    return Embedder(
-        checkpoint.contract, lambda faces: torch_embeddings(checkpoint.net, checkpoint.contract.input, faces)
-    )
+    net = checkpoint.net.to(best_device())
+    return Embedder(checkpoint.contract, lambda faces: torch_embeddings(net, checkpoint.contract.input, faces))
 
 
 def read_contract_file(path: Path) -> Contract:
@@ -156,6 +156,7 @@ def open_classifier(run: str | Path) -> Classifier:
     from edgeface.heads import build_head
     from edgeface.training.checkpoints import contract_draft, load_state, load_tensors
     from edgeface.training.config import config_from
+    from edgeface.training.devices import best_device
     from edgeface_export.rewrite import torch_embeddings
 
     path = Path(run) / "last.safetensors"
@@ -178,6 +179,6 @@ def open_classifier(run: str | Path) -> Classifier:
     load_state(net, parts[net_of], path)
     load_state(head, parts["learner.head."], path)
     contract = contract_draft(config, data_sha256=digest, licence="unknown")
-    net.eval()
+    net.eval().to(best_device())
     embedder = Embedder(contract, lambda faces: torch_embeddings(net, contract.input, faces))
     return Classifier(embedder, head.eval(), digest)

@@ -24,6 +24,7 @@ from edgeface.templates import environment
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface.training.config import TrainConfig, as_dict, by_key
+from edgeface.training.devices import best_device
 from edgeface.training.schedule import Epoch, in_words, step_seed
 from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
@@ -118,7 +119,8 @@ def _name(folder: Path, data: FaceData, seed: int) -> _Named | None:
         return None
     gallery = np.concatenate([train[data.labels[train] == person][:PER_PERSON] for person in people])
     checkpoint = load_checkpoint(folder)
-    embedded = [torch_embeddings(checkpoint.net, checkpoint.contract.input, data.faces[of]) for of in (gallery, probes)]
+    net, spec = checkpoint.net.to(best_device()), checkpoint.contract.input
+    embedded = [torch_embeddings(net, spec, data.faces[of]) for of in (gallery, probes)]
     answers = identify(embedded[0], data.labels[gallery], embedded[1], data.labels[probes])
     return _Named(gallery, probes, embedded[0], embedded[1], answers)
 

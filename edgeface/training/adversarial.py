@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeface.training.config import AugmentConfig, TrainConfig
+from edgeface.training.devices import onto
 from edgeface.training.training_state import Learner
 
 _STEP = 2.5
@@ -46,12 +47,14 @@ def perturbed(
     """
     settings, batch = config.augment, config.data.batch_size
     counted = torch.floor(torch.arange(batch + 1, dtype=torch.float64) * settings.adversarial_ratio + 1e-9)
-    chosen = torch.nonzero((counted.diff() > 0)[place])[:, 0].to(x.device)
+    chosen = torch.nonzero((counted.diff() > 0)[place])[:, 0]
     if not len(chosen):
         return x
+    chosen = onto(chosen, x.device)
     starts = torch.zeros(())
     if settings.adversarial == "pgd":  # drawn for the whole batch, as all random numbers are
-        starts = (torch.rand(batch, *x.shape[1:], generator=generator) * 2 - 1)[place].to(x.device)[chosen]
+        starts = (torch.rand(batch, *x.shape[1:], generator=generator) * 2 - 1)[place]
+        starts = onto(starts, x.device)[chosen]
     names, wanted = labels[chosen], None if target is None else target[chosen]
 
     def loss(faces: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def attack(
         std: of the normalization, in grey levels per channel.
         starts: (N, 3, H, W) where in the ball PGD starts, −1 to 1; of FGSM a single 0.
     """
-    eps = (settings.adversarial_eps / torch.tensor(std, device=x.device)).view(1, 3, 1, 1)
+    eps = (settings.adversarial_eps / onto(torch.tensor(std), x.device)).view(1, 3, 1, 1)
     steps = settings.adversarial_steps if settings.adversarial == "pgd" else 1
     step = eps if settings.adversarial == "fgsm" else eps * (_STEP / steps)
     moved = x + eps * starts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeface.training.config import AugmentConfig, TrainConfig
+from edgeface.training.devices import onto
 
 if TYPE_CHECKING:
     from edgeface.training.training_state import Learner
@@ -41,7 +43,11 @@ class Draw:
 
     def part(self, index: slice, device: torch.device) -> Draw:
         """The numbers of some faces of the batch, on their device."""
-        return Draw(**{name: value[index].to(device) for name, value in vars(self).items()})
+        columns = {name: value[index].reshape(-1, value[0].numel()) for name, value in vars(self).items()}
+        packed = onto(torch.cat(list(columns.values()), 1), device)  # one copy, not one each
+        widths = [column.shape[1] for column in columns.values()]
+        parts = [packed[:, end - width : end] for width, end in zip(widths, accumulate(widths), strict=True)]
+        return Draw(**{name: part.squeeze(1) for name, part in zip(columns, parts, strict=True)})
 
 
 def draw(count: int, generator: torch.Generator) -> Draw:
@@ -124,6 +130,5 @@ def attacked(
 def normalize(faces: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(N, H, W, 3) uint8 on any device → (N, 3, H, W) float: (pixel − mean) / std."""
     pixels = faces.permute(0, 3, 1, 2).float()
-    centre = torch.tensor(mean, device=faces.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=faces.device).view(1, 3, 1, 1)
-    return (pixels - centre) / spread
+    statistics = onto(torch.tensor([mean, std]), faces.device).view(2, 3, 1, 1)
+    return (pixels - statistics[0]) / statistics[1]

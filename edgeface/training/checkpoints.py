@@ -27,6 +27,7 @@ from edgeface.backbones import TIMM, build_backbone, file_stem
 from edgeface.data.dataset import SPLITS, FaceData, licence_of_photos
 from edgeface.embedder import Embedder
 from edgeface.training.config import TrainConfig, as_dict
+from edgeface.training.devices import described
 from edgeface.training.record import RECORD, Origin
 from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, ModelError, UsageError
 from edgeface_runtime.checks import build, parse_json, require_regular, shown
@@ -61,10 +62,11 @@ def new_folder(folder: Path, *, marker: str, resume: bool) -> bool:
     return ours
 
 
-def environment() -> dict[str, str]:
-    """What the run ran on: machine, Python, packages, git state of the working folder."""
+def environment(device: torch.device) -> dict[str, str]:
+    """What the run ran on: machine, device, Python, packages, git state of the working folder."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     found["threads"] = str(torch.get_num_threads())
+    found |= described(device)
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
@@ -90,9 +92,10 @@ def write_record(
     data: Mapping[str, object],
     sources: Sequence[Origin],
     command: Mapping[str, object] | None,
+    device: torch.device,
 ) -> None:
     """Writes ``run.json``, which ``edgeface.training.record`` reads."""
-    document = {"schema": 1, "config": as_dict(config), "environment": environment(), "data": data}
+    document = {"schema": 1, "config": as_dict(config), "environment": environment(device), "data": data}
     document |= {"sources": [asdict(source) for source in sources], "command": command}
     write_text(folder / RECORD, json.dumps(document, indent=2) + "\n")
 

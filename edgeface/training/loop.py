@@ -9,9 +9,8 @@ weights that an unbroken run ends with, and several processes see what one proce
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +36,11 @@ from edgeface.training.checkpoints import (
     write_record,
 )
 from edgeface.training.config import DistillConfig, TrainConfig
+from edgeface.training.devices import compile_net, free_memory, memory_explained
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
 from edgeface.training.init.fit import fit_to_teachers, imprint_head
-from edgeface.training.processes import agreed, free_memory, join_processes, own_share, share_batch_norm, summed
+from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
 from edgeface.training.record import RECORD, Origin
 from edgeface.training.schedule import Clock, Epoch, epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import (
@@ -136,7 +136,7 @@ def train(
         init(net)
     digest = data.sha256 if unlabeled is None else hashlib.sha256(unlabeled.tobytes()).hexdigest() + data.sha256
     if is_main and not begun:  # before all else that is written: it marks the folder as ours, should a kill come
-        write_record(folder, config, data_card(data, digest, licence, extra), sources, command)
+        write_record(folder, config, data_card(data, digest, licence, extra), sources, command, device)
     targets = None
     if teachers:
         student = net if init is not None else None
@@ -159,7 +159,7 @@ def train(
     elif is_main:
         state.save(folder, config, digest, contract)
     if config.system.compile:
-        net.compile()
+        compile_net(net, reporter)
     sampling = ClassSampling(head, state.optimizer, config.head.class_sampling, batch)
     model, optimizer = accelerator.prepare(learner, state.optimizer)
     slopes = [module.weight for module in net.modules() if isinstance(module, PReLU)]
@@ -191,7 +191,7 @@ def train(
             else:  # at full size, which the teacher takes
                 target = hints.embed(x := augment(x, drawn, config.augment))
                 x = shrink(x, side)
-            with _memory_explained(batch):
+            with memory_explained(batch, net, x, accelerator.autocast):
                 x = x.contiguous(memory_format=torch.channels_last)
                 with accelerator.autocast():
                     x = attacked(x, learner, labels, target, margin, config, share, generator)
@@ -200,8 +200,8 @@ def train(
                 loss = loss + config.distill.hint_weight * (0 if hint_loss is None else hint_loss)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
-            optimizer.step()
+                norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm)
+                optimizer.step()
             sampling.release()
             clamp_slopes(slopes)
             if state.average is not None:
@@ -348,17 +348,6 @@ def _roll_back(state: TrainingState, folder: Path, config: TrainConfig, digest: 
     state.lr_scale = scale
     epoch = len(state.curves) + 1
     reporter.say(f"Epoch {epoch}: the loss is not finite; back to the last good state at a third of the rate")
-
-
-@contextlib.contextmanager
-def _memory_explained(batch: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, and a CPU's allocator raises it plainly
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-            halved = max(2, batch // 2)
-            raise UsageError(f"a batch of {batch} does not fit into memory; try --set batch_size={halved}") from error
-        raise
 
 
 def _report(row: Epoch, rest: str, folder: Path, config: TrainConfig, reporter: Reporter, tensorboard: bool) -> None:

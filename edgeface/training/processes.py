@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -123,25 +121,3 @@ def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
         if type(child) is nn.BatchNorm2d:
             child.__class__ = _SharedBatchNorm2d
     return module
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that a process of a run may still take on its device; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024 * next(int(words[1]) for words in lines if words[0] == "MemAvailable:")
-        left = _left_in_container()
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return (free if left is None else min(free, left)) // beside
-    return None
-
-
-def _left_in_container() -> int | None:
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
-        used = int((group / "memory.current").read_text()) - int(cached)
-        return int((group / "memory.max").read_text()) - used
-    return None

@@ -22,6 +22,7 @@ from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import Checkpoint, save_tensors
 from edgeface.training.config import AugmentConfig
+from edgeface.training.devices import best_device, onto
 from edgeface_runtime import InputSpec, UsageError
 
 FILE = "qat.safetensors"
@@ -70,7 +71,14 @@ def finetune_checkpoint(
 
 
 def finetune(
-    net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8], *, steps: int, reporter: Reporter = SILENT, seed: int = 0
+    net: nn.Module,
+    spec: InputSpec,
+    faces: NDArray[np.uint8],
+    *,
+    steps: int,
+    reporter: Reporter = SILENT,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> FineTuned:
     """Trains a copy of the net, rounded to int8 as its files are, towards the net's own embeddings: 1 − cosine.
 
@@ -81,6 +89,7 @@ def finetune(
         steps: of 16 faces each, augmented as in training.
         reporter: told how far it is.
         seed: of the choice of faces and their augmentation.
+        device: to compute on; by default a GPU where there is one. What comes out lies on the CPU.
 
     Raises:
         UsageError: fewer than 10 steps, no faces, or a loss that is not finite.
@@ -89,8 +98,12 @@ def finetune(
         raise UsageError(
             f"{steps} steps of fine-tuning on {len(faces)} faces; at least 10 steps and one face are needed"
         )
-    student = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rounded = fake_quantized(student)
+    device = device or best_device()
+    teacher, student = (
+        copy.deepcopy(net).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for _ in range(2)
+    )
+    rounded = fake_quantized(student).to(device)
     # The net is good already: one rate for tensors of all sizes would undo the small ones before int8 is mended.
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     sizes = [{"params": [parameter], "lr": LR * float(parameter.detach().abs().mean())} for parameter in learned]
@@ -98,15 +111,17 @@ def finetune(
     # From almost nothing and back to it: Adam's first steps are as large as its rate, whatever the gradient.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: math.sin(math.pi * (step + 1) / (steps + 1)))
     slopes = [module.weight for module in student.modules() if isinstance(module, nn.PReLU)]
-    config, cosines = AugmentConfig(), []
+    config, seen = AugmentConfig(), []
     for step in reporter.track(range(steps), "fine-tuning for int8"):
         rng = np.random.default_rng((seed, step))
         rows = np.sort(rng.choice(len(faces), BATCH, replace=len(faces) < BATCH))
-        drawn = draw(BATCH, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
-        x = augment(normalize(torch.from_numpy(faces[rows]), spec.mean, spec.std), drawn, config)
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
+        drawn = draw(BATCH, generator).part(slice(None), device)
+        pixels = onto(torch.from_numpy(faces[rows]), device)
+        x = augment(normalize(pixels, spec.mean, spec.std), drawn, config)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            target = net(x)
+            target = teacher(x)
         cosine = F.cosine_similarity(rounded(x), target).mean()
         optimizer.zero_grad()
         (1 - cosine).backward()  # type: ignore[no-untyped-call]
@@ -115,14 +130,15 @@ def finetune(
         with torch.no_grad():
             for slope in slopes:  # the exact rewrites of PReLU that export uses hold for slopes up to 1
                 slope.clamp_(max=1.0)
-        cosines.append(cosine.item())
+        seen.append(cosine.detach())
+    cosines = torch.stack(seen).tolist()
     if not np.isfinite(cosines).all():
         raise UsageError("fine-tuning for int8 ran into numbers that are not finite; export without it")
     for module in student.modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     tenth = steps // 10
-    return FineTuned(student, float(np.mean(cosines[:tenth])), float(np.mean(cosines[-tenth:])))
+    return FineTuned(student.cpu(), float(np.mean(cosines[:tenth])), float(np.mean(cosines[-tenth:])))
 
 
 class _Round(torch.autograd.Function):
@@ -150,7 +166,7 @@ class RoundedWeight(nn.Module):
         """(out, …) → the same shape."""
         with torch.no_grad():
             largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
-            last = torch.tensor(127.0, device=weight.device)
+            last = weight.new_full((), 127.0)
         return _round(weight, (largest / last).clamp(min=_TINY), -last, last)
 
 

@@ -162,9 +162,11 @@ class Clock:
         """The steps of the next epoch, while the reporter shows how many are done and what is left of the run."""
         epochs, began = self.config.schedule.epochs, 0.0
         for step, item in enumerate(reporter.track(items, f"epoch {len(curves) + 1}/{epochs}{self.rest(curves)}")):
-            began = began if step else self.clock()
-            if step == _FIRST_STEPS and not curves:
-                epoch = (self.clock() - began) / step * len(items) / self.work(len(curves), len(curves) + 1)
+            # Without the first step, which compiles and allocates; and from one look at the loss to the next, since a
+            # GPU is behind in between.
+            began = self.clock() if step == 1 else began
+            if step == _FIRST_STEPS + 1 and not curves:
+                epoch = (self.clock() - began) / _FIRST_STEPS * len(items) / self.work(len(curves), len(curves) + 1)
                 reporter.say(f"about {in_words(epoch * self.work(len(curves), epochs))} in all, validation not counted")
             yield item
 

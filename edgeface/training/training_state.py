@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from edgeface.heads import HEADS, ClassCentres, build_head, drawn_classes
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import load_state, load_tensors, save_tensors
 from edgeface.training.config import OptimConfig, TrainConfig, as_dict, by_key, config_from
+from edgeface.training.devices import free_memory, onto
 from edgeface.training.schedule import CURVES, Epoch, write_curves
 from edgeface_runtime import Contract, ModelError, UsageError
 from edgeface_runtime.checks import Positive, build
@@ -31,6 +33,10 @@ SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 """Of classes, that a refusal may propose."""
 LOGITS = 6
 """Copies of a batch's logits at once: cosines, with margin, scaled, their log-softmax and gradients."""
+KEPT = 0.25
+"""Of a GPU's free memory, that all faces may take."""
+CHUNK = 1024
+"""Faces copied there at once."""
 VALIDATED = 64
 """Faces in a batch of validation, which compares with all classes."""
 
@@ -58,7 +64,22 @@ class Pool:
     targets: NDArray[np.float32] | None
     device: torch.device
 
-    @property
+    @functools.cached_property
+    def kept(self) -> Tensor | None:
+        """All faces, uint8, on a GPU whose memory they take little of, so that no step copies one; else None."""
+        count, rest = len(self.data.faces), self.unlabeled
+        parts = [self.data.faces] if rest is None else [self.data.faces, rest]
+        free = None if self.device.type == "cpu" else free_memory(self.device)
+        if free is None or sum(part.nbytes for part in parts) > KEPT * free:
+            return None
+        kept = torch.empty((len(self.labels), *self.data.faces.shape[1:]), dtype=torch.uint8, device=self.device)
+        for first, part in zip((0, count), parts, strict=False):
+            for at in range(0, len(part), CHUNK):
+                some = torch.from_numpy(np.array(part[at : at + CHUNK]))
+                kept[first + at : first + at + len(some)] = onto(some, self.device)
+        return kept
+
+    @functools.cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N + M,) identities; −1 where a face has no name."""
         extra = 0 if self.unlabeled is None else len(self.unlabeled)
@@ -66,17 +87,17 @@ class Pool:
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
         """((n, S, S, 3) uint8, (n,) int64, (n, D) float targets or None) of the given rows, on the device."""
+        labels = onto(torch.from_numpy(self.labels[rows]), self.device)
+        target = None if self.targets is None else onto(torch.from_numpy(self.targets[rows]), self.device)
+        if self.kept is not None:
+            return self.kept.index_select(0, onto(torch.from_numpy(rows), self.device)), labels, target
         count = len(self.data.faces)
         faces = np.empty((len(rows), *self.data.faces.shape[1:]), np.uint8)
         named = rows < count
         faces[named] = self.data.faces[rows[named]]
         if self.unlabeled is not None:
             faces[~named] = self.unlabeled[rows[~named] - count]
-        labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
-        target = (
-            None if self.targets is None else torch.from_numpy(self.targets[rows]).to(self.device, non_blocking=True)
-        )
-        return torch.from_numpy(faces).to(self.device, non_blocking=True), labels, target
+        return onto(torch.from_numpy(faces), self.device), labels, target
 
 
 @dataclass(eq=False)

@@ -223,13 +223,14 @@ def _fold(graph: GraphModule) -> None:
 
 
 def torch_embeddings(net: nn.Module, spec: InputSpec, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(N, D) unit embeddings by PyTorch itself of (N, S, S, 3) uint8 RGB faces."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    """(N, D) unit embeddings by PyTorch itself, where the net lies, of (N, S, S, 3) uint8 RGB faces."""
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+    mean, std = (torch.tensor(values).to(device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
     rows = []
     with torch.no_grad():
         for start in range(0, len(faces), 32):
             chunk = torch.from_numpy(np.array(faces[start : start + 32]))  # a copy: mapped faces cannot be written to
-            rows.append(net((chunk.permute(0, 3, 1, 2).float() - mean) / std).numpy())
+            rows.append(net((chunk.to(device).permute(0, 3, 1, 2).float() - mean) / std).cpu().numpy())
     return unit_rows(np.concatenate(rows))
 
 

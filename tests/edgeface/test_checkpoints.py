@@ -198,7 +198,8 @@ def test_what_is_no_model_is_named(checkpoint: Path, tmp_path: Path):
 
 
 def test_the_environment_names_what_a_run_needs():
-    found = checkpoints.environment()
+    found = checkpoints.environment(torch.device("cpu"))
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert found["threads"] == str(torch.get_num_threads())
     assert {"python", "machine", "numpy", "accelerate"} <= found.keys()
+    assert (found["device"], found["tf32"], found["memory_format"]) == ("cpu", "no", "channels_last")

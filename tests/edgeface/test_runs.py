@@ -293,6 +293,14 @@ def test_the_time_left_is_that_of_the_whole_run():
     assert clock.rest(curves) == ""
 
 
+def test_the_first_step_which_may_compile_says_nothing_of_the_others():
+    now, told = [100.0], Told()
+    clock = Clock(load_config(epochs=2), lambda: now[0])
+    for step in clock.track(range(30), [], told):
+        now[0] += 2.0 if step else 500.0
+    assert told.lines == ["about 2 min in all, validation not counted"]
+
+
 def test_times_in_words():
     assert [in_words(seconds) for seconds in (0.4, 99, 100, 3540, 3600, 11100)] == [
         "0 s", "99 s", "2 min", "59 min", "1 h 0 min", "3 h 5 min",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeface.embedder import Embedder
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.augment import normalize
 from edgeface.training.config import TrainConfig
+from edgeface.training.devices import best_device, onto
 from edgeface.training.processes import gathered, is_main_process, own_share, wait_for_all
 from edgeface_runtime import UsageError
 from edgeface_runtime.files import replacing
@@ -137,11 +139,12 @@ def rotate_to_student(
     begun = file.exists()
     wait_for_all()
     if not begun and is_main_process():
-        net.eval()
+        device = best_device()
+        placed = copy.deepcopy(net).eval().to(device)
         aims, faces = sample
         embeddings = torch.cat(
             [
-                net(normalize(torch.from_numpy(part), *config.model.pixel_statistics))
+                placed(normalize(onto(torch.from_numpy(part), device), *config.model.pixel_statistics)).cpu()
                 for part in (faces[at : at + CHUNK] for at in range(0, len(faces), CHUNK))
             ]
         )
