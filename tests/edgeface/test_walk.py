@@ -18,7 +18,7 @@ from edgeface_runtime.model import find_model
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"R": "edgeface_runtime", "D": "edgeface_devices", "X": "edgeface_export"}
-MOST = {"identify": 20, "train": 21, "export": 28, "bench": 13, "the page of a run": 8}
+MOST = {"identify": 20, "train": 21, "export": 28, "bench": 13, "the end of a run": 10}
 """A feature that is not asked for is no file on the way: before one of these grows, something on the way can go."""
 
 
@@ -57,9 +57,9 @@ def test_a_training_run(two_people: Path) -> None:
     pytest.importorskip("accelerate")
     tiny = ["--epochs", "1", "--backbone", "mobilefacenet-tiny", "--set", "batch_size=4"]
     files = passed(["train", "people", *tiny], two_people.parent)
-    trained = files.index("edgeface/report/run_page.py")
+    trained = next(place for place, file in enumerate(files) if file.startswith("edgeface/report/"))
     assert trained <= MOST["train"], files[:trained]
-    assert len(files) - trained <= MOST["the page of a run"], files[trained:]
+    assert len(files) - trained <= MOST["the end of a run"], files[trained:]
 
 
 @pytest.mark.slow
