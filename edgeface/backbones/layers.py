@@ -6,6 +6,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from edgeface_runtime import UsageError
 
@@ -13,13 +14,39 @@ from edgeface_runtime import UsageError
 class PReLU(nn.PReLU):
     """PReLU with one slope a channel, written as relu(x) − a·relu(−x).
 
-    The same values and state dict as ``torch.nn.PReLU``; on a CPU its backward pass is several times
-    faster than the built-in kernel's.
+    The same values and state dict as ``torch.nn.PReLU``; trained on a CPU it takes less than half of the built-in
+    kernel's time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → the same shape."""
+        # Compilers, exporters and devices get plain operators, which they fuse.
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu":
+            trained: Tensor = _TrainedPReLU.apply(x, self.weight.to(x.dtype))  # type: ignore[no-untyped-call]
+            return trained
         return F.relu(x) - self.weight[:, None, None] * F.relu(-x)
+
+
+class _TrainedPReLU(torch.autograd.Function):
+    """PReLU whose gradients are made of vectorized operators in one buffer.
+
+    A map of a batch is tens of megabytes, so what counts is how often memory is passed and how much of it is taken.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, slopes: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slopes)
+        return torch.prelu(x, slopes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, slopes = ctx.saved_tensors  # type: ignore[attr-defined]
+        map_ = x.clamp(max=0).mul_(grad)
+        of_slopes = map_.sum((0, 2, 3))
+        # The gradient where x > 0, else 0; then a share of the way from there to the gradient, which is the slope.
+        torch.ops.aten.threshold_backward.grad_input(grad, x, 0, grad_input=map_)
+        return map_.lerp_(grad, slopes[:, None, None]), of_slopes
 
 
 def stretch_small_maps(net: nn.Module) -> None:

@@ -27,7 +27,7 @@ from edgeface_runtime.align import TEMPLATE
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.detection.pixels import reduced
 from edgeface_runtime.files import temporary_folder
-from edgeface_runtime.images import SUFFIXES, open_photo, open_rgb, shown
+from edgeface_runtime.images import SUFFIXES, open_photo, open_rgb, photo_size, shown
 
 SPLITS = ("train", "val", "test")
 UNKNOWN = "unknown"
@@ -117,22 +117,24 @@ def look(photos: list[Path]) -> Sampled:
         UsageError: none of the photos can be read.
     """
     rng, detector = np.random.default_rng(0), None
-    offsets, sides = [], []
+    offsets: list[float] = []
+    sides: list[int] = []
     for row in rng.permutation(len(photos)):
         with contextlib.suppress(ImageError):
-            pixels = open_photo(photos[row])
-            height, width = pixels.shape[:2]
-            sides.append(max(height, width))
-            if height != width:
+            width, height = photo_size(photos[row])
+            # Decoded only where the detector may still change what most of the sample says.
+            if height != width or sum(offset > ALIGNED for offset in offsets) > SAMPLE // 2:
                 offsets.append(math.inf)
             else:
+                pixels = open_photo(photos[row])
                 detector = detector or load_detector(threads=1)
                 # An aligned face fills its photo: small is enough, and a large one takes seconds.
                 small = reduced(pixels, (-(-width // _ENOUGH),) * 2)
+                del pixels  # before the next one is decoded
                 if faces := find_faces(small, detector)[0]:
                     points = most_central(faces, *small.shape[:2]).landmarks * (112 / small.shape[1])
                     offsets.append(float(np.linalg.norm(points - TEMPLATE, axis=1).mean()))
-            del pixels  # before the next one is decoded
+            sides.append(max(height, width))
         if len(sides) == SAMPLE:
             break
     if not sides:

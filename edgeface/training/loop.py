@@ -40,7 +40,14 @@ from edgeface.training.devices import compile_net, free_memory, memory_explained
 from edgeface.training.distill.features import FeatureTeacher
 from edgeface.training.distill.teachers import targets_of_run
 from edgeface.training.init.fit import fit_to_teachers, imprint_head
-from edgeface.training.processes import agreed, join_processes, own_share, share_batch_norm, summed
+from edgeface.training.processes import (
+    agreed,
+    freed_memory_kept,
+    join_processes,
+    own_share,
+    share_batch_norm,
+    summed,
+)
 from edgeface.training.record import RECORD, Origin
 from edgeface.training.schedule import Clock, Epoch, epoch_order, learning_rate, margin_at, side_at, stalled, step_seed
 from edgeface.training.training_state import (
@@ -67,6 +74,7 @@ SCALE_FACES = 256
 """Faces from which the channels of a feature teacher's maps get their scale."""
 
 
+@freed_memory_kept()
 def train(
     data: FaceData,
     folder: Path,

@@ -184,6 +184,20 @@ def open_photo(source: ImageLike, *, color: Color = "rgb") -> Pixels:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
+def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a photo in pixels, as its file's head says: nothing is decoded, nor turned upright.
+
+    Raises:
+        ImageError: no such file, or not an image.
+    """
+    name = called(path)
+    try:
+        with _opened(path, name) as image:
+            return image.size
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
 def swapped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3) with the first and the last channel exchanged: RGB of BGR and back."""
     out = np.empty_like(pixels, order="C")

@@ -58,19 +58,30 @@ def test_shortcuts_are_where_shapes_allow():
     assert [block.shortcut for block in blocks] == [*[False, *[True] * 4], False, *[True] * 6, False, *[True] * 2]
 
 
-def test_prelu_is_torchs_with_the_same_gradients():
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prelu_is_torchs_with_the_same_gradients(dtype: torch.dtype, memory: torch.memory_format):
     torch.manual_seed(0)
     ours, theirs = PReLU(5), torch.nn.PReLU(5)
-    slopes = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.7])
+    slopes = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.75])
     ours.load_state_dict({"weight": slopes})
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(3, 5, 4, 4)
+    x = torch.randn(3, 5, 4, 4, dtype=dtype).contiguous(memory_format=memory)
+    x[0, :, 1] = 0.0  # where both slopes meet, torch's takes the left one
     inputs = [x.clone().requires_grad_() for _ in range(2)]
-    for layer, values in zip((ours, theirs), inputs, strict=True):
+    for layer, values in zip((ours, theirs.to(dtype)), inputs, strict=True):
         layer(values).square().sum().backward()
     torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.eval()(x), theirs(x), check_dtype=False)
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    torch.testing.assert_close(ours.weight.grad.to(dtype), theirs.weight.grad)
+
+
+def test_frozen_slopes_of_prelu_get_no_gradient():
+    layer, x = PReLU(2), torch.tensor([[[[2.0]], [[-2.0]]]], requires_grad=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert (layer.weight.grad, x.grad.flatten().tolist()) == (None, [1.0, 0.25])
 
 
 def test_an_unknown_name_lists_the_known():

@@ -6,16 +6,20 @@ import csv
 import json
 import math
 import os
+import platform
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from edgeface.training.checkpoints import load_tensors
+from edgeface.training.processes import freed_memory_kept
 
 GRADIENTS = """
 import sys, torch
@@ -229,3 +233,50 @@ def test_processes_that_sample_classes_end_as_one_does(runs: Path) -> None:
 
 def test_processes_wait_for_one_that_is_busy_for_hours(runs: Path) -> None:
     assert json.loads((runs / "found.json").read_text())["seconds"] >= 12 * 3600
+
+
+def faults_of(takes: int) -> int:
+    """Page faults while 48 MB are taken, written and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(takes):
+        torch.ones(12 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_kept_while_training_and_given_back_after(monkeypatch: pytest.MonkeyPatch):
+    for name in ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"):
+        monkeypatch.delenv(name, raising=False)
+    with freed_memory_kept():
+        faults_of(4)  # takes what the next ones find
+        assert faults_of(4) < 0.1 * 48e6 / resource.getpagesize()
+        held = resident()
+    assert held - resident() > 40e6
+
+
+@pytest.mark.parametrize(
+    ("libc", "environment"),
+    [
+        ("glibc", {"MALLOC_TRIM_THRESHOLD_": "131072"}),
+        ("glibc", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=9"}),
+        ("musl", {}),
+    ],
+)
+def test_other_allocators_and_settings_from_outside_stay(
+    libc: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    class Library:
+        def __getattr__(self, name: str) -> Callable[[], str]:
+            if libc == "musl" or name != "gnu_get_libc_version":
+                raise AttributeError(name)
+            return lambda: "2.36"
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with freed_memory_kept():
+        pass

@@ -14,6 +14,7 @@ pytest.importorskip("accelerate")
 
 from torch import nn
 
+from edgeface.backbones.layers import PReLU
 from edgeface.data.dataset import FaceData
 from edgeface.heads import HEADS
 from edgeface.training.checkpoints import load_tensors
@@ -65,6 +66,15 @@ def test_a_short_run_in_bf16_ends_near_the_loss_of_float32(net: str, head: str, 
     exact, half = losses_of(net, head, "no"), losses_of(net, head, "bf16")
     assert half != exact
     assert half == pytest.approx(exact, rel=0.05)
+
+
+def test_losses_are_those_of_prelu_in_plain_operators(losses_of, monkeypatch: pytest.MonkeyPatch):
+    def plain(layer: PReLU, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=0) + layer.weight[:, None, None] * x.clamp(max=0)
+
+    fast = losses_of(TINY, "arcface", "no")
+    monkeypatch.setattr(PReLU, "forward", plain)
+    assert losses_of.__wrapped__(TINY, "arcface", "no") == pytest.approx(fast, rel=1e-5)
 
 
 def test_a_precision_that_a_cpu_lacks_is_said_to_be_float32(tmp_path: Path):
