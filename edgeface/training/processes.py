@@ -38,7 +38,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Within it the C library keeps freed memory, and gives it back at the end.
 
     A training step frees and takes the same large maps again and again. glibc returns them to the kernel, which clears
-    their pages anew: up to a fifth of a step. Elsewhere (musl, macOS, Windows), and where the environment has settings
+    their pages anew, up to 400,000 in a step. Elsewhere (musl, macOS, Windows), and where the environment has settings
     of its own for this, nothing is done.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
