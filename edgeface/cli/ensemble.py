@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
 from edgeface_runtime.model import tried_model
+
+if TYPE_CHECKING:
+    from edgeface.evaluation.tails import TarAtFar
 
 DATA = "Photos of people that no member was trained on: a third of them chooses the weights, the others measure."
 
@@ -42,14 +45,19 @@ def ensemble(
     if json:
         print_json(made.as_json())
     else:
-        rows = [
-            (row.name, f"{row.weight:g}", *(str(at) for at in row.tar.values()), f"{row.cpu_ms:.2f}")
-            for row in made.rows
-        ]
+        rows = [(row.name, f"{row.weight:g}", *map(_cell, row.tar.values()), f"{row.cpu_ms:.2f}") for row in made.rows]
         title = f"{made.photos} photos of {made.people} people: genuine pairs accepted, processor time of a face"
         columns = ("file", "weight", *(f"at FMR {rate:g}" for rate in FMRS), "ms")
         print_table(title, columns, rows)
+        for reason in dict.fromkeys(at.reason for row in made.rows for at in row.tar.values() if at.value is None):
+            note(f"–: {reason}")
+        if not made.contract.thresholds:
+            note(f"{output} has no thresholds, for want of people: give more, or --threshold with each command")
         note(f"{output}: next: edgeface enroll PHOTOS --gallery people.gallery --model {output}")
     if not made.is_better:
         note("edgeface: no better than its best member on these people; take that one alone")
         raise typer.Exit(1)
+
+
+def _cell(at: TarAtFar) -> str:
+    return "–" if at.value is None else str(at)

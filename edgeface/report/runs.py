@@ -174,7 +174,9 @@ def read_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise UsageError(f"{shown(folder)}: no such folder")
-    files = [file for depth in range(_DEPTH + 1) for file in folder.glob("*/" * depth + RECORD)]
+    found = [file for depth in range(_DEPTH + 1) for file in folder.glob("*/" * depth + RECORD)]
+    # A link to a run, such as a search's best, is that run once more.
+    files = [file for file in found if file.parent == folder or not file.parent.is_symlink()]
     if not files:
         raise UsageError(f"{shown(folder)}: no run in it (no {RECORD} there or below); edgeface train makes one")
     return [read_run(file.parent) for file in sorted(files)]

@@ -135,7 +135,7 @@ def train(
     extra = 0 if unlabeled is None else len(unlabeled)
     pool_rows = np.concatenate([train_rows, len(data.faces) + np.arange(extra)])
     batch = config.data.batch_size
-    _check_batch(batch, len(pool_rows), world)
+    check_batch(batch, len(pool_rows), world)
     begun = (folder / LAST).exists()  # asked before the wait, after which the main process may save it
     if is_main:
         new_folder(folder, marker=RECORD, resume=resume)
@@ -329,9 +329,11 @@ def _check_teachers(
         raise UsageError("--guide is a teacher itself: give it alone, or --teacher alone")
 
 
-def _check_batch(batch: int, photos: int, processes: int) -> None:
+def check_batch(batch: int, photos: int, processes: int = 1) -> None:
+    """Raises UsageError where a batch has more faces than there are, or cannot be shared among the processes."""
     if photos < batch:
-        raise UsageError(f"batch_size is {batch}, more than the {photos} training photos: --set batch_size=N")
+        fits = max(2, photos // 2)
+        raise UsageError(f"batch_size is {batch}, more than the {photos} training photos: --set batch_size={fits}")
     if batch % processes:
         raise UsageError(f"batch_size is {batch}, not a multiple of the {processes} processes: --set batch_size=N")
 

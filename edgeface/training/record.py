@@ -125,7 +125,8 @@ def resumed(
     if not (folder / RECORD).exists():
         if given.data is None:
             raise UsageError(f"{name}: no run to resume (no {RECORD} in it); begin one: {begin}")
-        reporter.say(f"{name}: no run in it yet, so this begins one")
+        if given.data.is_dir():
+            reporter.say(f"{name}: no run in it yet, so this begins one")
         return folder, given, None
     record = read_record(folder, reporter)
     known = vars(record.command or Command()) | {"licence": record.data["licence"]}

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeface.data.dataset import FaceData
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.checkpoints import new_folder
+from edgeface.training.loop import check_batch
 from edgeface.training.schedule import CURVES, Epoch, best_epoch, read_curves
 from edgeface.tuning.plan import OBJECTIVES, PRUNERS, TRIALS, SearchPlan
 from edgeface.tuning.results import Search, Tried, read_search, tried
@@ -86,6 +87,8 @@ def tune(data: FaceData, plan: SearchPlan, reporter: Reporter = SILENT) -> Searc
         raise UsageError(
             f"{plan.folder}: no photo validates, so nothing compares the trials; give more photos a person"
         )
+    if "batch_size" not in plan.space and "--unlabeled" not in plan.words:
+        check_batch(plan.config.data.batch_size, len(data.rows("train")))
     new_folder(plan.output, marker=RECORD, resume=True)
     (plan.output / TRIALS).mkdir(exist_ok=True)
     store = open_store(plan.storage or str(plan.output / STUDY))

@@ -26,6 +26,7 @@ if typing.TYPE_CHECKING:
         Golden,
         HardFaces,
         InputSpec,
+        Member,
         OperatorCost,
         read_contract,
     )
@@ -93,6 +94,7 @@ __all__ = [
     "InputSpec",
     "Look",
     "Match",
+    "Member",
     "Merge",
     "MissingExtraError",
     "Model",
@@ -138,6 +140,7 @@ _LATER = {
     "Golden": "contract",
     "HardFaces": "contract",
     "InputSpec": "contract",
+    "Member": "contract",
     "OperatorCost": "contract",
     "read_contract": "contract",
     "load_detector": "detection.find",

@@ -153,6 +153,5 @@ def _number(value: Any) -> float:
 
 
 def _unknown(contract: Contract, has: str) -> UsageError:
-    return UsageError(
-        f"the contract of {contract.name} has {has}; ask for a larger far (--far) or give a threshold (--threshold)"
-    )
+    larger = "ask for a larger far (--far) or " if contract.thresholds else ""
+    return UsageError(f"the contract of {contract.name} has {has}; {larger}give a threshold (--threshold)")

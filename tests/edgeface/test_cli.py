@@ -115,7 +115,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("train two --set lr=fast", "setting lr='fast' is not of type float"),
         ("train two --epochs 0", "must be at least 1"),
         ("train two --config none.toml", "none.toml"),
-        ("train two", "5 training photos: --set batch_size=N"),
+        ("train two", "5 training photos: --set batch_size=2"),
         (
             "train two --set batch_size=4 -o foreign",
             "foreign: exists and was not made by edgeface; name another folder",

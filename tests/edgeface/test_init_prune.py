@@ -194,6 +194,27 @@ def test_init_copies_a_checkpoint_of_the_same_width(checkpoint: Path):
     assert "tensors taken" in start_from(net, str(checkpoint), config, faces=photos())
 
 
+@pytest.mark.parametrize("backbone", ["mobilefacenet:act=relu", "mobilefacenet:act=relu,width=0.5,stem=foamliu"])
+def test_init_refuses_a_checkpoint_of_another_net(backbone: str, checkpoint: Path):
+    net = build_backbone(backbone, embedding=32, size=112)
+    with pytest.raises(
+        UsageError, match=rf"is a mobilefacenet:act=relu,width=0.5, of whose .* do not fit a {backbone}"
+    ):
+        start_from(net, str(checkpoint), load_config(backbone=backbone, embedding_dim=32), faces=photos())
+
+
+def test_init_takes_a_checkpoint_into_a_net_with_attention(checkpoint: Path):
+    backbone = "mobilefacenet:act=relu,width=0.5,attention=eca"
+    net = build_backbone(backbone, embedding=32, size=112)
+    said = start_from(net, str(checkpoint), load_config(backbone=backbone, embedding_dim=32), faces=photos())
+    assert "keep their random start" in said
+
+
+def test_init_refuses_an_exported_file(tmp_path: Path):
+    with pytest.raises(UsageError, match="an exported file, which cannot be trained on"):
+        start_from(build(0.5, 2, 112), str(tmp_path / "a.ensemble"), load_config(), faces=photos())
+
+
 def test_init_wants_the_wider_nets_normalisation(checkpoint: Path):
     config = load_config(backbone="mobilefacenet:act=relu,width=0.25", embedding_dim=32, normalization="imagenet")
     with pytest.raises(UsageError, match="its own normalization is needed: --set normalization=arcface"):

@@ -376,3 +376,9 @@ def test_what_a_run_learns_from_is_found_from_anywhere(first: Path, tmp_path: Pa
         resumed(tmp_path, Command())
     assert resumed(tmp_path, Command(data=Path("x"))) == (tmp_path, Command(data=Path("x")), None)
     assert resumed(tmp_path, Command(data=first))[0] == first
+
+
+def test_a_link_to_a_run_is_no_second_run(first: Path):
+    (first.parent / "best").symlink_to(first.name)
+    assert [found.folder.name for found in read_runs(first.parent)] == ["first"]
+    assert [found.folder.name for found in read_runs(first.parent / "best")] == ["best"]

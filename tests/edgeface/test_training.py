@@ -188,7 +188,7 @@ def test_a_run_is_not_resumed_with_other_settings_or_photos(trained: Trained, tm
 
 
 def test_too_few_photos_for_the_batch_leave_no_folder(trained: Trained, tmp_path: Path):
-    with pytest.raises(UsageError, match=r"batch_size is 500, .*48 training photos: --set batch_size=N"):
+    with pytest.raises(UsageError, match=r"batch_size is 500, .*48 training photos: --set batch_size=24"):
         train(trained.data, tmp_path / "run", load_config(batch_size=500))
     assert list(tmp_path.iterdir()) == []
 

@@ -250,6 +250,15 @@ def test_photos_that_nothing_validates_are_refused(make_plan: Callable[..., Sear
     assert not plan.output.exists()
 
 
+def test_a_batch_of_more_faces_than_there_are_is_said_before_the_first_trial(
+    make_plan: Callable[..., SearchPlan], faces: FaceData
+):
+    plan = make_plan(config=load_config(batch_size=500))
+    with pytest.raises(UsageError, match=r"batch_size is 500, more than the .* training photos: --set batch_size="):
+        tune(faces, plan)
+    assert not plan.output.exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(make_plan: Callable[..., SearchPlan], faces: FaceData):
     plan = make_plan()
     plan.output.mkdir()

@@ -77,7 +77,7 @@ def test_an_opened_model_and_a_detector_of_ones_own(tiny_onnx: Path):
 
 
 def test_a_model_without_thresholds_asks_for_one(real: FaceRecognizer):
-    with pytest.raises(UsageError, match=r"tiny has no measured thresholds; .* give a threshold \(--threshold\)"):
+    with pytest.raises(UsageError, match=r"tiny has no measured thresholds; give a threshold \(--threshold\)"):
         real.verify(att(1), att(2))
     match = real.verify(att(1), att(1), threshold=0.5)
     assert (match.same, match.threshold, match.far) == (True, 0.5, None)

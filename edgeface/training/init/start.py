@@ -17,6 +17,7 @@ from edgeface.training.init.prune import is_wider, prune_into
 from edgeface.training.init.weights import init_backbone
 from edgeface_runtime import InputSpec, UsageError
 
+_EXPORTED = (".onnx", ".ncnn", ".ensemble")
 FITTED_FACES = 1000
 """About how many faces a pruned model is fitted on, and one from a TFLite file has its statistics of."""
 
@@ -51,8 +52,11 @@ def start_from(
         from edgeface.training.init.tflite import init_from_tflite
 
         return init_from_tflite(net, Path(source), normalize(sample, *config.model.pixel_statistics))
+    if Path(source).suffix in _EXPORTED:
+        raise UsageError(f"{source}: an exported file, which cannot be trained on; give the run that it was made of")
     wide = _wider(net, source)
     if wide is None:
+        _check_same_net(net, source, config.model.backbone)
         size = config.model.input_size
         return str(init_backbone(net, source, backbone=config.model.backbone, names=names, size=size))
     spec, model = wide.contract.input, config.model
@@ -84,6 +88,21 @@ def settings_of(source: str) -> dict[str, object]:
     }
     normalization = _normalization(spec)
     return found | ({"normalization": normalization} if normalization in NORMALIZATIONS else {})
+
+
+def _check_same_net(net: nn.Module, source: str, backbone: str) -> None:
+    """A checkpoint of ours may lack layers and have another embedding; a part of its other layers is worth nothing."""
+    checkpoint = own_checkpoint(source)
+    if checkpoint is None:
+        return
+    ours = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    theirs = {name: tensor.shape for name, tensor in checkpoint.net.state_dict().items() if tensor.ndim > 1}
+    lost = [name for name, shape in theirs.items() if ours.get(name) != shape]
+    if len(lost) > 1:
+        raise UsageError(
+            f"{source}: is a {checkpoint.contract.backbone}, of whose {len(theirs)} layers {len(lost)} do not fit a "
+            f"{backbone}; leave --backbone out to go on with it"
+        )
 
 
 def _wider(net: nn.Module, source: str) -> Checkpoint | None:

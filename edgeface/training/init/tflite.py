@@ -23,6 +23,7 @@ _CONVOLUTIONS = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
 """Operator → the order in which torch has the axes of its weights."""
 _SAME = 0
 """The schema's number for padding at the end of an uneven stride."""
+_OTHER = "its layers are not those of a mobilefacenet"
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,19 @@ def read_layers(source: Path) -> list[FileLayer]:
     PReLU may be one operator or the several that converters write it as.
 
     Raises:
-        ModelError: not a TFLite file, or its weights are no floats.
+        ModelError: not a TFLite file, its weights are no floats, or its layers are of another kind.
     """
     try:
         model = read_graph(source)
-        return list(_layers(model))
-    except ModelError:
-        raise
     except Exception as error:  # The flatbuffer's reader fails in any way on bytes that are none.
         raise ModelError(f"{source}: cannot be read as a TFLite file") from error
+    try:
+        return list(_layers(model, source))
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ModelError(f"{source}: {_OTHER}") from error
 
 
-def _layers(model: ModelT) -> Iterator[FileLayer]:
+def _layers(model: ModelT, source: Path) -> Iterator[FileLayer]:
     tensors, floats = model.subgraphs[0].tensors, 0
     made_by: dict[int, str] = {}
     padded_behind = False
@@ -117,7 +119,9 @@ def _layers(model: ModelT) -> Iterator[FileLayer]:
             if layer:
                 yield layer
             if constants[0].type != floats or len(constants) < 2:
-                raise ModelError(f"weights of {constants[0].name.decode()} are no floats: a float file is needed")
+                raise ModelError(
+                    f"{source}: its weights are no floats; give a float file, or a shipped model's name: mobilefacenet"
+                )
             weight = torch.from_numpy(constant(model, constants[0]).transpose(_CONVOLUTIONS[name]).copy())
             bias = torch.from_numpy(constant(model, constants[1]).copy())
             behind = _has_stride(operator) and (operator.builtinOptions.padding == _SAME or padded_behind)
@@ -169,7 +173,7 @@ def _fitted(layers: Sequence[FileLayer], wanted: Sequence[Tensor], source: Path)
 
 def _multiplied(first: FileLayer, second: FileLayer, source: Path) -> FileLayer:
     if any(layer.weight.shape[2:] != (1, 1) for layer in (first, second)) or first.same_padding or second.same_padding:
-        raise ModelError(f"{source}: its layers are not those of a mobilefacenet")
+        raise ModelError(f"{source}: {_OTHER}")
     matrix = second.weight.flatten(1)
     weight = (matrix @ first.weight.flatten(1))[:, :, None, None]
     return replace(second, weight=weight, bias=matrix @ first.bias + second.bias)
