@@ -6,7 +6,6 @@ of its settings, one that dies takes nothing with it, and one that was stopped g
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -184,13 +183,12 @@ class _Work:
         write_text(settings := folder.with_suffix(".toml"), "".join(lines))
         words = ["train", self.plan.folder, "-o", folder, "--resume", "--config", settings, *self.plan.words]
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgeface", *map(str, words)],
+            [sys.executable, "-m", "edgeface.tuning.child", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=_environment(self.plan.workers),
             start_new_session=True,  # Ctrl-C is for this process, which ends its trials
-            preexec_fn=_end_with_parent,
         )
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
         known = len(trial.intermediate_values)
@@ -276,16 +274,6 @@ def _hopeless(trials: Sequence[Tried]) -> str:
 def _environment(workers: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     return {"OMP_NUM_THREADS": str(threads), **os.environ}
-
-
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """A run whose search is killed ends too, in place of taking the processor from the one that goes on."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _figure(row: Epoch, objective: str) -> float | None:
