@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,11 @@ from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.table import read_faces
 from edgeface.embedder import Embedder
 from edgeface.ensembling import FMRS, make_ensemble
-from edgeface.evaluation.protocol import verify_photos
 from edgeface.evaluation.tails import all_against_all, tar_at_far
 from edgeface_export.gate import compare_speed
 from edgeface_runtime import Model, UsageError, load, read_contract
 from edgeface_runtime.model import find_model
-from reproduce.measure_models import figure, pins
+from reproduce.measure_models import pins, view1
 from reproduce.pins_table import DOCS, table
 
 PAGE = DOCS / "models.md"
@@ -81,13 +79,6 @@ class Remembered:
             return together
 
         return Embedder(model.contract, embed)
-
-
-def view1(embedder: Embedder, folder: Path, pairs: Path) -> dict[str, Any]:
-    """The share of pairsDevTest decided correctly, by the threshold from pairsDevTrain."""
-    found = verify_photos(embedder, folder, pairs / "pairsDevTest.txt", train_pairs=pairs / "pairsDevTrain.txt")
-    right = (found.pairs.scores >= found.verification.threshold) == found.pairs.same
-    return figure(right, found.pairs.first, found.pairs.second)
 
 
 def main() -> None:

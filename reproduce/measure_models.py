@@ -1,17 +1,19 @@
-"""Measures recognisers on strangers: LFW's View 1, and naming Pins' people from ten photos and from one.
+r"""Measures recognizers on people that they were not trained on: the table of accuracy in docs/models.md.
 
-    python -m reproduce.measure_models FILE... [--pins prepared/pins] --lfw prepared/lfw --pairs FOLDER [--stamp]
+    python -m reproduce.measure_models FILE... [--pins prepared/pins] --lfw prepared/lfw --pairs FOLDER \
+        [--view2 LFW] [--cfp prepared/cfp --protocol cfp-dataset/Protocol] [--stamp] [--write]
 
 FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT.toml for one that carries no contract.
-The same photos, found and aligned in the same way, for all of them; one Markdown row each. With --stamp the figures
-go into the files' contracts, where ``edgeface models`` reads them; without --pins only those of View 1.
+The same photos, found and aligned in the same way, for all of them; one Markdown row each. FOLDER has LFW's lists of
+pairs. Of CFP fold 02 is left out. With --stamp the figures go into the files' contracts, where ``edgeface models``
+reads them; with --write the table goes into docs/models.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,29 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData, load_data
 from edgeface.data.split import Split, assign
 from edgeface.data.table import read_faces
+from edgeface.embedder import Embedder
 from edgeface.evaluation.identification import identify
 from edgeface.evaluation.opening import open_embedder, read_contract_file
-from edgeface.evaluation.pipeline import Plan, evaluate_model
+from edgeface.evaluation.protocol import Protocol, verify_cfp, verify_photos
 from edgeface_export.formats import FORMATS
 from edgeface_export.separation import share_interval
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.model import find_model
+from reproduce.pins_table import DOCS, table
 
-FIGURES = {"lfw_view1": "LFW View 1", "pins_ten": "Pins, ten photos", "pins_one": "Pins, one photo"}
-
-
+PAGE = DOCS / "models.md"
+MARKS = ("<!-- accuracy: begin -->\n", "<!-- accuracy: end -->\n")
+FIGURES = {
+    "lfw_view1": "LFW View 1",
+    "lfw_view2": "LFW View 2",
+    "pins_one": "Pins, one photo",
+    "pins_ten": "Pins, ten photos",
+    "cfp_frontal": "CFP, frontal and frontal",
+    "cfp_profile": "CFP, frontal and profile",
+    "cfp_profile_tar": "the same, TAR at FMR 0.01",
+}
+"""Key in a contract's ``accuracy`` → column, in percent."""
+CFP_FOLDS = (1, 3, 4, 5, 6, 7, 8, 9, 10)
 DRAWS = 20
 """Of the photos that a person is known by."""
 
@@ -63,17 +77,31 @@ def pins(embeddings: NDArray[np.float32], data: FaceData, rows: list[dict[str, s
     return found | {"count": len(probes)}
 
 
-def lfw(model: Path, contract: Path | None, folder: Path, pairs: Path) -> dict[str, Any]:
-    """View 1: the threshold from pairsDevTrain, the accuracy of pairsDevTest."""
-    plan = Plan(
-        lfw=folder, pairs=pairs / "pairsDevTest.txt", train_pairs=pairs / "pairsDevTrain.txt", contract=contract
-    )
-    found = evaluate_model(model, plan).evaluation
-    assert found.pairs is not None
-    assert found.verification is not None
+def view1(embedder: Embedder, folder: Path, pairs: Path) -> dict[str, Any]:
+    """The threshold from pairsDevTrain, the accuracy of pairsDevTest."""
+    found = verify_photos(embedder, folder, pairs / "pairsDevTest.txt", train_pairs=pairs / "pairsDevTrain.txt")
     right = (found.pairs.scores >= found.verification.threshold) == found.pairs.same
     facts = {"threshold": found.verification.threshold, "failed": found.verification.failed}
     return figure(right, found.pairs.first, found.pairs.second, **facts)
+
+
+def folds(found: Protocol) -> dict[str, Any]:
+    """The mean over the folds, each judged with the threshold of the others, and its interval from their spread."""
+    of = found.verification
+    assert of.standard_error is not None
+    margin = 1.96 * of.standard_error
+    ends = {"low": max(0.0, of.accuracy - margin), "high": min(1.0, of.accuracy + margin)}
+    return {"value": of.accuracy, **ends, "count": of.pairs, "failed": of.failed, "folds": len(of.folds)}
+
+
+def cfp(embedder: Embedder, folder: Path) -> dict[str, dict[str, Any]]:
+    """Both protocols, and what is accepted of the genuine frontal-profile pairs at an FMR of 0.01."""
+    found = verify_cfp(embedder, folder, folds=CFP_FOLDS)
+    profile = found["frontal-profile"]
+    tar = profile.verification.tar_at_far["0.01"]
+    figures = {"cfp_frontal": folds(found["frontal-frontal"]), "cfp_profile": folds(profile)}
+    genuine = int(profile.pairs.same.sum())
+    return figures | {"cfp_profile_tar": {"value": tar.value, "low": tar.low, "high": tar.high, "count": genuine}}
 
 
 def stamp(file: Path, accuracy: dict[str, Any]) -> None:
@@ -84,33 +112,53 @@ def stamp(file: Path, accuracy: dict[str, Any]) -> None:
     seal(file)
 
 
+def measure(word: str, options: argparse.Namespace, faces: FaceData | None, rows: list[dict[str, str]]) -> list[str]:
+    """The cells of a model's row; its file is stamped where that is asked for."""
+    name, _, contract = word.partition("=")
+    file = find_model(name)
+    embedder = open_embedder(file, contract=read_contract_file(Path(contract)) if contract else None)
+    found = {"lfw_view1": view1(embedder, options.lfw, options.pairs)}
+    if options.view2:
+        found["lfw_view2"] = folds(verify_photos(embedder, options.view2, options.pairs / "pairs.txt"))
+    if faces is not None:
+        embeddings = embedder.embed(faces.faces)
+        found |= {"pins_one": pins(embeddings, faces, rows, 1), "pins_ten": pins(embeddings, faces, rows, 10)}
+    if options.cfp:
+        found |= cfp(embedder, options.cfp)
+    if options.stamp:
+        stamp(file, found)
+    cells = [found.get(key) for key in FIGURES]
+    shown = [f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" if at else "" for at in cells]
+    return [file.name, f"{file.stat().st_size / 1e6:.2f}" if file.is_file() else "", *shown]
+
+
+def write(rows: Sequence[Sequence[str]]) -> None:
+    """Puts the table between the marks of docs/models.md."""
+    columns = ["model", "MB", *(f"{title}, %" for title in FIGURES.values())]
+    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + table(columns, rows) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+
+
 def main() -> None:
-    """Prints one row a model, and stamps its file where asked."""
+    """Prints one row a model, stamps its file and writes the page where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--pins", type=Path, help="prepared by edgeface data prepare")
-    parser.add_argument("--lfw", type=Path, required=True, help="LFW's photos, or a prepared folder")
-    parser.add_argument("--pairs", type=Path, required=True, help="folder of pairsDevTest.txt and pairsDevTrain.txt")
+    parser.add_argument("--lfw", type=Path, required=True, help="photos of View 1, or a prepared folder")
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of LFW's lists")
+    parser.add_argument("--view2", type=Path, help="all photos of LFW, or a prepared folder")
+    parser.add_argument("--cfp", type=Path, help="CFP's folder, or a prepared one with its folder Protocol copied in")
     parser.add_argument("--stamp", action="store_true")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    data, rows = (load_data(options.pins), read_faces(options.pins)) if options.pins else (None, [])
-    assert data is None or [row["path"] for row in rows] == list(data.paths)
-    titles = [title for name, title in FIGURES.items() if data or name == "lfw_view1"]
-    print("| model | " + " | ".join(f"{title}, %" for title in titles) + " |")
-    print("| --- |" + " --- |" * len(titles))
+    data, listed = (load_data(options.pins), read_faces(options.pins)) if options.pins else (None, [])
+    assert data is None or [row["path"] for row in listed] == list(data.paths)
+    rows = []
     for word in options.models:
-        name, _, contract = word.partition("=")
-        file, contract = find_model(name), Path(contract) if contract else None
-        found = {"lfw_view1": lfw(file, contract, options.lfw, options.pairs)}
-        if data:
-            embedder = open_embedder(file, contract=read_contract_file(contract) if contract else None)
-            embeddings = embedder.embed(data.faces)
-            found |= {"pins_ten": pins(embeddings, data, rows, 10), "pins_one": pins(embeddings, data, rows, 1)}
-        cells = [f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" for at in found.values()]
-        print(f"| {file.name} | " + " | ".join(cells) + " |")
-        sys.stdout.flush()
-        if options.stamp:
-            stamp(file, found)
+        rows.append(measure(word, options, data, listed))
+        print(*rows[-1], sep=" | ", flush=True)
+    if options.write:
+        write(rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgeface.training.config import AugmentConfig, TrainConfig
 from edgeface.training.devices import onto
+from edgeface.training.turned_head import turned
 
 if TYPE_CHECKING:
     from edgeface.training.training_state import Learner
@@ -40,6 +41,8 @@ class Draw:
     """0…1."""
     erase: Tensor
     """(N, 5), 0…1: whether, top, left, height, width."""
+    turn: Tensor
+    """(N, 2), 0…1: whether, and how far to which side."""
 
     def part(self, index: slice, device: torch.device) -> Draw:
         """The numbers of some faces of the batch, on their device."""
@@ -59,17 +62,20 @@ def draw(count: int, generator: torch.Generator) -> Draw:
     def unit(*more: int) -> Tensor:
         return torch.rand(count, *more, generator=generator)
 
-    return Draw(unit(), both(), both(), both(), both(), both(), both(), unit(), unit(), unit(5))
+    return Draw(unit(), both(), both(), both(), both(), both(), both(), unit(), unit(), unit(5), unit(2))
 
 
 def augment(faces: Tensor, drawn: Draw, config: AugmentConfig) -> Tensor:
-    """Mirrors, turns, scales, shifts, recolours, blurs, coarsens and hides parts of each face.
+    """Mirrors, turns (in the picture and to the side), scales, shifts, recolours, blurs, coarsens and hides parts.
 
     Args:
         faces: (N, 3, H, W) float, normalised.
         drawn: random numbers of these N faces, on their device.
         config: how much of each.
     """
+    if config.turn_prob > 0:
+        degrees = config.turn_degrees * (2 * drawn.turn[:, 1] - 1)
+        faces = turned(faces, degrees * (drawn.turn[:, 0] < config.turn_prob))
     faces = _warp(faces, drawn, config)
     if config.downscale_prob > 0:
         coarse = F.interpolate(F.avg_pool2d(faces, 4), size=faces.shape[-2:], mode="bilinear")

@@ -181,6 +181,10 @@ class AugmentConfig(Group):
     """Coarsened to a quarter of their resolution."""
     erase_prob: float = share(0.0, of="faces", was="erase")
     """A rectangle of a fifth to half of each side hidden."""
+    turn_prob: float = share(0.0, of="faces")
+    """Turned to the side, on the shape of a generic head: frontal photos then teach what turned heads look like."""
+    turn_degrees: float = setting(60.0, "0 to 75", lambda value: 0 <= value <= 75, unit="degrees")
+    """Largest such turn to either side."""
     adversarial: str = choice("no", "no", "fgsm", "pgd")
     """Move faces to where the loss is larger: by one step of the gradient's sign, or by several from a random start."""
     adversarial_eps: float = positive(2.0, unit="grey levels of 255")

@@ -27,7 +27,7 @@ OTHER: dict[str, object] = {
     "fit_embedding": True, "imprint_head": True,
     "classification_weight": 0.0, "distill_weight": 1.0, "hint_weight": 0.0,
     "flip_prob": 1.0, "rotation_degrees": 0.0, "scale_jitter": 0.2, "translate_ratio": 0.2, "color_jitter": 0.0,
-    "blur_prob": 0.1, "downscale_prob": 0.1, "erase_prob": 0.1,
+    "blur_prob": 0.1, "downscale_prob": 0.1, "erase_prob": 0.1, "turn_prob": 0.1, "turn_degrees": 45.0,
     "adversarial": "fgsm", "adversarial_eps": 4.0, "adversarial_steps": 5, "adversarial_ratio": 0.25,
     "seed": 7, "mixed_precision": "bf16", "compile": True,
 }  # fmt: skip

@@ -64,6 +64,8 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "blur_prob": (1.0, {}),
     "downscale_prob": (1.0, {}),
     "erase_prob": (1.0, {}),
+    "turn_prob": (1.0, {}),
+    "turn_degrees": (20.0, {"turn_prob": 1.0}),
     "adversarial": ("fgsm", {}),
     "adversarial_eps": (8.0, {"adversarial": "fgsm"}),
     "adversarial_steps": (5, {"adversarial": "pgd"}),
