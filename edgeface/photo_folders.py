@@ -26,11 +26,11 @@ from edgeface_runtime import (
     UsageError,
 )
 from edgeface_runtime.detection.find import name_of
-from edgeface_runtime.gallery.database import binding_of, new_gallery
+from edgeface_runtime.gallery.database import new_gallery
 from edgeface_runtime.gallery.enrollment import WhichFace, checked_name, stored_name
 from edgeface_runtime.gallery.transfer import read_source
+from edgeface_runtime.gallery.versions import shipped_for
 from edgeface_runtime.images import SUFFIXES, open_photo, shown
-from edgeface_runtime.model import find_model, shipped
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 """What file managers leave beside photos."""
@@ -258,11 +258,8 @@ def _enrolled_face(former: FaceRecognizer, file: Path, embeddings: NDArray[np.fl
 
 def bundled(binding: Binding, opened: Callable[[Path], FaceRecognizer] = FaceRecognizer) -> FaceRecognizer | None:
     """A recognizer, by ``opened``, of the shipped model whose embeddings fit; None where they are of no such model."""
-    for model in shipped():
-        if model.contract.parent_sha256 == binding.parent_sha256:
-            recognizer = opened(find_model(model.name))
-            return recognizer if binding.fits(binding_of(recognizer.model)) else None
-    return None
+    model = shipped_for(binding)
+    return opened(model.file) if model else None
 
 
 def _deep(folder: Path, but: Path | None) -> Iterator[Path]:

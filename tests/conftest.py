@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import types
 from collections.abc import Callable, Iterator
@@ -90,6 +91,26 @@ def listening() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package with a newer ``mobilefacenet``, whose embeddings are of another net, and the older one kept as 0.2.
+
+    The newer one is ``mobilefacenet-tiny`` under that name, which both formats and thresholds of its own come with.
+    """
+    from edgeface_runtime import model
+
+    place = tmp_path / "models"
+    place.mkdir()
+    for file in model.FOLDER.glob("mobilefacenet*.int8.*"):
+        name = {"mobilefacenet": "mobilefacenet-0.2", "mobilefacenet-tiny": "mobilefacenet"}.get(
+            file.name.split(".")[0]
+        )
+        if name:
+            shutil.copyfile(file, place / f"{name}.int8{file.suffix}")
+    monkeypatch.setattr(model, "FOLDER", place)
+    return place
 
 
 @pytest.fixture(scope="session")

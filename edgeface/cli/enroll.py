@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface_runtime.model import DEFAULT, tried_model
+from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
     from edgeface_runtime import FaceRecognizer
@@ -21,6 +21,17 @@ Model = Annotated[
     Path,
     typer.Option(
         "--model", "-m", parser=tried_model, metavar="MODEL", help="Model file, or a name that `models` lists."
+    ),
+]
+GalleryModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        parser=tried_model,
+        metavar="MODEL",
+        help="Model file, or a name that `models` lists.  [default: the listed one that the gallery was made "
+        "with; mobilefacenet for a new one]",
     ),
 ]
 Detector = Annotated[
@@ -43,7 +54,7 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads for detection and
 def enroll(
     photos: Annotated[list[Path], typer.Argument(help="Photos, a person's folder, or a folder of <name>/<photo>.")],
     gallery: Gallery,
-    model: Model = Path(DEFAULT),
+    model: GalleryModel = None,
     name: Annotated[
         str | None, typer.Option("--name", "-n", help="Person's name; default: name of the photo's folder.")
     ] = None,
@@ -77,11 +88,10 @@ def enroll(
     from dataclasses import asdict
 
     from edgeface.photo_folders import enroll_all, named_photos
-    from edgeface_runtime import FaceRecognizer
 
     listing = named_photos(photos, name)
-    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
-    with _opened(gallery, recognizer, int8) as people:
+    recognizer = opened(model, detector, threads, min_face)
+    with _gallery(gallery, recognizer, int8) as people:
         done = enroll_all(
             people,
             listing.photos,
@@ -120,8 +130,17 @@ def enroll(
         raise typer.Exit(1)
 
 
+def opened(model: Path | None, detector: str | None, threads: int, min_face: float | None) -> FaceRecognizer:
+    """A command's recognizer; where no model is named, one that takes the gallery's."""
+    from edgeface_runtime import FaceRecognizer
+
+    if model is None:
+        tried_model()  # a file of the default's name may lie in the working folder
+    return FaceRecognizer(model, detector, threads, min_face=min_face)
+
+
 @contextlib.contextmanager
-def _opened(path: Path, recognizer: FaceRecognizer, int8: bool) -> Iterator[OpenGallery]:
+def _gallery(path: Path, recognizer: FaceRecognizer, int8: bool) -> Iterator[OpenGallery]:
     """The gallery; a new one in which nobody was enrolled is removed again."""
     from edgeface_runtime import Gallery
 

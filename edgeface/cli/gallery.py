@@ -45,6 +45,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
     from dataclasses import asdict
 
     from edgeface_runtime import Gallery
+    from edgeface_runtime.gallery.versions import named, shipped_for
 
     with Gallery.open(gallery) as people:
         photos, model, precision = people.photos(), people.binding, people.precision
@@ -54,6 +55,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
                 "schema": 1,
                 "gallery": str(gallery),
                 "model": asdict(model),
+                "belongs_to": own.name if (own := shipped_for(model)) else None,
                 "embeddings": precision,
                 "photos": [asdict(photo) for photo in photos],
             }
@@ -64,7 +66,7 @@ def list_photos(gallery: File, json: Json = False) -> None:
         for photo in photos
     ]
     print_table(
-        f"{gallery}: {model.called}, {precision} embeddings",
+        f"{gallery}: {named(model).called}, {precision} embeddings",
         ("person", "photo", "from file", "added", "pixels", "sharpness"),
         rows,
     )

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, one_line, print_json, print_table, say
-from edgeface.cli.enroll import Detector, MinFace, Model, Threads
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
 from edgeface.cli.identify import Fpir
-from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
     from edgeface_runtime import GalleryCheck, UnknownCheck
@@ -21,7 +20,7 @@ File = Annotated[Path, typer.Argument(metavar="GALLERY", help="Gallery file that
 
 def check(
     gallery: File,
-    model: Model = Path(DEFAULT),
+    model: GalleryModel = None,
     far: Fpir = 0.01,
     unknown: Annotated[
         Path | None, typer.Option(help="Folder of photos of people who are not enrolled, to see what they score.")
@@ -56,7 +55,7 @@ def check(
     from functools import partial
 
     from edgeface.photo_folders import named_photos
-    from edgeface_runtime import FaceRecognizer, Gallery, GalleryError, check_gallery, check_unknown, look_again
+    from edgeface_runtime import Gallery, GalleryError, check_gallery, check_unknown, look_again
     from edgeface_runtime.files import check_target
 
     if report is not None:
@@ -78,7 +77,7 @@ def check(
         return
     files = {} if photos is None else {(name, path.name): path for name, path in named_photos([photos]).photos}
     strangers = [] if unknown is None else [path for _, path in named_photos([unknown], "unknown").photos]
-    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
+    recognizer = opened(model, detector, threads, min_face)
     with Gallery.open(gallery, recognizer) as people:
         looks = look_again(people, recognizer, files, progress=partial(bar, ERR, title="looking")) if files else {}
         found = check_gallery(people, recognizer, far, looks=looks)

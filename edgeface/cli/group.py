@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import MinFace, Model, Threads
-from edgeface_runtime.model import DEFAULT
+from edgeface.cli.enroll import MinFace, Threads, opened
+from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
     from edgeface.grouping.collection import Collection
@@ -42,7 +43,17 @@ def group(
     folders: Annotated[
         str, typer.Option(help="What a folder of each person's photos holds: link, copy, or none for no folders.")
     ] = "link",
-    model: Model = Path(DEFAULT),
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            parser=tried_model,
+            metavar="MODEL",
+            help="Model file, or a name that `models` lists.  [default: the listed one that the folder or the gallery "
+            "was made with; else mobilefacenet]",
+        ),
+    ] = None,
     far: Annotated[
         float | None,
         typer.Option(
@@ -85,7 +96,8 @@ def group(
 
     from edgeface.grouping.run import enroll_named, found_with, group_photos
     from edgeface.photo_folders import every_photo
-    from edgeface_runtime import Enrollment, FaceRecognizer, Gallery
+    from edgeface_runtime import Enrollment, Gallery
+    from edgeface_runtime.detection.find import name_of
 
     if folders not in ("link", "copy", "none"):
         raise typer.BadParameter(f"{folders!r}: link, copy or none", param_hint="--folders")
@@ -94,26 +106,35 @@ def group(
         if names.setdefault(key, its) != its:
             raise typer.BadParameter(f"{key} cannot be both {names[key]} and {its}", param_hint="--name")
     files = every_photo(photos, but=output) if photos else None
-    detector = detector or ("yunet" if forget else found_with(output, gallery))
-    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
-    found = group_photos(
-        files,
-        output,
-        recognizer,
-        detector=detector if min_face is None else f"{detector} --min-face {min_face:g}",
-        names=names,
-        far=far,
-        threshold=threshold,
-        folders=folders,  # type: ignore[arg-type]
-        seed=seed,
-        forget=forget,
-        progress=lambda left: bar(ERR, left, "looking"),
-    )
-    for reason in found.refused.values():
-        note(reason)
-    enrolled = Enrollment([], [])
-    if gallery:
-        with Gallery.open(gallery, recognizer) as people:
+    last, last_detector = (None, None) if forget else found_with(output)
+    if model is None and last:
+        model = last.file
+        if last.newest:
+            anew = f"--model {last.newest} --forget looks at all photos anew"
+            note(f"{output}: made with {last.name}, an older version, which is taken; {anew}")
+    recognizer = opened(model, detector or last_detector, threads, min_face)
+    with contextlib.ExitStack() as stack:
+        # Before the work: one of another model is refused, else its model and detector are taken.
+        people = stack.enter_context(Gallery.open(gallery, recognizer)) if gallery and gallery.exists() else None
+        detector = detector or name_of(recognizer.detector)
+        found = group_photos(
+            files,
+            output,
+            recognizer,
+            detector=detector if min_face is None else f"{detector} --min-face {min_face:g}",
+            names=names,
+            far=far,
+            threshold=threshold,
+            folders=folders,  # type: ignore[arg-type]
+            seed=seed,
+            forget=forget,
+            progress=lambda left: bar(ERR, left, "looking"),
+        )
+        for reason in found.refused.values():
+            note(reason)
+        enrolled = Enrollment([], [])
+        if gallery:
+            people = stack.enter_context(Gallery.open(gallery, recognizer)) if people is None else people
             enrolled = enroll_named(
                 people, found, names.values(), photos_each, progress=lambda groups: bar(ERR, groups, "enrolling")
             )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeface.cli.console import ERR, Idle, Json, bar, note, print_json, print_table, refuse_idle, say
-from edgeface.cli.enroll import Detector, MinFace, Model, Threads
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
 from edgeface_runtime import UsageError
-from edgeface_runtime.model import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ def identify(
     context: typer.Context,
     photos: Annotated[list[Path], typer.Argument(help="Photos to identify the faces of, and folders of them.")],
     gallery: Enrolled,
-    model: Model = Path(DEFAULT),
+    model: GalleryModel = None,
     far: Fpir = 0.01,
     threshold: Limit = None,
     detector: Detector = None,
@@ -74,7 +73,7 @@ def identify(
     """
     from dataclasses import asdict
 
-    from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+    from edgeface_runtime import Gallery, GalleryError
     from edgeface_runtime.thresholds import told_apart
 
     refuse_idle(context, ONE_LIMIT)
@@ -85,11 +84,11 @@ def identify(
     if csv or json_lines or len(photos) > 1 or photos[0].is_dir():
         if json:
             raise UsageError("--json is for one photo; of several, --json-lines prints a document for each face")
-        recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
+        recognizer = opened(model, detector, threads, min_face)
         _identify_many(photos, gallery, recognizer, far, threshold, csv, json_lines)
         return
     (photo,) = photos
-    recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
+    recognizer = opened(model, detector, threads, min_face)
     with Gallery.open(gallery, recognizer) as people:
         found = recognizer.identify(photo, people, far, threshold=threshold)
         note_doubts(recognizer, far, threshold, len(people))

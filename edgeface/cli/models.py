@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import typer
+
 from edgeface.cli.console import Json, print_json, print_table
 
 
@@ -11,6 +13,7 @@ def models(json: Json = False) -> None:
     """List the models that come with edgeface.
 
     Every command takes such a name where it takes a model file; the first is taken where none is named.
+    Older versions come last: they are there for the galleries that were made with them.
     Accuracy: LFW View 1 verification, and closed-set top-1 on 105 unseen identities (Pins) with ten gallery
     photos each and with one. --json has the path and the figures of the whole contract; docs/models.md has a
     card each.
@@ -34,6 +37,8 @@ def models(json: Json = False) -> None:
         digest, licence = hashlib.sha256(data).hexdigest()[:8], contract.licence.split(":")[0]
         rows.append([model.file.name, *figures, f"{len(data) / 1e6:.2f}", digest, licence])
     print_table("LFW View 1 accuracy; closed-set top-1 on 105 people, ten photos each and one", columns, rows)
+    for name in dict.fromkeys(model.name for model in files if model.newest):
+        typer.echo(f"{name}: an older version, kept for galleries that were made with it")
 
 
 def _percent(figure: dict[str, float] | None) -> str:

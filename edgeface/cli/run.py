@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from edgeface.cli.console import Idle, Json, note, print_json, refuse_idle, say
-from edgeface.cli.enroll import Detector, MinFace, Model, Threads
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
 from edgeface.cli.identify import ONE_LIMIT, Enrolled, Fpir, Limit, note_doubts
 from edgeface_runtime import UsageError
-from edgeface_runtime.model import DEFAULT
 
 Form: TypeAlias = Literal["text", "json", "lines", "csv"]
 
@@ -51,7 +50,7 @@ def run(
     folder: Annotated[
         Path | None, typer.Option(help="Folder of photos, at whatever depth, each identified by itself.")
     ] = None,
-    model: Model = Path(DEFAULT),
+    model: GalleryModel = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw to this .mp4 file, or to JPEG files in this folder.")
     ] = None,
@@ -112,11 +111,11 @@ def run(
     form: Form = "json" if json else "lines" if json_lines else "csv" if csv else "text"
     # Heeded from here on: a service may be stopped before its model is open.
     with _stdout(), Stop() as stop, contextlib.ExitStack() as stack:
-        from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
+        from edgeface_runtime import Gallery, GalleryError
 
         if not gallery.exists():
             raise GalleryError(f"{gallery}: no such gallery; `edgeface enroll` makes one")
-        recognizer = FaceRecognizer(model, detector, threads, min_face=min_face)
+        recognizer = opened(model, detector, threads, min_face)
         people = stack.enter_context(Gallery.open(gallery, recognizer))
         note_doubts(recognizer, far, threshold, len(people))
         if folder:

@@ -21,10 +21,12 @@ from PIL import Image
 
 from edgeface_runtime import Face, FaceRecognizer, ImageError, UsageError
 from edgeface_runtime.align import align
+from edgeface_runtime.checks import build
 from edgeface_runtime.detection.find import find_faces
 from edgeface_runtime.engines import first_line
-from edgeface_runtime.gallery.database import binding_of
+from edgeface_runtime.gallery.database import Binding, binding_of
 from edgeface_runtime.gallery.enrollment import examine
+from edgeface_runtime.gallery.versions import named
 from edgeface_runtime.images import Pixels, open_photo, shown
 
 NAME = "faces.db"
@@ -62,13 +64,17 @@ class SeenFace:
     """The number of the group that the last run put it into."""
 
 
-def last_detector(folder: Path) -> str | None:
-    """The name of the detector that a folder's file was made with; None where there is no such file."""
+def last_made_by(folder: Path) -> tuple[Binding, str] | None:
+    """The model and the name of the detector that a folder's file was made with; None where there is no such file."""
     if not (folder / NAME).is_file():
         return None
-    with contextlib.closing(sqlite3.connect(folder / NAME)) as db, contextlib.suppress(sqlite3.Error, ValueError):
+    with (
+        contextlib.closing(sqlite3.connect(folder / NAME)) as db,
+        contextlib.suppress(sqlite3.Error, ValueError, TypeError, UsageError),
+    ):
         row = db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
-        return str(json.loads(row[0])[1]).split()[0] if row else None
+        model, detector = json.loads(row[0])
+        return build(Binding, model, "model", fails=UsageError), str(detector).split()[0]
     return None
 
 
@@ -106,9 +112,10 @@ class FaceCache:
             self._db.execute("COMMIT")
             known = self._db.execute("SELECT value FROM meta WHERE key = 'made_by'").fetchone()
             if known not in (None, (made_by,)) and not forget:
-                was, with_detector = json.loads(known[0])
+                model, with_detector = json.loads(known[0])
+                was = named(Binding(**model))
                 raise UsageError(
-                    f"{shown(folder)}: made with {was['name']} {was['precision']} and {with_detector}; name another "
+                    f"{shown(folder)}: made with {was.name} {was.precision} and {with_detector}; name another "
                     "--output, or --forget what is there"
                 )
             if known != (made_by,):

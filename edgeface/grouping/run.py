@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeface.grouping.cache import NAME, FaceCache, last_detector
+from edgeface.grouping.cache import NAME, FaceCache, last_made_by
 from edgeface.grouping.collection import Collection, PersonGroup, enroll_group, people_of_photos
 from edgeface.grouping.results import Folders, write_results
 from edgeface_runtime import Enrollment, FaceRecognizer, Gallery, UsageError
 from edgeface_runtime.detection.find import DETECTORS
 from edgeface_runtime.files import make_folder
+from edgeface_runtime.gallery.versions import shipped_for
 from edgeface_runtime.images import shown
+from edgeface_runtime.model import Shipped
 
 ENROLLED = 10
 """Photos of each person."""
@@ -83,13 +85,12 @@ def group_photos(
     return found
 
 
-def found_with(folder: Path, gallery: Path | None) -> str:
-    """The detector for a run that was told none: that of the last run, else of the gallery, else the default."""
-    known = last_detector(folder)
-    if known is None and gallery and gallery.exists():
-        with Gallery(gallery) as people:
-            known = people.detector
-    return known if known in DETECTORS else DETECTORS[0]
+def found_with(folder: Path) -> tuple[Shipped | None, str | None]:
+    """The package's model and the named detector of the last run; None for one of the user's own, or without a run."""
+    known = last_made_by(folder)
+    if known is None:
+        return None, None
+    return shipped_for(known[0]), known[1] if known[1] in DETECTORS else None
 
 
 def enroll_named(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,6 +243,7 @@ DEFAULT = "mobilefacenet"
 """What is taken where no model is named."""
 FORMATS = ("tflite", "onnx")
 """In order of preference: int8 is faster in LiteRT (docs/export.md)."""
+_OLDER = re.compile(r"(.+)-[0-9]+(?:\.[0-9]+)*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,12 +251,22 @@ class Shipped:
     """One model file of the package."""
 
     file: Path
-    contract: Contract
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """What the file carries; read when it is first asked for."""
+        return read_contract(self.file)
 
     @property
     def name(self) -> str:
         """``mobilefacenet`` of ``mobilefacenet.int8.tflite``."""
-        return self.file.name.split(".")[0]
+        return self.file.name.split(".int8.")[0]
+
+    @property
+    def newest(self) -> str | None:
+        """``mobilefacenet`` of ``mobilefacenet-0.2``: of an older version, the name of the newest; else None."""
+        match = _OLDER.fullmatch(self.name)
+        return match[1] if match else None
 
     @property
     def is_default(self) -> bool:
@@ -268,6 +281,7 @@ class Shipped:
             "file": self.file.name,
             "path": str(self.file),
             "default": self.is_default,
+            "older_version_of": self.newest,
             "backbone": contract.backbone,
             "format": file_format(data),
             "precision": contract.precision,
@@ -282,12 +296,11 @@ class Shipped:
 
 
 def shipped() -> list[Shipped]:
-    """The package's model files, the default first."""
-    files = sorted(
-        (file for file in FOLDER.glob("*.int8.*") if file.suffix[1:] in FORMATS),
-        key=lambda file: (file.name.split(".")[0] != DEFAULT, file.name.split(".")[0], FORMATS.index(file.suffix[1:])),
+    """The package's model files, the default first and older versions last."""
+    return sorted(
+        (Shipped(file) for file in FOLDER.glob("*.int8.*") if file.suffix[1:] in FORMATS),
+        key=lambda one: (bool(one.newest), one.name != DEFAULT, one.name, FORMATS.index(one.file.suffix[1:])),
     )
-    return [Shipped(file, read_contract(file)) for file in files]
 
 
 def find_model(model: str | Path | None = None) -> Path:
@@ -295,8 +308,8 @@ def find_model(model: str | Path | None = None) -> Path:
 
     Args:
         model: a path; or the name of a shipped model (``mobilefacenet``: its file for the engine that is installed,
-            LiteRT first), or of one of its files (``mobilefacenet.int8.onnx``, ``mobilefacenet.onnx``);
-            None for the default.
+            LiteRT first), or of one of its files (``mobilefacenet.int8.onnx``, ``mobilefacenet.onnx``); of an older
+            version likewise (``mobilefacenet-0.2``). None for the default, which no older version is.
 
     Raises:
         ModelError: neither a file nor a name.
@@ -316,7 +329,7 @@ def find_model(model: str | Path | None = None) -> Path:
         return next((file for file in there if is_installed(file)), there[0])
     if path.exists():  # a folder: a training run
         return path
-    names = sorted({name.split(".")[0] for name in files})
+    names = list(dict.fromkeys(one.name for one in shipped()))
     near = difflib.get_close_matches(path.name, names, 1)
     hint = f"did you mean {near[0]}?" if near else f"shipped models: {', '.join(names)} (edgeface models)"
     raise ModelError(f"{path}: no such file, run folder or shipped model; {hint}")
@@ -332,14 +345,14 @@ def tried_model(model: str | Path | None = None) -> Path:
         UsageError: ``model`` is no path.
     """
     path = find_model(model)
-    if path.is_file() and path.suffix != ".safetensors" and not _is_shipped(path):
+    if path.is_file() and path.suffix != ".safetensors" and not is_shipped(path):
         from edgeface_runtime.trial import try_model
 
         try_model(path)
     return path
 
 
-def _is_shipped(path: Path) -> bool:
+def is_shipped(path: Path) -> bool:
     """True for the package's files and for copies of them."""
     if path.parent == FOLDER:
         return True

@@ -17,7 +17,7 @@ from edgeface_runtime.detection.find import DETECTORS, ENGINES, find_faces, load
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import ImageLike, Pixels, called, open_photo
-from edgeface_runtime.model import Model, load
+from edgeface_runtime.model import Model, is_shipped, load
 from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.thresholds import Threshold, threshold_for
 
@@ -86,7 +86,9 @@ class FaceRecognizer:
         """Opens both.
 
         Args:
-            model: an exported file, the name of a shipped model, or an opened model; None for the default one.
+            model: an exported file, the name of a shipped model, or an opened model. Where None it is the shipped model
+                that the first gallery opened with the recognizer belongs to, an older version too, and the default one
+                for a new gallery, without one, or once the recognizer has embedded a face or given a threshold.
             detector: ``"yunet"``, ``"blazeface"``, ``"mtcnn"``, the path of a YuNet file, or anything with a
                 detector's ``detect``. A named one runs in the model's engine. Where None it is that of the gallery
                 that is opened with the recognizer, the last one of several, and ``"yunet"`` without one.
@@ -99,7 +101,10 @@ class FaceRecognizer:
             UsageError: no such detector, an engine is not installed, or ``min_face`` is below 12 or for a detector
                 that is no named one.
         """
-        self.model = model if isinstance(model, Model) else load(model, threads=threads)
+        self._load = partial(load, threads=threads)
+        self.model = model if isinstance(model, Model) else self._load(model)
+        # A file of the default's name in the working folder is the user's choice.
+        self._takes_galleries_model = model is None and is_shipped(self.model.path)
         if not (detector is None or isinstance(detector, (str, Path)) or hasattr(detector, "detect")):
             raise UsageError(f"the detector is {described(detector)}; give a name, a file or an object with detect()")
         # One engine for both nets: importing another takes longer than an inference, and memory.
@@ -113,9 +118,25 @@ class FaceRecognizer:
         self.detector: Detector = detector
 
     def follow_gallery(self, enrolled_with: str) -> None:
-        """Takes the named detector that a gallery's photos were enrolled with, unless one was chosen for this."""
+        """Takes the named detector that a gallery's photos were enrolled with, unless one was chosen for this.
+
+        The model stays as it is from now on (``follow_model``).
+        """
+        self._takes_galleries_model = False
         if not self._is_chosen and enrolled_with in DETECTORS and enrolled_with != name_of(self.detector):
             self.detector = self._opened(enrolled_with)
+
+    def follow_model(self, file: Path) -> bool:
+        """Takes the shipped model that a gallery belongs to, where none was chosen and nothing was done with it yet.
+
+        So what one recognizer has embedded is of one model.
+
+        Returns:
+            Whether it was taken.
+        """
+        if self._takes_galleries_model:
+            self.model = self._load(file)
+        return self._takes_galleries_model
 
     def faces(self, image: ImageLike, *, color: Color = "rgb") -> list[Face]:
         """The faces of an image, the most confident first; empty where there is none.
@@ -142,6 +163,7 @@ class FaceRecognizer:
             ImageError: the image cannot be read, or the aligned faces have another shape or dtype.
             ModelError: the model file does not do what its contract says.
         """
+        self._takes_galleries_model = False
         if isinstance(image_or_faces, np.ndarray) and image_or_faces.ndim == 4:
             return self.model.embed(image_or_faces, color=color)
         photo = open_photo(image_or_faces, color=color)
@@ -160,6 +182,7 @@ class FaceRecognizer:
         Raises:
             UsageError: ``far`` is not between 0 and 1, or the model's contract has no threshold for it.
         """
+        self._takes_galleries_model = False
         return threshold_for(self.model.contract, far, comparisons)
 
     def verify(

@@ -249,7 +249,7 @@ def test_lines_for_people(place: Path, capsys: pytest.CaptureFixture[str]):
         ("--video door.mp4 --far 1e-9", "give a threshold (--threshold)"),
         ("--video door.mp4 --far 0.01 --threshold 0.4", "--far has no effect beside --threshold: give one of them"),
         ("--video door.mp4 -g nowhere", "nowhere: no such gallery; `edgeface enroll` makes one"),
-        ("--video door.mp4 -m other.onnx", "re-enrol the photos in a new gallery"),
+        ("--video door.mp4 -m other.onnx", "name the first (--model FILE), or enroll the photos anew"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

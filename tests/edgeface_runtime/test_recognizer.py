@@ -197,7 +197,7 @@ def test_min_face_of_a_detector_that_is_given(tiny_onnx: Path) -> None:
 
 
 def test_another_models_gallery_is_not_searched(fake: FaceRecognizer, real: FaceRecognizer, tmp_path: Path):
-    with Gallery.open(tmp_path / "g", fake) as gallery, pytest.raises(GalleryError, match="re-enrol"):
+    with Gallery.open(tmp_path / "g", fake) as gallery, pytest.raises(GalleryError, match="enroll the photos anew"):
         real.identify(fake_photo(1), gallery, threshold=0.5)
 
 

@@ -326,7 +326,7 @@ def test_a_pace_that_cannot_be(changes: dict[str, float], message: str):
 
 
 def test_what_cannot_be_watched(fake: FaceRecognizer, family: Gallery, tiny_onnx: Path):
-    with pytest.raises(GalleryError, match="re-enrol"):
+    with pytest.raises(GalleryError, match="enroll the photos anew"):
         next(watch(in_turn([EMPTY]), FaceRecognizer(tiny_onnx), family))
     with pytest.raises(UsageError, match="give a threshold"):
         next(watch(in_turn([EMPTY]), fake, family, 1e-9))

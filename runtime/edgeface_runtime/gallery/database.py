@@ -34,7 +34,7 @@ from edgeface_runtime.files import remove_leftovers, replacing, spreadsheet_safe
 from edgeface_runtime.gallery.encryption import KEY, KEY_FILE, PAGE, WAIT, open_encrypted, read_key
 from edgeface_runtime.gallery.search import Precision
 from edgeface_runtime.images import shown
-from edgeface_runtime.model import Model
+from edgeface_runtime.model import Model, Shipped
 
 SCHEMAS: dict[Precision, int] = {"float32": 1, "int8": 2}
 """The file's schema says how its embeddings are stored."""
@@ -108,11 +108,11 @@ def _family(precision: str, recipe: str) -> str:
     return precision if precision in ("fp32", "fp16") else f"{precision} {re.sub(r'_au(?=[0-9]+$)', '_ai', recipe)}"
 
 
-def binding_of(model: Model) -> Binding:
-    """The binding of an opened model."""
-    contract = model.contract
+def binding_of(model: Model | Shipped) -> Binding:
+    """The binding of a model, opened or not."""
+    contract, path = model.contract, model.path if isinstance(model, Model) else model.file
     # A file of other origin has a contract that was given by hand and states no digest.
-    digest = contract.file_sha256 if contract.file_sha256.strip("0") else _file_digest(model.path)
+    digest = contract.file_sha256 if contract.file_sha256.strip("0") else _file_digest(path)
     return Binding(
         name=contract.name,
         file_sha256=digest,

@@ -47,6 +47,7 @@ from edgeface_runtime.gallery.search import (
 )
 from edgeface_runtime.gallery.store import FROM, PHOTO, Store
 from edgeface_runtime.gallery.transfer import Merge, merge, read_source, require_fit
+from edgeface_runtime.gallery.versions import follow, misfit
 from edgeface_runtime.images import ImageLike, called, shown
 from edgeface_runtime.model import Model
 from edgeface_runtime.protocols import FaceEncoder
@@ -85,7 +86,8 @@ class Gallery:
             GalleryError: no gallery, damaged, of a newer edgeface, made with another model, or of another
                 ``precision``.
             EdgefaceWarning: the recognizer was told to find faces with another detector than the enrolled ones were
-                found with; where it was told none, it finds them with that one from now on.
+                found with; where it was told none, it finds them with that one from now on. Or it was told no model
+                and takes the gallery's, which is an older version of a bundled one.
             UsageError: no such ``precision``.
             MissingExtraError: usearch is absent.
         """
@@ -101,12 +103,13 @@ class Gallery:
         self.detector = UNSAID if self._store.detector is None else self._store.detector
         try:
             if recognizer:
+                follow(self.path, self.binding, recognizer)
                 self.require(recognizer.model)
             if precision not in (None, self.precision):
                 raise GalleryError(f"{path}: stores {self.precision} embeddings, not {precision}; make a new gallery")
             if recognizer:
-                if follow := getattr(recognizer, "follow_gallery", None):
-                    follow(self.detector)
+                if take := getattr(recognizer, "follow_gallery", None):
+                    take(self.detector)
                 warn_of_mixture(path, self._store.detector, name_of(recognizer.detector))
         except BaseException:
             self._store.close()
@@ -142,13 +145,8 @@ class Gallery:
 
     def require(self, model: Model) -> None:
         """Raises GalleryError unless the gallery's embeddings can be compared with the model's."""
-        wanted = binding_of(model)
-        if not self.binding.fits(wanted):
-            mine, its = self.binding.told_from(wanted)
-            raise GalleryError(
-                f"{self.path}: made with {mine}, not with {its}, and their embeddings cannot be compared: re-enrol the "
-                "photos in a new gallery"
-            )
+        if not self.binding.fits(binding_of(model)):
+            raise GalleryError(misfit(self.path, self.binding, model))
 
     def enroll(
         self,

@@ -21,6 +21,7 @@ from edgeface_runtime.gallery.database import UNSAID, Binding, binding_of, new_g
 from edgeface_runtime.gallery.enrollment import Refusal, checked_name, disagreements
 from edgeface_runtime.gallery.search import Precision, in_bytes, pack, scores, widened
 from edgeface_runtime.gallery.store import FROM, PHOTO, Store
+from edgeface_runtime.gallery.versions import named
 from edgeface_runtime.images import shown
 from edgeface_runtime.model import Model
 from edgeface_runtime.protocols import FaceEncoder
@@ -110,7 +111,7 @@ def require_fit(
 ) -> None:
     """Raises GalleryError unless what ``read_source`` gave can be compared with ``binding``'s embeddings."""
     if stated and not binding.fits(stated):
-        mine, its = binding.told_from(stated)
+        mine, its = named(binding).told_from(named(stated))
         raise GalleryError(
             f"{shown(source)}: made with {its}, but {called} is of {mine}, and their embeddings cannot be compared: "
             "enroll the photos again (edgeface gallery move)"
