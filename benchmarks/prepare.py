@@ -2,12 +2,15 @@
 
     python -m benchmarks.prepare PHOTOS [--count 1000] [--whole]
     python -m benchmarks.prepare PHOTOS --count 100 --on-the-way
+    python -m benchmarks.prepare PREPARED --count 3000 --finishing [--old CHECKOUT]
 
 PHOTOS holds a folder per identity. Both get the same photos and a fresh process; start-up counts.
 The loop runs with one torch thread unless told otherwise: on small photos more threads make it slower.
 ``--whole`` prepares all of PHOTOS too, to see whether memory grows with their number. ``--on-the-way`` compares what
 ``edgeface train`` does with whole photos (looks, prepares, opens) with preparing and opening them, in turns in one
-process. Prints one JSON document.
+process. ``--finishing`` takes the faces of a prepared folder and measures what comes after the last photo: the records
+read, copies found, tables written; CHECKOUT is an older build, which takes turns and must write the same bytes. Prints
+one JSON document.
 """
 
 import argparse
@@ -26,8 +29,11 @@ from pathlib import Path
 import psutil
 
 from edgeface.data.dataset import load_data, open_faces
-from edgeface.data.prepare import prepare
+from edgeface.data.duplicates import fingerprint
+from edgeface.data.prepare import PHOTOS_PER_TASK, prepare
 from edgeface.data.readers import read
+from edgeface.data.table import read_faces
+from edgeface_runtime.images import open_rgb
 
 PREPARE = "from edgeface.cli import main; main()"
 LOOP = """
@@ -43,6 +49,26 @@ torch.set_num_threads(int(sys.argv[3]))
 mtcnn = MTCNN(image_size=112, margin=0, post_process=False)
 for photo in sorted(src.glob("*/*")):
     mtcnn(Image.open(photo).convert("RGB"), save_path=str(dst / photo.parent.name / (photo.stem + ".png")))
+"""
+FINISH = """
+import hashlib, inspect, json, sys, time
+from pathlib import Path
+from edgeface.data.finish import finish
+from edgeface.data.readers import SourceListing
+
+def memory(what):
+    return int(open("/proc/self/status").read().split(what + ":")[1].split()[0]) / 1024
+
+journal, folder = map(Path, sys.argv[1:])
+(folder / ".prepare").mkdir(parents=True)
+head = {"name": "", "licence": "", "settings": {"detector": "", "size": 112}}
+told = [lambda *_: None] if "progress" in inspect.signature(finish).parameters else []
+before = memory("VmRSS")
+began = time.thread_time()
+finish(folder, sorted(journal.iterdir()), SourceListing((), (), ""), (), head, *told)
+seconds = time.thread_time() - began
+written = b"".join((folder / name).read_bytes() for name in ("faces.csv", "rejected.csv", "dataset.json"))
+print(json.dumps([seconds, memory("VmHWM") - before, hashlib.sha256(written).hexdigest()]))
 """
 
 
@@ -90,6 +116,47 @@ def on_the_way(photos: Path, scratch: Path, rounds: int = 6) -> dict[str, float]
     return medians | {"ratio": medians["train"] / medians["data prepare"]}
 
 
+def write_records(prepared: Path, count: int, journal: Path) -> int:
+    """The journal of a prepared folder's faces, as it was before ``prepare`` finished; their number."""
+    crops = []
+    for row in random.Random(0).sample(faces := read_faces(prepared), min(count, len(faces))):
+        bits, details = fingerprint(open_rgb(prepared / row["path"]))
+        numbers = {name: float(row[name]) for name in ("score", "sharpness", "size", "yaw", "pitch", "roll", "margin")}
+        points = {name: [float(value) for value in row[name].split()] for name in ("box", "landmarks")}
+        texts = {name: row[name] for name in ("path", "identity", "source", "sha256")}
+        crops.append({**texts, **points, **numbers, "hash": bits, "details": details.hex(), "png": None})
+    journal.mkdir()
+    for start in range(0, len(crops), PHOTOS_PER_TASK):
+        record = {"crops": crops[start : start + PHOTOS_PER_TASK], "skipped": []}
+        (journal / f"{start:09}.json").write_text(json.dumps(record))
+    return len(crops)
+
+
+def finishing(journal: Path, old: Path | None, rounds: int) -> dict[str, object]:
+    """Median thread CPU seconds and growth of memory of both builds, and the ratio of the seconds."""
+    builds = {"this": Path(__file__).parents[1]} | ({"old": old.resolve()} if old else {})
+    taken: dict[str, list[tuple[float, float]]] = {build: [] for build in builds}
+    digests = set()
+    for number in range(rounds):
+        for build, root in builds.items():
+            roots = os.pathsep.join(str(root / part) for part in ("", "export", "devices", "runtime"))
+            where = {"cwd": root, "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": roots}}
+            command = [sys.executable, "-c", FINISH, str(journal), str(journal.with_name(f"{build}-{number}"))]
+            said = subprocess.run(command, **where, check=True, stdout=subprocess.PIPE).stdout
+            *figures, digest = json.loads(said)
+            taken[build].append(tuple(figures))
+            digests.add(digest)
+    if len(digests) > 1:
+        raise SystemExit("the builds write different bytes")
+    medians = {
+        build: [statistics.median(column) for column in zip(*rows, strict=True)] for build, rows in taken.items()
+    }
+    found: dict[str, object] = {
+        build: {"cpu_s": round(seconds, 2), "memory_mb": round(grown)} for build, (seconds, grown) in medians.items()
+    }
+    return found | ({"old_to_this": round(medians["old"][0] / medians["this"][0], 2)} if old else {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
@@ -97,7 +164,16 @@ def main() -> None:
     parser.add_argument("--loop-threads", type=int, default=1)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--on-the-way", action="store_true")
+    parser.add_argument("--finishing", action="store_true")
+    parser.add_argument("--old", type=Path, help="checkout of an older build, with --finishing")
+    parser.add_argument("--rounds", type=int, default=5, help="of --finishing")
     options = parser.parse_args()
+    if options.finishing:
+        with tempfile.TemporaryDirectory() as scratch_name:
+            journal = Path(scratch_name) / "journal"
+            count = write_records(options.photos, options.count, journal)
+            print(json.dumps({"faces": count, **finishing(journal, options.old, options.rounds)}, indent=2))
+        return
     photos = random.Random(0).sample(read(options.photos).photos, options.count)
     rows = []
     with tempfile.TemporaryDirectory() as scratch_name:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with what is done so far, the number of all, and what they are, such as ``photos``."""
 
 
 class Reporter(Protocol):

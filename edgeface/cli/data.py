@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from edgeface.cli.console import ERR, Json, note, print_json, print_table
+from edgeface.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Photos in, aligned and labelled faces out.")
 
@@ -106,7 +108,7 @@ def prepare(
         depth=depth,
         licence=licence,
     )
-    with _progress("photos") as progress:
+    with _progress() as progress:
         card = prepare_folder(
             src, dst, options, processes=workers or os.cpu_count() or 1, scheduler=scheduler, progress=progress
         )
@@ -190,22 +192,26 @@ def inspect(
 
 
 @contextlib.contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+def _progress() -> Iterator[Progress]:
     """Reports done and total: a bar with rate and time left, or a line each ten seconds where stderr is no terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
+    with Bar(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
         task = bar.add_task("", rate="")
-        began: list[tuple[float, int]] = []
+        began: dict[str, tuple[float, int]] = {}
         said = time.monotonic()
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, what: str) -> None:
             nonlocal said
             now = time.monotonic()
-            began.append((now, done)) if not began else None
-            rate = (done - began[0][1]) / max(now - began[0][0], 1e-3)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s")
-            if not ERR.is_terminal and rate and (now - said > 10 or done == total):
+            if what not in began:
+                began[what] = now, done
+                bar.reset(task)
+            start, first = began[what]
+            rate = (done - first) / max(now - start, 1e-3)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {what}/s")
+            # The stages after the first are over at once where photos are few.
+            if not ERR.is_terminal and rate and (now - said > 10 or (done == total and len(began) == 1)):
                 said = now
-                note(f"{done} of {total} {unit}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
+                note(f"{done} of {total} {what}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
 
         yield report

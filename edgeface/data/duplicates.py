@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,12 @@ MIN_CORRELATION = 0.9
 _SHIFT = 2
 """Pixels of a thumbnail by which copies may lie apart: landmarks move a little with every compression."""
 _WORTH_SHIFTING = 0.6
-_BLOCK = 256
+_SIDE = THUMB - 2 * _SHIFT
+_CENTER = (2 * _SHIFT + 1) ** 2 // 2
+"""Number of the shift by nothing."""
+_BLOCK = 16
+_CHUNK = 256
+"""Details at once: 1 MB of floats, which stay in a core's cache."""
 
 
 def require(extra: str = "data") -> None:
@@ -52,6 +58,7 @@ def first_copies(
     *,
     max_bits: int = MAX_BITS,
     min_correlation: float = MIN_CORRELATION,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.int64]:
     """For each of N faces the lowest row that it is a copy of; its own row where it is the first.
 
@@ -64,50 +71,69 @@ def first_copies(
         details: (N, 1024) int8; may be memory-mapped.
         max_bits: differing bits up to which details are compared.
         min_correlation: of details that makes a copy.
+        progress: called with the faces done and all, in shares of the work.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(hashes)
-    if not count:
-        return np.empty(0, np.int64)
+    count, details = len(hashes), np.asarray(details)
+    firsts = np.arange(count)
     # As ±1 vectors the product of two hashes is 64 − 2 × their differing bits: one matrix product a block.
     bits = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(count, 8), axis=1).astype(np.float32) * 2 - 1
-    edges = []
+    means, scales = _statistics(details)
     for start in range(0, count, _BLOCK):
-        rows, others = np.nonzero(bits[start : start + _BLOCK] @ bits[start:].T >= 64 - 2 * max_bits)
-        later = others > rows
-        pairs = np.stack([rows[later], others[later]]) + start
-        edges += [
-            chunk[:, _alike(details[chunk[0]], details[chunk[1]], min_correlation)]
-            for chunk in np.array_split(pairs, pairs.shape[1] // _BLOCK + 1, axis=1)
-        ]
-    first, second = np.concatenate(edges, axis=1)
-    graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
-    group = connected_components(graph, directed=False)[1]
-    firsts: NDArray[np.int64] = np.unique(group, return_index=True)[1][group].astype(np.int64)
+        # A face is compared with those after it, so that the first ones take longest.
+        progress(count - (count - start) ** 2 // count, count)
+        block = slice(start, start + _BLOCK)
+        near = bits[block] @ bits[start:].T >= 64 - 2 * max_bits
+        squares = details[block].reshape(-1, THUMB, THUMB)[:, _SHIFT:-_SHIFT, _SHIFT:-_SHIFT]
+        places = _shifted((squares - means[block, None, None]) * scales[block, _CENTER, None, None])
+        for row in range(start, min(start + _BLOCK, count)):
+            others = row + 1 + np.flatnonzero(near[row - start, row - start + 1 :])
+            # What is known to belong together need not be compared.
+            others = others[firsts[others] != firsts[row]]
+            for at in range(0, len(others), _CHUNK):
+                some = others[at : at + _CHUNK]
+                copies = some[_alike(places[row - start], details, scales, some, min_correlation)]
+                if len(copies):
+                    joined = firsts[[row, *copies]]
+                    firsts[np.isin(firsts, joined)] = joined.min()
+    progress(count, count)
     return firsts
 
 
-def _alike(one: NDArray[np.int8], other: NDArray[np.int8], least: float) -> NDArray[np.bool_]:
-    """(P,) True where P pairs of details correlate at some shift of up to two pixels."""
-    side = THUMB - 2 * _SHIFT
-    squares = [details.reshape(-1, THUMB, THUMB).astype(np.float32) for details in (one, other)]
-    inner = _unit(squares[0][:, _SHIFT:-_SHIFT, _SHIFT:-_SHIFT])
-    best = (inner * _unit(squares[1][:, _SHIFT:-_SHIFT, _SHIFT:-_SHIFT])).sum(axis=1)
+def _alike(
+    places: NDArray[np.float32],
+    details: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    least: float,
+) -> NDArray[np.bool_]:
+    """(P,) True where details of P rows correlate with a square at one of its (25, 1024) places."""
+    some = details[rows].astype(np.float32)
+    best = some @ places[_CENTER] * scales[rows, _CENTER]
     worth = np.flatnonzero((best >= _WORTH_SHIFTING) & (best < least))
-    inner, moved = inner[worth], squares[1][worth]
-    for y in range(2 * _SHIFT + 1):
-        for x in range(2 * _SHIFT + 1):
-            score = (inner * _unit(moved[:, y : y + side, x : x + side])).sum(axis=1)
-            best[worth] = np.maximum(best[worth], score)
+    best[worth] = (some[worth] @ places.T * scales[rows[worth]]).max(axis=1)
     alike: NDArray[np.bool_] = best >= least
     return alike
 
 
-def _unit(squares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(P, h, w) as P rows of mean 0 and length 1, so that products of rows are correlations."""
-    rows = squares.reshape(len(squares), squares.shape[1] * squares.shape[2])
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    return unit
+def _statistics(details: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N,) means of the inner squares; (N, 25) one over the length of each square less its mean, 0 where it is flat."""
+    masks = _shifted(np.ones((1, _SIDE, _SIDE), np.float32))[0].T
+    means, scales = [np.empty(0, np.float32)], [np.empty((0, masks.shape[1]), np.float32)]
+    for start in range(0, len(details), _CHUNK):
+        # Sums of whole numbers below 2**24 are exact in float32.
+        some = details[start : start + _CHUNK].astype(np.float32)
+        mean = (some @ masks).astype(np.float64) / _SIDE**2
+        squares = some**2 @ masks - mean**2 * _SIDE**2
+        means.append(mean[:, _CENTER].astype(np.float32))
+        scales.append((1 / np.sqrt(np.where(squares > 0.5, squares, np.inf))).astype(np.float32))
+    return np.concatenate(means), np.concatenate(scales)
+
+
+def _shifted(squares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(P, 28, 28) squares, each at 25 places of an empty thumbnail: (P, 25, 1024)."""
+    steps = 2 * _SHIFT + 1
+    places = np.zeros((len(squares), steps, steps, THUMB, THUMB), np.float32)
+    for y in range(steps):
+        for x in range(steps):
+            places[:, y, x, y : y + _SIDE, x : x + _SIDE] = squares
+    return places.reshape(-1, steps**2, THUMB**2)

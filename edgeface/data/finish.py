@@ -1,23 +1,25 @@
 """The last step of ``data prepare``: journal records in, ``faces.csv``, ``rejected.csv`` and the card out.
 
-Reads the records one by one, so that memory does not grow with the number of photos.
+Reads the records one by one, twice: of each face only its names and what it is compared by stay in memory, less than
+1 kB.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NamedTuple, TypedDict, cast
 
 import numpy as np
 
-from edgeface.data.crops import Crop
 from edgeface.data.duplicates import THUMB, first_copies
 from edgeface.data.readers import Skipped, SourceListing
 from edgeface.data.table import COLUMNS, REJECTED_COLUMNS, Card, CardHead, write_card, write_table
+from edgeface.progress import Progress
 from edgeface_runtime.checks import Span, read_document
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.gallery.enrollment import MIN_SHARPNESS
@@ -51,11 +53,11 @@ class Record(TypedDict):
     skipped: list[Skipped]
 
 
-_DROPS: dict[str, tuple[float, str, Callable[[Crop, float], bool]]] = {
-    "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop.sharpness < limit),
-    "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop.size < limit),
-    "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop.yaw) > limit),
-    "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop.score < limit),
+_DROPS: dict[str, tuple[float, str, Callable[[_CropRecord, float], bool]]] = {
+    "blur": (MIN_SHARPNESS, "sharpness {sharpness} is under {limit:g}", lambda crop, limit: crop["sharpness"] < limit),
+    "small": (32.0, "a face of {size} pixels is under {limit:g}", lambda crop, limit: crop["size"] < limit),
+    "pose": (60.0, "a yaw of {yaw} degrees is over {limit:g}", lambda crop, limit: abs(crop["yaw"]) > limit),
+    "score": (0.9, "score {score} is under {limit:g}", lambda crop, limit: crop["score"] < limit),
 }
 """Name of a drop → its default limit, what ``rejected.csv`` says, when it applies."""
 
@@ -95,7 +97,14 @@ def parse_drops(text: str) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tuple[Drop, ...], head: CardHead) -> Card:
+def finish(
+    dst: Path,
+    records: Sequence[Path],
+    listing: SourceListing,
+    drops: tuple[Drop, ...],
+    head: CardHead,
+    progress: Progress,
+) -> Card:
     """Writes the two tables and the card, and deletes crops that no row names.
 
     Args:
@@ -104,6 +113,7 @@ def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tu
         listing: the source.
         drops: which faces to leave out.
         head: what the card says of name, licence and settings.
+        progress: called with what is done so far, the number of all, and what they are.
 
     Returns:
         The card.
@@ -112,28 +122,29 @@ def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tu
         OSError: ``dst`` cannot be written.
     """
     scratch = dst / ".prepare"
-    dropped, copies = _decide(scratch, records, drops)
-    seen = _Seen()
-    rows = _rows(records, dropped, copies, seen)
-    digest = write_table(dst / "faces.csv", COLUMNS, rows, scratch)
-    skipped = [skip for record in records for skip in load_record(record)["skipped"]]
-    rejected = sorted((*listing.skipped, *skipped, *dropped.values()), key=lambda skip: (skip.source, skip.detail))
+    found = _decide(scratch, records, drops, progress)
+    kept = {path: face for path, face in found.faces.items() if path not in found.dropped}
+    digest = write_table(dst / "faces.csv", COLUMNS, _rows(records, kept, found.copies, progress), scratch)
+    rejected = sorted(
+        (*listing.skipped, *found.skipped, *found.dropped.values()), key=lambda skip: (skip.source, skip.detail)
+    )
     write_table(dst / "rejected.csv", REJECTED_COLUMNS, map(vars, rejected), scratch)
     for path in (dst / "faces").rglob("*.png"):
-        if path.relative_to(dst).as_posix() not in seen.paths:
+        if path.relative_to(dst).as_posix() not in kept:
             path.unlink()
+    copies = [copy for path, copy in found.copies.items() if path in kept]
     card: Card = {
         "schema": 1,
         **head,
         "layout": listing.layout,
         "counts": {
             "photos": len(listing.photos),
-            "faces": len(seen.paths),
-            "identities": len(seen.identities),
+            "faces": len(kept),
+            "identities": len({face.identity for face in kept.values()}),
             "rejected": len(rejected),
-            "found_with_margin": seen.with_margin,
-            "duplicates": len(copies.keys() & seen.paths),
-            "duplicates_across_identities": sum(copies[path].across for path in copies.keys() & seen.paths),
+            "found_with_margin": sum(face.has_margin for face in kept.values()),
+            "duplicates": len(copies),
+            "duplicates_across_identities": sum(copy.across for copy in copies),
         },
         "rejected": dict(sorted(Counter(skip.reason for skip in rejected).items())),
         "split": None,
@@ -144,75 +155,82 @@ def finish(dst: Path, records: Sequence[Path], listing: SourceListing, drops: tu
     return card
 
 
-@dataclass
-class _Seen:
-    """What the written rows held."""
+class _Face(NamedTuple):
+    """What stays in memory of a face."""
 
-    paths: set[str] = field(default_factory=set)
-    identities: set[str] = field(default_factory=set)
-    with_margin: int = 0
+    identity: str
+    source: str
+    has_margin: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the records hold, by crop path where not said otherwise."""
+
+    faces: dict[str, _Face] = field(default_factory=dict)
+    """Those that no limit leaves out."""
+    dropped: dict[str, Skipped] = field(default_factory=dict)
+    copies: dict[str, _Copy] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    """Photos without a face."""
 
 
 def _rows(
-    records: Sequence[Path], dropped: dict[str, Skipped], copies: dict[str, _Copy], seen: _Seen
+    records: Sequence[Path], kept: dict[str, _Face], copies: dict[str, _Copy], progress: Progress
 ) -> Iterator[dict[str, object]]:
     """The rows of ``faces.csv``, one by one."""
-    names = sorted({crop.identity for crop in _crops(records) if crop.path not in dropped})
-    labels = {identity: number for number, identity in enumerate(names)}
-    for crop in _crops(records):
-        if crop.path in dropped:
-            continue
-        seen.paths.add(crop.path)
-        seen.identities.add(crop.identity)
-        seen.with_margin += crop.margin > 0
-        copy = copies.get(crop.path)
-        yield {
-            **vars(crop),
-            "label": labels[crop.identity],
-            "split": "",
-            "box": " ".join(map(str, crop.box)),
-            "landmarks": " ".join(map(str, crop.landmarks)),
-            "duplicate_of": copy.path if copy else "",
-        }
+    labels = {identity: number for number, identity in enumerate(sorted({face.identity for face in kept.values()}))}
+    for record in _read(records, _load_again, "groups of photos listed", progress):
+        for crop in record["crops"]:
+            if (path := crop["path"]) in kept:
+                yield {
+                    **crop,
+                    "label": labels[crop["identity"]],
+                    "split": "",
+                    "box": " ".join(map(str, crop["box"])),
+                    "landmarks": " ".join(map(str, crop["landmarks"])),
+                    "duplicate_of": copies[path].path if path in copies else "",
+                }
 
 
-def _decide(
-    scratch: Path, records: Sequence[Path], drops: tuple[Drop, ...]
-) -> tuple[dict[str, Skipped], dict[str, _Copy]]:
-    """Faces to leave out, and copies among the others; both by crop path."""
+def _decide(scratch: Path, records: Sequence[Path], drops: tuple[Drop, ...], progress: Progress) -> _Found:
+    """Faces to leave out, and copies among the others."""
     limits = {drop.name: drop.limit for drop in drops}
-    dropped: dict[str, Skipped] = {}
-    kept: list[tuple[str, str, str]] = []
+    found = _Found()
     hashes: list[int] = []
     file = scratch / "details"
     with file.open("wb") as written:
-        for crop in _crops(records):
-            name = next((name for name in _DROPS if name in limits and _DROPS[name][2](crop, limits[name])), None)
-            if name:
-                detail = _DROPS[name][1].format(**vars(crop), limit=limits[name])
-                dropped[crop.path] = Skipped(crop.source, name, detail, crop.identity)
-            else:
-                kept.append((crop.path, crop.identity, crop.source))
-                hashes.append(crop.hash)
-                written.write(crop.details)
-    details = np.memmap(file, np.int8, "r", shape=(len(kept), THUMB * THUMB)) if kept else np.empty((0, 1), np.int8)
-    copies = {}
-    for row, first in enumerate(first_copies(np.array(hashes, np.uint64), details)):
-        (path, identity, source), (original, other, _) = kept[row], kept[first]
-        if row == first:
-            continue
-        copies[path] = _Copy(original, across=identity != other)
-        if "duplicates" in limits:
-            dropped[path] = Skipped(source, "duplicates", f"a copy of {original}", identity)
+        for record in _read(records, load_record, "groups of photos read", progress):
+            found.skipped.extend(record["skipped"])
+            for crop in record["crops"]:
+                name = next((name for name in _DROPS if name in limits and _DROPS[name][2](crop, limits[name])), None)
+                if name:
+                    detail = _DROPS[name][1].format(**crop, limit=limits[name])
+                    found.dropped[crop["path"]] = Skipped(crop["source"], name, detail, crop["identity"])
+                else:
+                    found.faces[crop["path"]] = _Face(crop["identity"], crop["source"], crop["margin"] > 0)
+                    hashes.append(crop["hash"])
+                    written.write(bytes.fromhex(crop["details"]))
+    details = np.memmap(file, np.int8, "r", shape=(len(hashes), THUMB * THUMB)) if hashes else np.empty((0, 1), np.int8)
+    firsts = first_copies(
+        np.array(hashes, np.uint64), details, progress=lambda done, total: progress(done, total, "faces compared")
+    )
+    paths = list(found.faces)
+    for row, first in enumerate(firsts):
+        if row != first:
+            face, path, original = found.faces[paths[row]], paths[row], paths[first]
+            found.copies[path] = _Copy(original, across=face.identity != found.faces[original].identity)
+            if "duplicates" in limits:
+                found.dropped[path] = Skipped(face.source, "duplicates", f"a copy of {original}", face.identity)
     file.unlink()
-    return dropped, copies
+    return found
 
 
-def _crops(records: Sequence[Path]) -> Iterator[Crop]:
-    """The faces of the journal, without their pictures, which are written already."""
-    for record in records:
-        for crop in load_record(record)["crops"]:
-            yield Crop(**crop | {"details": bytes.fromhex(crop["details"]), "png": b""})  # type: ignore[arg-type]
+def _read(records: Sequence[Path], load: Callable[[Path], Record], what: str, progress: Progress) -> Iterator[Record]:
+    for done, path in enumerate(records):
+        progress(done, len(records), what)
+        yield load(path)
+    progress(len(records), len(records), what)
 
 
 def load_record(path: Path) -> Record:
@@ -222,3 +240,8 @@ def load_record(path: Path) -> Record:
         UsageError: it is none.
     """
     return read_document(path, Record, "record", most=_MOST)
+
+
+def _load_again(path: Path) -> Record:
+    """A record that ``load_record`` took a moment ago: its checks take five times as long as the reading."""
+    return cast(Record, json.loads(path.read_bytes()))

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from edgeface.data.duplicates import require
 from edgeface.data.finish import Drop, finish, load_record
 from edgeface.data.readers import Skipped, SourceListing, read
 from edgeface.data.table import Card, CardHead, read_card, write_beside
+from edgeface.progress import Progress
 from edgeface_runtime.detection.find import load_detector
 from edgeface_runtime.errors import UsageError
 from edgeface_runtime.files import is_unused, remove_leftovers
@@ -55,7 +56,7 @@ def prepare(
     *,
     processes: int = 1,
     scheduler: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Card:
     """Finds, aligns, describes and writes the faces of all photos below ``src``.
 
@@ -65,7 +66,8 @@ def prepare(
         options: what to keep and how.
         processes: worker processes; 1 works in this one.
         scheduler: address of a Dask scheduler whose workers see ``src``; replaces ``processes``.
-        progress: called with the photos done so far and the number of all.
+        progress: called with what is done so far, the number of all, and what they are: photos, then groups of them
+            read, faces compared and groups listed.
 
     Returns:
         The card, as in ``dataset.json``.
@@ -96,7 +98,7 @@ def prepare(
         _run(tasks, keys, dst, journal, processes, scheduler, progress)
         records = [journal / f"{key}.json" for key in keys]
         with _writing(dst):
-            card = finish(dst, records, listing, options.drop, _head(options, src))
+            card = finish(dst, records, listing, options.drop, _head(options, src), progress)
             write_beside(finished, whole.encode(), dst / ".prepare")
             shutil.rmtree(journal)
     return card
@@ -109,13 +111,13 @@ def _run(
     journal: Path,
     processes: int,
     scheduler: str | None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """Computes the tasks that have no intact record yet and writes their crops and records."""
     open_tasks = [number for number, key in enumerate(keys) if not _intact(journal / f"{key}.json", dst)]
     total = sum(len(task.photos) for task in tasks)
     done = total - sum(len(tasks[number].photos) for number in open_tasks)
-    progress(done, total)
+    progress(done, total, "photos")
     work = [tasks[number] for number in open_tasks]
     with workers.results(crop_task, work, processes, scheduler) as results:
         for position, (crops, skipped) in results:
@@ -123,7 +125,7 @@ def _run(
             with _writing(dst):
                 _record(dst, journal / f"{keys[number]}.json", crops, skipped)
             done += len(tasks[number].photos)
-            progress(done, total)
+            progress(done, total, "photos")
 
 
 def _record(dst: Path, record: Path, crops: list[Crop], skipped: list[Skipped]) -> None:

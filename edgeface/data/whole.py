@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from edgeface.progress import Reporter
+from edgeface.progress import Progress, Reporter
 from edgeface_runtime import ImageError, UsageError
 from edgeface_runtime.align import align
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
@@ -37,7 +36,7 @@ def align_into(made: Path, folder: Path, photos: list[Path], *, size: int, side:
     reporter.say(f"{shown(folder)}: whole photos (about {side} pixels), not aligned faces: finding and aligning them")
     detector, told, missed = load_detector(threads=1), _progress(reporter), 0
     for number, photo in enumerate(photos):
-        told(number, len(photos))
+        told(number, len(photos), "photos")
         with contextlib.suppress(ImageError):
             pixels = open_photo(photo)
             faces, _ = find_faces(pixels, detector)
@@ -102,16 +101,17 @@ def _processes(photos: int) -> int:
     return 1 if photos < 200 else os.cpu_count() or 1
 
 
-def _progress(reporter: Reporter) -> Callable[[int, int], None]:
-    began = said = time.monotonic()
-    first: int | None = None
+def _progress(reporter: Reporter) -> Progress:
+    said = time.monotonic()
+    began: dict[str, tuple[float, int]] = {}
 
-    def report(done: int, total: int) -> None:
-        nonlocal said, first
-        first, now = done if first is None else first, time.monotonic()
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        start, first = began.setdefault(what, (now, done))
         if now - said > _SAID_EVERY and done > first:
             said = now
-            left = (now - began) / (done - first) * (total - done)
-            reporter.say(f"{done} of {total} photos, {left:.0f} s left")
+            left = (now - start) / (done - first) * (total - done)
+            reporter.say(f"{done} of {total} {what}, {left:.0f} s left")
 
     return report

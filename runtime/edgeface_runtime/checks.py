@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import math
 import numbers
@@ -158,27 +159,25 @@ class _Builder:
     def __init__(self, fails: Failure) -> None:
         self.fails = fails
 
-    def require(self, condition: bool, message: str) -> None:
-        if not condition:
-            raise self.fails(message)
-
     def build(self, kind: object, value: object, where: str) -> object:
+        if kind in (str, float, int):  # most values of a long document: the way round is dear
+            return self._plain(cast(type, kind), value, where)
         origin, args = typing.get_origin(kind), typing.get_args(kind)
         if kind in (object, typing.Any):
             return value
         if origin is Annotated:
             built = self.build(args[0], value, where)
             for span in args[1:]:
-                fits = built is None or span.holds(cast(float, built))
-                self.require(fits, f"{where} is {described(built)}; it must be {span}")
+                if built is not None and not span.holds(cast(float, built)):
+                    raise self.fails(f"{where} is {described(built)}; it must be {span}")
             return built
         if origin is typing.NotRequired:
             return self.build(args[0], value, where)
         if origin in (typing.Union, types.UnionType):
             return None if value is None else self.build(args[0], value, where)
         if origin is typing.Literal:
-            known = value in args if isinstance(value, (str, int)) else False
-            self.require(known, f"{where} is {described(value)}; it must be {' or '.join(map(str, args))}")
+            if not isinstance(value, (str, int)) or value not in args:
+                raise self.fails(f"{where} is {described(value)}; it must be {' or '.join(map(str, args))}")
             return value
         if origin in (tuple, list):
             return self._sequence(origin, args, value, where)
@@ -194,28 +193,23 @@ class _Builder:
         return self._plain(cast(type, kind), value, where)
 
     def _object(self, value: object, where: str) -> dict[str, object]:
-        self.require(isinstance(value, dict), f"{where} is not an object: it is {described(value)}")
-        return cast(dict[str, object], value)
+        if not isinstance(value, dict):
+            raise self.fails(f"{where} is not an object: it is {described(value)}")
+        return value
 
     def _sequence(self, kind: type, args: tuple[object, ...], value: object, where: str) -> object:
-        self.require(isinstance(value, list), f"{where} is not a list: it is {described(value)}")
-        items = cast(list[object], value)
+        if not isinstance(value, list):
+            raise self.fails(f"{where} is not a list: it is {described(value)}")
         endless = kind is list or args[-1] is Ellipsis
-        self.require(endless or len(items) == len(args), f"{where} has {len(items)} values, not {len(args)}")
-        return kind(self.build(args[0], item, f"{where}[{place}]") for place, item in enumerate(items))
+        if not endless and len(value) != len(args):
+            raise self.fails(f"{where} has {len(value)} values, not {len(args)}")
+        return kind(self.build(args[0], item, f"{where}[{place}]") for place, item in enumerate(value))
 
     def _record(self, kind: type, entries: dict[str, object], where: str) -> object:
-        hints = typing.get_type_hints(kind, include_extras=True)
-        if typing.is_typeddict(kind):
-            needed = [name for name, hint in hints.items() if typing.get_origin(hint) is not typing.NotRequired]
-        else:
-            needed = [
-                item.name
-                for item in dataclasses.fields(kind)
-                if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-            ]
+        hints, needed = _entries(kind)
         for name in needed:
-            self.require(name in entries, f"{where} has no {name!r}")
+            if name not in entries:
+                raise self.fails(f"{where} has no {name!r}")
         built = {
             name: self.build(hint, entries[name], f"{where}.{name}") for name, hint in hints.items() if name in entries
         }
@@ -224,14 +218,28 @@ class _Builder:
     def _plain(self, kind: type, value: object, where: str) -> object:
         accepted = {float: (int, float), Path: (str,)}.get(kind, (kind,))
         fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-        self.require(fits, f"{where} is not of type {kind.__name__}: it is {described(value)}")
+        if not fits:
+            raise self.fails(f"{where} is not of type {kind.__name__}: it is {described(value)}")
         try:
             made = kind(value)
         except OverflowError as error:
             raise self.fails(f"{where} is too large") from error
-        self.require(kind is not float or math.isfinite(made), f"{where} is {made}, not a finite number")
-        self.require(kind is not Path or "\0" not in str(made), f"{where} is no path: it holds a zero byte")
+        if kind is float and not math.isfinite(made):
+            raise self.fails(f"{where} is {made}, not a finite number")
+        if kind is Path and "\0" in str(made):
+            raise self.fails(f"{where} is no path: it holds a zero byte")
         return made
+
+
+@functools.cache
+def _entries(kind: type) -> tuple[dict[str, object], list[str]]:
+    """The annotations of a dataclass or TypedDict, and the names that must be there."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if typing.is_typeddict(kind):
+        return hints, [name for name, hint in hints.items() if typing.get_origin(hint) is not typing.NotRequired]
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return hints, [item.name for item in fields if item.default is missing and item.default_factory is missing]
 
 
 def _key(name: str) -> str:
@@ -250,15 +258,17 @@ def _check_depth(document: object) -> None:
     for _ in range(_DEPTH):
         below: list[object] = []
         for value in level:
-            if isinstance(value, dict):
+            if isinstance(value, float):  # the most frequent, so first
+                if not math.isfinite(value):
+                    raise ValueError(f"{value} is not a finite number")
+            elif isinstance(value, str):
+                if not value.isascii() and re.search("[\ud800-\udfff]", value):
+                    raise ValueError("text with half a character (a lone surrogate)")
+            elif isinstance(value, dict):
                 below += value.values()
                 below += value
             elif isinstance(value, list):
                 below += value
-            elif isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
-                raise ValueError("text with half a character (a lone surrogate)")
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{value} is not a finite number")
         level = below
         if not level:
             return

@@ -66,6 +66,19 @@ def test_copies_of_copies_belong_together() -> None:
     assert first_copies(hashes, noise(0, 0, 0), max_bits=3).tolist() == [0, 1, 2]
 
 
+def test_details_without_any_are_no_copies() -> None:
+    flat = [np.full(1024, value, np.int8) for value in (0, 100, -100, 100)]
+    assert first_copies(np.zeros(5, np.uint64), np.stack([*flat, noise(0)[0]])).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_says_how_much_of_the_work_is_done() -> None:
+    told: list[tuple[int, int]] = []
+    first_copies(np.zeros(100, np.uint64), noise(*range(100)), progress=lambda *step: told.append(step))
+    assert told[0] == (0, 100)
+    assert told[-1] == (100, 100)
+    assert told == sorted(told)
+
+
 def test_none_and_one() -> None:
     assert first_copies(np.empty(0, np.uint64), np.empty((0, 1024), np.int8)).tolist() == []
     assert first_copies(np.array([1], np.uint64), np.zeros((1, 1024), np.int8)).tolist() == [0]
@@ -94,5 +107,6 @@ def test_as_the_slow_form_says(seed: int, count: int, max_bits: int) -> None:
                     expected[a] = expected[b] = min(expected[a], expected[b])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "_BLOCK", 5)
+        patch.setattr(duplicates, "_CHUNK", 2)
         patch.setattr(duplicates, "_WORTH_SHIFTING", -1.0)
         assert first_copies(hashes, details, max_bits=max_bits).tolist() == expected

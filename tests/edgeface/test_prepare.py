@@ -71,9 +71,9 @@ def people(tmp_path: Path) -> Path:
 
 
 def test_writes_crops_table_and_card(people: Path, tmp_path: Path, fake: None) -> None:
-    done: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     options = Options(licence="mine", crops=CropSettings(size=64))
-    card = prepare(people, tmp_path / "out", options, progress=lambda *step: done.append(step))
+    card = prepare(people, tmp_path / "out", options, progress=lambda *step: told.append(step))
     rows = read_faces(tmp_path / "out")
     assert [row["path"] for row in rows] == [f"faces/Ann/{n}.png" for n in range(4)] + [
         f"faces/Bob/{n}.png" for n in range(3)
@@ -90,8 +90,14 @@ def test_writes_crops_table_and_card(people: Path, tmp_path: Path, fake: None) -
         "duplicates": 1, "duplicates_across_identities": 1,
     }  # fmt: skip
     assert (card["name"], card["licence"], card["settings"]["size"]) == ("photos", "mine", 64)
-    assert done[0] == (0, 7)
-    assert done[-1] == (7, 7)
+    stages = {what: [(done, total) for done, total, named in told if named == what] for _, _, what in told}
+    photos, *others = stages.items()
+    assert photos == ("photos", [(0, 7), (7, 7)])
+    assert [what for what, _ in others] == ["groups of photos read", "faces compared", "groups of photos listed"]
+    for _, steps in others:
+        assert steps == sorted(steps)
+        assert steps[0][0] == 0
+        assert steps[-1][0] == steps[-1][1] == steps[0][1]
     assert str(tmp_path) not in "".join(map(str, tree(tmp_path / "out").values()))
 
 
@@ -231,7 +237,7 @@ def test_folders_that_are_not_ours(people: Path, tmp_path: Path, fake: None) -> 
 
 
 def test_two_at_once_are_refused(people: Path, tmp_path: Path, fake: None) -> None:
-    def again(done: int, total: int) -> None:
+    def again(done: int, total: int, what: str) -> None:
         with pytest.raises(UsageError, match="another prepare"):
             prepare(people, tmp_path / "out")
 
