@@ -6,6 +6,8 @@ contract. ``resnet18:stem=stride1``, ``mobilefacenet:act=relu,width=0.5``: name,
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +61,15 @@ def _timm(name: str) -> Backbone:
     return Backbone(build, {"pool": _POOLS})
 
 
+def _timm_has(name: str) -> bool:
+    """True where timm is installed and has such a net."""
+    if importlib.util.find_spec("timm") is None:
+        return False
+    from edgeface.backbones.timm_nets import is_net
+
+    return is_net(name)
+
+
 def find_backbone(name: str) -> Backbone | None:
     """The row of a name without options, ``timm:NAME`` included; None where there is none."""
     return _timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else BACKBONES.get(name)
@@ -84,27 +95,27 @@ def build_backbone(backbone: str, *, embedding: int, size: int) -> nn.Module:
 def parse_backbone(text: str) -> tuple[str, dict[str, str | float]]:
     """``"resnet18:stem=stride1"`` → (``"resnet18"``, ``{"stem": "stride1"}``).
 
-    ``"timm:resnet10t,pool=none"`` → (``"timm:resnet10t"``, ``{"pool": "none"}``); whether timm has it shows when it is
-    built.
+    ``"timm:resnet10t:pool=none"`` → (``"timm:resnet10t"``, ``{"pool": "none"}``), also with a
+    comma for the colon; whether timm has it shows when it is built.
 
     Raises:
         UsageError: no such backbone, no such option, or a value that it does not take.
     """
-    name, _, rest = text.partition(":")
-    if text.startswith(TIMM):
-        name, _, rest = text.partition(",")
+    before = TIMM if text.startswith(TIMM) else ""
+    name, *items = re.split("[:,]", text.removeprefix(before))
+    name = before + name
     row = find_backbone(name)
     if row is None or name == TIMM:
-        raise UsageError(f"no backbone {name!r}; there are: {', '.join(BACKBONES)}, and {TIMM}NAME for a net of timm")
+        meant = "" if before or not _timm_has(name) else f"; {TIMM}{name} is one of timm"
+        there = f"there are: {', '.join(BACKBONES)}, and {TIMM}NAME for a net of timm"
+        raise UsageError(f"no backbone {name!r}{meant}; {there}")
     known = row.options
     options: dict[str, str | float] = {}
-    for item in filter(None, rest.split(",")):
+    for item in filter(None, items):
         key, equals, value = item.partition("=")
         if not equals or key not in known:
-            takes, mark = ", ".join(known), "," if text.startswith(TIMM) else ":"
-            raise UsageError(
-                f"backbone {text!r}: {name} has no option {item!r}; it takes {takes}, as in {name}{mark}key=value"
-            )
+            takes = f"it takes {', '.join(known)}, as in {name}:key=value"
+            raise UsageError(f"backbone {text!r}: {name} has no option {item!r}; {takes}")
         options[key] = _value(text, key, value, known[key])
     return name, options
 

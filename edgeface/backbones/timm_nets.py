@@ -67,6 +67,11 @@ def licence_of_weights(name: str) -> str:
     return f"{known.license or 'unknown'} (timm's {known.architecture}.{known.tag})"
 
 
+def is_net(name: str) -> bool:
+    """True where timm has a net of this name, with a tag or without."""
+    return bool(_timm().is_model(name.partition(".")[0]))
+
+
 def _timm() -> ModuleType:
     repair()  # timm imports torchvision
     import timm

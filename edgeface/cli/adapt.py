@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeface.cli.console import Json, TerminalReporter, note, print_json, print_table
+from edgeface.cli.console import Json, TerminalReporter, going_on, note, print_json, print_table
 from edgeface.cli.train import DATA, LICENCE, SETTING
 from edgeface_runtime import UsageError
+from edgeface_runtime.checks import shown
 
 MODEL = "What to adapt: a shipped model's name, a run folder or a .safetensors checkpoint.  [default: mobilefacenet]"
 RESUME = "Continue in the output folder, with its photos, model and settings."
@@ -46,7 +48,7 @@ def adapt(
     from edgeface.progress import SILENT
     from edgeface.training.config import as_dict, by_key, load_config
     from edgeface.training.processes import is_main_process
-    from edgeface.training.record import Command, resumed
+    from edgeface.training.record import RECORD, Command, resumed
 
     reporter = TerminalReporter() if is_main_process() else SILENT
     asked, record = Command(data=data, init=model, licence=licence), None
@@ -65,7 +67,9 @@ def adapt(
     reporter.say(f"{len(faces.faces)} faces of {len(faces.identities)} people; {len(faces.rows('train'))} to train on")
     licence = licence_of_photos(asked.data, asked.licence)
     command = replace(asked, init=model).document()
-    found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume, command=command)
+    again = shlex.join(["edgeface", "adapt", "--resume", "-o", shown(output)])
+    with going_on(output / TRAINING / RECORD, again, reporter):
+        found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume, command=command)
     if not is_main_process():
         return
     if json:
@@ -76,7 +80,8 @@ def adapt(
             for rate, before in found.before.items()
         ]
         print_table(f"{found.photos} held-out photos: genuine pairs accepted", ("at", "before", "after"), rows)
-        typer.echo(f"{output}: next: edgeface export {output} --data {asked.data} --int8")
+        if found.is_better is not False:
+            typer.echo(f"{output}: next: edgeface export {output} --data {asked.data} --int8")
     if found.is_better is False:
         note("edgeface: no better on the held-out photos; enroll with the model as it is")
         raise typer.Exit(1)

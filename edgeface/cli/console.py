@@ -10,6 +10,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, TextIO, TypeAlias, TypeVar
 
 import typer
@@ -17,6 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from edgeface.progress import Reporter
 from edgeface_runtime import EdgefaceWarning, UsageError
 
 T = TypeVar("T")
@@ -155,6 +157,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     if title:
         OUT.print(one_line(title), style="italic", soft_wrap=True)
     OUT.print(table, crop=False)
+
+
+@contextlib.contextmanager
+def going_on(record: Path, command: str, reporter: Reporter) -> Iterator[None]:
+    """Says by which command a run that is interrupted goes on, once its ``record`` is written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record.exists():
+            reporter.say(f"stopped; the epochs that are done are kept, go on with: {command}")
+        raise
 
 
 class TerminalReporter:

@@ -47,8 +47,8 @@ def runs(
     columns, rows = table(found, folder)
     print_table(f"runs in {folder}", columns, rows)
     for row, run in zip(rows, found, strict=True):
-        if run.problem:
-            note(f"{row[0]} is unreadable: {run.problem}")
+        for problem in run.problems():
+            note(f"{row[0]} {problem}")
     if keys := differing(found):
-        own = [[row[0], *(run.settings.get(key, "–") for key in keys)] for row, run in zip(rows, found, strict=True)]
+        own = [[row[0], *(run.shown_setting(key) for key in keys)] for row, run in zip(rows, found, strict=True)]
         print_table("settings that differ", ("run", *keys), own)

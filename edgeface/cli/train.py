@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import Json, TerminalReporter, print_json
+from edgeface.cli.console import Json, TerminalReporter, going_on, print_json
 from edgeface_runtime import UsageError
+from edgeface_runtime.checks import shown
 from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
@@ -106,7 +108,8 @@ def train(
     from edgeface.training.init.start import settings_of, start_from
     from edgeface.training.loop import train as run
     from edgeface.training.processes import is_main_process
-    from edgeface.training.record import Command, resumed
+    from edgeface.training.record import RECORD, Command, resumed
+    from edgeface.training.training_state import check_names
 
     reporter = TerminalReporter() if is_main_process() else SILENT
     asked = Command(
@@ -123,6 +126,7 @@ def train(
         base = by_key(as_dict(record.config))
     given = {"backbone": backbone, "loss": head, "epochs": epochs, "embedding_dim": embedding_dim}
     settings = load_config(config, setting or (), base=base, reporter=reporter, **given)
+    check_names(settings)
     faces = open_faces(asked.data, size=settings.model.input_size, reporter=reporter)
     for file, reason in faces.rejected:
         reporter.say(f"left out {file}: {reason}")
@@ -138,28 +142,30 @@ def train(
     feature_teacher = load_checkpoint(asked.guide) if asked.guide else None
     learnt = list(zip(asked.teacher, opened, strict=True))
     sources = record.sources if record else origins(asked.init, learnt, feature_teacher, asked.unlabeled)
-    curves = run(
-        faces,
-        output,
-        settings,
-        reporter=reporter,
-        licence=licence_of_photos(asked.data, asked.licence),
-        sources=sources,
-        resume=resume,
-        init=start if asked.init else None,
-        teachers=opened,
-        feature_teacher=feature_teacher,
-        unlabeled=open_unlabeled(asked.unlabeled, size=settings.model.input_size) if asked.unlabeled else None,
-        tensorboard=asked.tensorboard,
-        command=asked.document(),
-    )
-    if not is_main_process():
-        return
-    from edgeface.report.run_page import write_run_page
+    command = shlex.join(["edgeface", "train", "--resume", "-o", shown(output)])
+    with going_on(output / RECORD, command, reporter):
+        curves = run(
+            faces,
+            output,
+            settings,
+            reporter=reporter,
+            licence=licence_of_photos(asked.data, asked.licence),
+            sources=sources,
+            resume=resume,
+            init=start if asked.init else None,
+            teachers=opened,
+            feature_teacher=feature_teacher,
+            unlabeled=open_unlabeled(asked.unlabeled, size=settings.model.input_size) if asked.unlabeled else None,
+            tensorboard=asked.tensorboard,
+            command=asked.document(),
+        )
+        if not is_main_process():
+            return
+        from edgeface.report.run_page import write_run_page
 
-    reporter.say("a page of the run, from its validation photos")
-    draw_curves(curves, output / "curves.png")
-    found = write_run_page(output, faces, curves)
+        reporter.say("a page of the run, from its validation photos")
+        draw_curves(curves, output / "curves.png")
+        found = write_run_page(output, faces, curves)
     if json:
         print_json(found.as_json())
     else:

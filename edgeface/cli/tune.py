@@ -68,9 +68,11 @@ def tune(
       edgeface tune prepared/ --storage postgresql://me@host/optuna --study faces
     """
     from edgeface.data.dataset import open_faces
+    from edgeface.report.runs import read_run
     from edgeface.report.tuning import write_page
     from edgeface.training.config import load_config
     from edgeface.training.init.start import settings_of
+    from edgeface.training.training_state import check_names
     from edgeface.tuning.plan import SearchPlan
     from edgeface.tuning.search import tune as run
     from edgeface.tuning.space import DEFAULT, read_space
@@ -94,6 +96,7 @@ def tune(
         study=study,
         seed=seed,
     )
+    check_names(settings)
     faces = open_faces(data, size=settings.model.input_size, reporter=reporter)
     found = run(faces, plan, reporter)
     write_page(output / "report.html", found)
@@ -108,6 +111,12 @@ def tune(
     typer.echo(f"{counts or 'no trial yet'}; {output}/report.html")
     best = found.best
     if best is not None and best.run is not None:
-        typer.echo(f"{output}/best: trial {best.number}; next: edgeface export {output}/best --data {data} --int8")
+        refused = read_run(best.run).refused
+        after = (
+            f"edgeface export would refuse it: {refused}"
+            if refused
+            else f"next: edgeface export {output}/best --data {data} --int8"
+        )
+        typer.echo(f"{output}/best: trial {best.number}; {after}")
     elif best is not None:
         typer.echo(f"the best, trial {best.number}, lies on another machine, where the same command links it")

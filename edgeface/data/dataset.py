@@ -24,6 +24,7 @@ from edgeface.data.whole import align_into, prepared
 from edgeface.progress import SILENT, Reporter
 from edgeface_runtime import Contract, ImageError, UsageError
 from edgeface_runtime.align import TEMPLATE
+from edgeface_runtime.checks import require_folder
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.detection.pixels import reduced
 from edgeface_runtime.files import temporary_folder
@@ -217,8 +218,7 @@ def load_data(folder: str | Path, *, size: int = 112, seed: int = 0, pattern: st
         UsageError: no such folder, no image in it, a table of another kind, or fewer than two identities.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    require_folder(folder)
     data = (
         _read_prepared(folder, size, seed)
         if (folder / "faces.csv").exists()
@@ -286,8 +286,7 @@ def load_unlabeled(folder: str | Path, *, size: int = 112) -> NDArray[np.uint8]:
     folder = Path(folder)
     if (folder / "faces.csv").exists():
         return open_cache(folder, size)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    require_folder(folder)
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     faces = []
     for photo in photos:

@@ -22,6 +22,7 @@ from edgeface.embedder import Embedder
 from edgeface.evaluation.protocol import Progress
 from edgeface_runtime import Contract, Detector, ImageError, Rate, UsageError, rate_over_people
 from edgeface_runtime.align import align
+from edgeface_runtime.checks import require_folder
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.images import SUFFIXES, open_photo
 from edgeface_runtime.thresholds import sure_score, threshold_for
@@ -150,8 +151,7 @@ def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress:
     Raises:
         UsageError: no such folder, or no photo with a face in it.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    require_folder(folder)
     size = embedder.contract.input.size
     if (folder / "faces.csv").exists():
         rows = read_faces(folder)

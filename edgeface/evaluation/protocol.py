@@ -17,6 +17,7 @@ from edgeface.embedder import Embedder
 from edgeface.evaluation.verification import Pairs, Verification, best_threshold, verify, verify_folds
 from edgeface_runtime import Detector, ImageError, UsageError
 from edgeface_runtime.align import align
+from edgeface_runtime.checks import require_folder
 from edgeface_runtime.detection.find import find_faces, load_detector, most_central
 from edgeface_runtime.images import SUFFIXES, open_photo
 from edgeface_runtime.quality import pose
@@ -175,8 +176,7 @@ def _embed(
     threads: int,
     progress: Progress,
 ) -> Embedded:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    require_folder(folder)
     photos = sorted({photo for each in asked for photo in each.photos})
     size = embedder.contract.input.size
     yaw = None

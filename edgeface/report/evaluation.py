@@ -118,7 +118,7 @@ def write_page(
             example=(example, _tiles(example, data)) if example is not None and data is not None else None,
         )
     )
-    write_text(path, page)
+    write_text(path, page, private=True)  # it shows faces
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:

@@ -66,8 +66,7 @@ def write_page(
             version=importlib.metadata.version("edgeface"),
         )
     )
-    write_text(path, page)
-    path.chmod(0o600)  # it shows faces
+    write_text(path, page, private=True)  # it shows faces
 
 
 def draw_scores(own: NDArray[np.float32], others: NDArray[np.float32], threshold: float) -> Figure:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import FaceData
 from edgeface.evaluation.identification import Answers, identify
 from edgeface.evaluation.tails import TarAtFar, all_against_all, tar_at_far
+from edgeface.evaluation.verification import Pairs, all_pairs, equal_error_rate, pair_photos
 from edgeface.report.curves import curve_pictures
 from edgeface.report.pictures import face_uri
 from edgeface.report.runs import FAR, PAGE, SUMMARY, Run, Validation, measure, read_run
@@ -26,6 +27,8 @@ from edgeface.training.checkpoints import load_checkpoint
 from edgeface.training.config import TrainConfig, as_dict, by_key
 from edgeface.training.devices import best_device
 from edgeface.training.schedule import Epoch, in_words, step_seed
+from edgeface.training.setting import shown_value
+from edgeface_export.gate import COIN, alike
 from edgeface_export.rewrite import torch_embeddings
 from edgeface_runtime import UsageError
 from edgeface_runtime.checks import shown
@@ -78,7 +81,12 @@ def write_run_page(folder: Path, data: FaceData, curves: Sequence[Epoch] | None 
         raise UsageError(f"{shown(folder)}: no page of a run without an epoch ({run.problem or run.state})")
     named = _name(folder, data, run.record.config.system.seed)
     record = run.record
-    run = replace(run, problem=None, validation=None if named is None else _validation(named, data))
+    run = replace(
+        run,
+        problem=None,
+        validation=None if named is None else _validation(named, data),
+        refused=_refused(folder, named, data),
+    )
     settings, usual = run.settings, by_key(as_dict(TrainConfig()))
     page = (
         environment(Path(__file__).parent)
@@ -96,13 +104,12 @@ def write_run_page(folder: Path, data: FaceData, curves: Sequence[Epoch] | None 
             people=[] if named is None else _people(named, data),
             people_shown=_ROWS,
             is_sample=named is not None and len(named.probes) < len(data.rows("val")),
-            settings=[(key, value, usual[key]) for key, value in settings.items()],
+            settings=[(key, shown_value(value), shown_value(usual[key])) for key, value in settings.items()],
             made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             version=importlib.metadata.version("edgeface"),
         )
     )
-    write_text(folder / PAGE, page)
-    (folder / PAGE).chmod(0o600)  # it shows faces
+    write_text(folder / PAGE, page, private=True)  # it shows faces
     write_text(folder / SUMMARY, json.dumps(run.as_json(), indent=2) + "\n")
     return run
 
@@ -117,12 +124,10 @@ def _name(folder: Path, data: FaceData, seed: int) -> _Named | None:
     probes = np.sort(rng.choice(probes, min(PROBES, len(probes)), replace=False))
     if len(people) < 2 or not len(probes):
         return None
-    gallery = np.concatenate([train[data.labels[train] == person][:PER_PERSON] for person in people])
-    checkpoint = load_checkpoint(folder)
-    net, spec = checkpoint.net.to(best_device()), checkpoint.contract.input
-    embedded = [torch_embeddings(net, spec, data.faces[of]) for of in (gallery, probes)]
-    answers = identify(embedded[0], data.labels[gallery], embedded[1], data.labels[probes])
-    return _Named(gallery, probes, embedded[0], embedded[1], answers)
+    gallery = _of_each(people, data)
+    known, probed = _embed(folder, data, gallery, probes)
+    answers = identify(known, data.labels[gallery], probed, data.labels[probes])
+    return _Named(gallery, probes, known, probed, answers)
 
 
 def _validation(named: _Named, data: FaceData) -> Validation:
@@ -133,6 +138,39 @@ def _validation(named: _Named, data: FaceData) -> Validation:
         tar = tar_at_far(all_against_all(named.probed, labels), FAR)
     right = int((named.answers.named == named.answers.truth).sum())
     return Validation(people=people, photos=len(labels), right=right, tar=tar)
+
+
+def _refused(folder: Path, named: _Named | None, data: FaceData) -> str | None:
+    """Why ``edgeface export`` would refuse the model, by its own limits: on validation photos, each against training
+    photos; without any, on training photos alone."""
+    if named is None:
+        rows = _of_each(np.unique(data.labels[data.rows("train")])[:PEOPLE], data)
+        rows = rows[pair_photos(data.labels[rows])]
+        (embedded,) = _embed(folder, data, rows)
+        pairs = all_pairs(embedded, data.labels[rows])
+    else:
+        embedded = np.concatenate([named.known, named.probed])
+        scores = named.probed.astype(np.float64) @ named.known.astype(np.float64).T
+        first, second = np.broadcast_arrays(data.labels[named.probes][:, None], data.labels[named.gallery])
+        pairs = Pairs(scores.ravel(), first.ravel(), second.ravel())
+    if alike(embedded):
+        return "it gives every face the same embedding"
+    if pairs.has_both_kinds and (eer := equal_error_rate(pairs)[0]) > COIN:
+        return f"it tells people apart no better than a coin (equal error rate {100 * eer:.0f} %)"
+    return None
+
+
+def _of_each(people: NDArray[np.int64], data: FaceData) -> NDArray[np.int64]:
+    """Rows of the first training photos of each of the people."""
+    train = data.rows("train")
+    return np.concatenate([train[data.labels[train] == person][:PER_PERSON] for person in people])
+
+
+def _embed(folder: Path, data: FaceData, *parts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """(N, D) unit rows of each of some sets of rows, by the run's model."""
+    checkpoint = load_checkpoint(folder)
+    net, spec = checkpoint.net.to(best_device()), checkpoint.contract.input
+    return [torch_embeddings(net, spec, data.faces[rows]) for rows in parts]
 
 
 def _augmented(data: FaceData, config: TrainConfig) -> list[list[Tile]]:

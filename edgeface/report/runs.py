@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from edgeface.evaluation.tails import TarAtFar
 from edgeface.training.config import as_dict, by_key
 from edgeface.training.record import RECORD, RunRecord, read_record
 from edgeface.training.schedule import CURVES, Epoch, best_epoch, read_curves, stalled
+from edgeface.training.setting import shown_value
 from edgeface_runtime import EdgefaceError, UsageError
-from edgeface_runtime.checks import Count, build, read_document, shown
+from edgeface_runtime.checks import Count, read_document, require_folder, shown
 
 SUMMARY, PAGE = "summary.json", "report.html"
 FAR = 0.01
 """False match rate at which validation photos are compared: few people's photos suffice for it."""
+_LONG = 0.8
+"""Share of a run over which the margin grows from which on more of it is no advice."""
 _DEPTH = 3
 """Folders below the one that is named, in which runs are looked for."""
 
@@ -35,6 +39,13 @@ class Validation:
     """Genuine pairs accepted at FMR 0.01, all photos compared with each other."""
 
 
+class _Summary(TypedDict):
+    """What is read again of ``summary.json``."""
+
+    validation: NotRequired[Validation | None]
+    refused: NotRequired[str | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder as far as it can be read."""
@@ -44,6 +55,8 @@ class Run:
     curves: tuple[Epoch, ...] = ()
     validation: Validation | None = None
     """None before the run has ended, or without validation photos."""
+    refused: str | None = None
+    """Why an export would refuse the model: it tells nobody apart. None where it does, or before the run has ended."""
     problem: str | None = None
     """Why there is no record, or why the rest was passed over."""
 
@@ -80,6 +93,10 @@ class Run:
         """Every setting by key; empty where the run is unreadable."""
         return by_key(as_dict(self.record.config)) if self.record else {}
 
+    def shown_setting(self, key: str) -> str:
+        """A setting's value for people; a dash where the run is unreadable."""
+        return shown_value(self.settings.get(key, "–"))
+
     def as_json(self) -> dict[str, object]:
         """Stable keys, for ``--json`` and ``summary.json``."""
         last, best = self.curves[-1] if self.curves else None, self.best
@@ -102,12 +119,40 @@ class Run:
             "seconds": self.seconds,
             "licence": self.record and self.record.data["licence"],
             "validation": self.validation and asdict(self.validation),
+            "refused": self.refused,
             "report": shown(self.folder / PAGE) if (self.folder / PAGE).exists() else None,
         }
 
     def lines(self) -> list[str]:
         """What the command says at the end: how the run ended, where its page is, what comes next."""
-        return [self.summary(), f"page: {shown(self.folder / PAGE)}", f"next: {self.commands()[1][1]}"]
+        page = f"page: {shown(self.folder / PAGE)}"
+        if self.refused:
+            return [
+                self.summary(),
+                page,
+                f"edgeface export would refuse this model: {self.refused}",
+                f"next: {self.advice()}",
+            ]
+        return [self.summary(), page, f"next: {self.commands()[1][1]}"]
+
+    def problems(self) -> list[str]:
+        """What stands beside a comparison of runs, to be put behind the run's name."""
+        found = [f"is unreadable: {self.problem}"] if self.problem else []
+        return [*found, f"would be refused by edgeface export: {self.refused}"] if self.refused else found
+
+    def advice(self) -> str:
+        """What to do about a model that tells nobody apart, with the keys of the settings."""
+        assert self.record is not None
+        config, command = self.record.config, self.record.command
+        ways = [f"a lower rate (--set lr={config.optim.lr / 3:.1g})"]
+        if (ratio := config.head.margin_warmup_ratio) < _LONG:
+            ways.append(
+                f"a margin that grows for longer (--set margin_warmup_ratio={min(2 * ratio or _LONG, _LONG):g})"
+            )
+        ways += ["more epochs", "more photos a person"]
+        if command is None or command.init is None:
+            ways.append("a model that knows faces to start from (--init mobilefacenet)")
+        return f"train anew, in another folder, with {', '.join(ways[:-1])} or {ways[-1]}"
 
     def summary(self) -> str:
         """How the run ended, in one line."""
@@ -129,11 +174,14 @@ class Run:
         command = self.record.command
         data = shlex.quote(shown(command.data)) if command and command.data else "DATA"
         file = shlex.quote(shown(self.folder / f"{file_stem(self.record.config.model.backbone)}.int8.tflite"))
+        compare = ("Compare it with other runs", f"edgeface runs {shlex.quote(shown(self.folder.parent))}")
+        if self.refused:
+            return [compare]
         return [
             ("Measure it on the test photos, which no training has seen", f"edgeface eval {run} --data {data}"),
             ("Make the files for a device", f"edgeface export {run} --data {data} --int8"),
             ("Measure such a file, here or for a board", f"edgeface bench {file} --data {data}"),
-            ("Compare it with other runs", f"edgeface runs {shlex.quote(shown(self.folder.parent))}"),
+            compare,
         ]
 
 
@@ -156,14 +204,14 @@ def read_run(folder: Path) -> Run:
         curves = tuple(read_curves(folder / CURVES))
     except (EdgefaceError, OSError, ValueError) as error:
         return Run(folder=folder, record=record, problem=_reason(error, folder))
-    validation = None
+    validation = refused = None
     if (folder / SUMMARY).exists():
         try:
-            found = read_document(folder / SUMMARY, dict, "summary").get("validation")
-            validation = None if found is None else build(Validation, found, "validation")
+            found = read_document(folder / SUMMARY, _Summary, "summary")
+            validation, refused = found.get("validation"), found.get("refused")
         except (EdgefaceError, OSError) as error:
             return Run(folder=folder, record=record, curves=curves, problem=_reason(error, folder))
-    return Run(folder=folder, record=record, curves=curves, validation=validation)
+    return Run(folder=folder, record=record, curves=curves, validation=validation, refused=refused)
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -172,8 +220,7 @@ def read_runs(folder: Path) -> list[Run]:
     Raises:
         UsageError: no such folder, or no run in it.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{shown(folder)}: no such folder")
+    require_folder(folder)
     found = [file for depth in range(_DEPTH + 1) for file in folder.glob("*/" * depth + RECORD)]
     # A link to a run, such as a search's best, is that run once more.
     files = [file for file in found if file.parent == folder or not file.parent.is_symlink()]

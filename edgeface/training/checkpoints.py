@@ -37,6 +37,13 @@ from edgeface_runtime.model import shipped
 KEY = "edgeface"
 SHIPPED = Path(__file__).parents[2] / "weights"
 """The fp32 weights of the models that come with edgeface: in a clone of the repository, not in the package."""
+_MADE = {
+    "run.json": "a run of edgeface train",
+    "tune.json": "a search of edgeface tune",
+    "training/run.json": "a model of edgeface adapt",
+    "dataset.json": "photos of edgeface data prepare",
+}
+"""File → what a folder with it is."""
 PACKAGES = ("torch", "accelerate", "numpy", "pillow", "safetensors", "scikit-learn")
 
 
@@ -56,7 +63,8 @@ def new_folder(folder: Path, *, marker: str, resume: bool) -> bool:
         raise UsageError(f"{folder}: exists and is not a folder")
     ours = (folder / marker).exists()
     if not ours and not is_unused(folder):
-        raise UsageError(f"{folder}: exists and was not made by edgeface; name another folder")
+        of = next((what for file, what in _MADE.items() if (folder / file).exists()), "files that are no such run")
+        raise UsageError(f"{folder}: exists and holds {of}; name another folder")
     if ours and not resume:
         raise UsageError(f"{folder}: holds a run already; go on with --resume, or name another folder")
     return ours
@@ -97,7 +105,7 @@ def write_record(
     """Writes ``run.json``, which ``edgeface.training.record`` reads."""
     document = {"schema": 1, "config": as_dict(config), "environment": environment(device), "data": data}
     document |= {"sources": [asdict(source) for source in sources], "command": command}
-    write_text(folder / RECORD, json.dumps(document, indent=2) + "\n")
+    write_text(folder / RECORD, json.dumps(document, indent=2) + "\n", private=True)  # it holds names
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], document: Mapping[str, object]) -> None:

@@ -41,6 +41,11 @@ def below_1(default: float, *, unit: str, was: str = "") -> float:
     return setting(default, "0 to below 1", lambda value: 0 <= value < 1, unit=unit, was=was)
 
 
+def shown_value(value: object) -> str:
+    """A setting's value as ``--set`` takes it, numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def choice(default: str, *names: str, was: str = "") -> str:
     """A key that is one of some words."""
     words = f"{', '.join(names[:-1])} or {names[-1]}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from edgeface.backbones import build_backbone
 from edgeface.backbones.layers import Pooled
 from edgeface.data.dataset import FaceData
 from edgeface.heads import HEADS, ClassCentres, build_head, drawn_classes
@@ -226,6 +227,17 @@ def clamp_slopes(slopes: Sequence[Tensor]) -> None:
     """PReLU's slopes to at most 1, in place: the exact rewrites that export uses hold up to there."""
     for slope in slopes:
         slope.clamp_(max=1.0)
+
+
+def check_names(config: TrainConfig) -> None:
+    """Builds backbone and head once, so that a wrong name, option or size is told before photos are opened.
+
+    Raises:
+        UsageError: as ``build_backbone`` and ``build_head``.
+        ModuleNotFoundError: a net of timm, and timm is not installed.
+    """
+    build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
+    build_head(config.head.loss, 2, 2, s=config.head.logit_scale, m=config.head.margin)
 
 
 def head_for(config: TrainConfig, classes: int, free: int | None, processes: int = 1) -> ClassCentres:

@@ -10,8 +10,8 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from edgeface.training.setting import shown_value
 from edgeface.tuning.plan import OBJECTIVES, SearchPlan
-from edgeface.tuning.space import shown_value
 from edgeface.tuning.storage import OpenedStorage
 
 ENOUGH = 4

@@ -15,10 +15,10 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from edgeface.backbones import build_backbone
-from edgeface.heads import build_head
 from edgeface.progress import SILENT, Reporter
 from edgeface.training.config import KEYS, TrainConfig, as_dict, by_key, load_config
+from edgeface.training.setting import shown_value
+from edgeface.training.training_state import check_names
 from edgeface_runtime import UsageError
 from edgeface_runtime.checks import parse_toml, read_text
 
@@ -27,6 +27,7 @@ Space = Mapping[str, BaseDistribution]
 
 DEFAULT = Path(__file__).with_name("space.toml")
 _RANGES = {float: FloatDistribution, int: IntDistribution}
+_NAMES = ("backbone", "loss")
 _WORDS = {"low", "high", "log", "step"}
 
 
@@ -50,11 +51,17 @@ def read_space(file: Path, base: TrainConfig, reporter: Reporter = SILENT) -> Sp
     table = document.get("space")
     if document.keys() != {"space"} or not isinstance(table, dict) or not table:
         raise UsageError(f"{file}: needs one table, [space], with a range or a list of values for each setting")
-    found = {key: _distribution(key, given, file) for key, given in by_key(table, str(file), reporter).items()}
+    try:
+        keys = by_key(table, str(file), reporter)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+    found = {key: _distribution(key, given, file) for key, given in keys.items()}
     for key, distribution in found.items():
         for value in ends(distribution):
             try:
-                _try(load_config(base=by_key(as_dict(base)) | {key: value}), key)
+                config = load_config(base=by_key(as_dict(base)) | {key: value})
+                if key in _NAMES:
+                    check_names(config)
             except UsageError as error:
                 raise UsageError(f"{file}: {error}") from error
     return found
@@ -76,11 +83,6 @@ def described(distribution: BaseDistribution) -> str:
     step = distribution.step if distribution.step not in (None, 1) else None
     words = f"{distribution.low:g} to {distribution.high:g}"
     return words + (" (log)" if distribution.log else "") + (f" in steps of {step:g}" if step else "")
-
-
-def shown_value(value: object) -> str:
-    """A setting's value, numbers with three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_words(space: Space) -> dict[str, str]:
@@ -110,11 +112,3 @@ def _distribution(key: str, given: object, file: Path) -> BaseDistribution:
             return _RANGES[kind](**given)
     except (ValueError, UserWarning) as error:
         raise UsageError(f"{place}: {' '.join(str(error).split())}") from error
-
-
-def _try(config: TrainConfig, key: str) -> None:
-    """Builds what a name stands for, so that a wrong one is told before the first trial."""
-    if key == "backbone":
-        build_backbone(config.model.backbone, embedding=config.model.embedding_dim, size=config.model.input_size)
-    if key == "loss":
-        build_head(config.head.loss, 2, 2, s=config.head.logit_scale, m=config.head.margin)

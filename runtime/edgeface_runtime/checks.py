@@ -326,6 +326,12 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, "a pipe, a device or a socket, not a file", os.fspath(path))
 
 
+def require_folder(path: Path) -> None:
+    """Raises UsageError unless it is a folder, and says which it is: a file, or nothing."""
+    if not path.is_dir():
+        raise UsageError(f"{shown(path)}: {'is a file, not a folder' if path.exists() else 'no such folder'}")
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     r"""A path as text that is valid UTF-8: bytes of a name that are not show as ``\xe9``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

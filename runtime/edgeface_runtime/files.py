@@ -113,14 +113,21 @@ def write_whole(path: Path, save: Callable[[BinaryIO], object]) -> None:
     path.write_bytes(memory.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Writes a text file whole or not at all.
+
+    Args:
+        path: the file.
+        text: what it holds.
+        private: True: readable by its owner alone, from its first byte on.
 
     Raises:
         UsageError: the disk is full, or the folder cannot be written to.
     """
     try:
         with replacing(path) as beside:
+            if private:
+                beside.touch(mode=0o600)
             beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -58,10 +58,13 @@ class Inspection:
     def rows(self) -> list[tuple[str, str]]:
         """(key, value) lines for a person; thresholds and accuracy are tables of their own."""
         contract = dataclasses.asdict(self.contract)
-        hidden = ("golden", "cost", "file_sha256", "schema", "thresholds", "accuracy")
+        hidden = ("golden", "cost", "file_sha256", "schema", "thresholds", "accuracy", "members")
         if kept := len((contract["calibration"] or {}).pop("float_layers", None) or ()):
             contract["calibration"]["layers in float"] = kept
         rows = [(name, _shown(value)) for name, value in contract.items() if name not in hidden and value]
+        for member in self.contract.members:
+            about = f"{member.name}, weight {member.weight:.3g}, sha256 {member.sha256}"
+            rows.append((member.file, about))
         for name, cost in self.contract.cost.items():
             shown = f"{cost.count} operators, {cost.macs / 1e6:.1f} M MAC, {cost.bytes:,} bytes"
             rows.append((f"cost of {name}", shown))

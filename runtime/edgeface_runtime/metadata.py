@@ -73,6 +73,7 @@ _OTHER_KINDS = {
     (".caffemodel", ".prototxt"): f"a model of Caffe, {_NOT_BACK}",
     (".zip", ".gz", ".tgz", ".7z"): "packed: unpack it and name the .onnx or .tflite file inside",
 }
+_ARCHIVES = {"ensemble": "ensemble of models", "ncnn": "ncnn model"}
 _MAGIC = {b"PK\x03\x04": ".zip", b"\x89HDF": ".h5", b"<?xml": ".xml"}
 
 
@@ -104,13 +105,16 @@ def read_text(path: Path) -> str:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     if not data:
         raise ModelError(f"{path}: the file is empty")
-    read = {"tflite": _tflite_text, "ncnn": _tar_text, "ensemble": _tar_text, "onnx": _onnx_text}[file_format(data)]
+    kind = file_format(data)
+    read = {"tflite": _tflite_text, "ncnn": _tar_text, "ensemble": _tar_text, "onnx": _onnx_text}[kind]
     try:
         text = read(data)
     except (LookupError, struct.error, ValueError) as error:
         if other := other_kind(path, data):
             raise ModelError(f"{path}: {other}") from error
-        raise ModelError(f"{path}: not a whole ONNX or TFLite model (truncated or another kind of file)") from error
+        # A damaged archive may not look like one any more, but for its name.
+        what = _ARCHIVES.get(kind) or _ARCHIVES.get(path.suffix[1:].lower(), "ONNX or TFLite model")
+        raise ModelError(f"{path}: not a whole {what} (truncated or another kind of file)") from error
     if text is None:
         raise ContractError(
             f"{path}: carries no edgeface contract; `edgeface export --contract` gives a third-party "

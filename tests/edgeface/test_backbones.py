@@ -150,13 +150,15 @@ def test_options_reach_the_net():
     assert any(isinstance(module, nn.ReLU) for module in tensors("mobilefacenet:act=relu").modules())
     assert file_stem("mobilefacenet:act=relu,width=0.5") == "mobilefacenet-relu-0.5"
     assert parse_backbone("timm:resnet10t.c3_in1k,pool=none") == ("timm:resnet10t.c3_in1k", {"pool": "none"})
+    assert parse_backbone("timm:resnet10t:pool=none") == ("timm:resnet10t", {"pool": "none"})
+    assert parse_backbone("mobilefacenet,act=relu,width=0.5") == ("mobilefacenet", {"act": "relu", "width": 0.5})
     assert file_stem("timm:resnet10t.c3_in1k,pool=none") == "timm-resnet10t-c3_in1k-none"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet50", "no backbone 'resnet50'; there are: mobilefacenet, "),
+        ("resnet19", "no backbone 'resnet19'; there are: mobilefacenet, "),
         ("resnet18:act=relu", "resnet18 has no option 'act=relu'; it takes stem"),
         ("resnet18:stride1", "resnet18 has no option 'stride1'"),
         ("resnet18:stem=stride3", "stem is stride2 or stride1"),
@@ -166,7 +168,7 @@ def test_options_reach_the_net():
         ("timm:", "no backbone 'timm:'; .* and timm:NAME for a net of timm"),
         (
             "timm:resnet10t,stem=x",
-            "timm:resnet10t has no option 'stem=x'; it takes pool, as in timm:resnet10t,key=value",
+            "timm:resnet10t has no option 'stem=x'; it takes pool, as in timm:resnet10t:key=value",
         ),
         ("mobilefacenet:width=9", "width is a number from 0.25 to 2"),
         ("mobilefacenet:width=wide", "width is a number"),

@@ -132,10 +132,30 @@ def test_a_folder_in_which_a_run_was_killed_before_its_mark_is_taken_again(tmp_p
     assert [item.name for item in tmp_path.iterdir()] == ["training"]
 
 
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("run.json", "a run of edgeface train"),
+        ("tune.json", "a search of edgeface tune"),
+        ("training/run.json", "a model of edgeface adapt"),
+        ("dataset.json", "photos of edgeface data prepare"),
+    ],
+)
+@pytest.mark.parametrize("marker", ["run.json", "tune.json", "training/run.json"])
+def test_a_folder_of_another_command_is_named(file: str, what: str, marker: str, tmp_path: Path):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    if file == marker:
+        assert checkpoints.new_folder(tmp_path, marker=marker, resume=True)
+        return
+    with pytest.raises(UsageError, match=f"exists and holds {what}; name another folder"):
+        checkpoints.new_folder(tmp_path, marker=marker, resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_that_is_not_ours_is_left_alone(resume: bool, tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(UsageError, match="exists and was not made by edgeface; name another folder"):
+    with pytest.raises(UsageError, match="exists and holds files that are no such run; name another folder"):
         checkpoints.new_folder(tmp_path, marker="run.json", resume=resume)
     with pytest.raises(UsageError, match=r"thesis\.tex: exists and is not a folder"):
         checkpoints.new_folder(tmp_path / "thesis.tex", marker="run.json", resume=resume)

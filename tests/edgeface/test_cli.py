@@ -90,7 +90,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
     (tmp_path / "photo.jpg").write_bytes(b"nothing")
     whole = tiny_onnx.read_bytes()
     (tmp_path / "good.onnx").write_bytes(whole)
-    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    for name in ("cut.onnx", "cut.ensemble"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bare.onnx").write_bytes(whole.replace(b"edgeface", b"somebody"))
     (tmp_path / "zero.tflite").write_bytes(b"")
     (tmp_path / "cut.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{")
@@ -106,7 +107,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("train two --epochs many", "--epochs"),
         ("train two --nope", "No such option: --nope"),
         ("train nowhere", "nowhere: no such folder"),
-        ("train photo.jpg", "photo.jpg: no such folder"),
+        ("train nowhere --backbone resnet19", "no backbone 'resnet19'"),
+        ("train nowhere --head arcfase", "no head 'arcfase'"),
+        ("train photo.jpg", "photo.jpg: is a file, not a folder"),
         ("train empty", "empty: no image found in <identity>/<photo> folders"),
         ("train notes", "notes: no image found in <identity>/<photo> folders (a/notes.txt: not an image by its name)"),
         ("train one", "one: only one identity (only); recognition needs at least two"),
@@ -118,7 +121,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("train two", "5 training photos: --set batch_size=2"),
         (
             "train two --set batch_size=4 -o foreign",
-            "foreign: exists and was not made by edgeface; name another folder",
+            "foreign: exists and holds files that are no such run; name another folder",
         ),
         ("train two --set batch_size=4 -o photo.jpg", "photo.jpg: exists and is not a folder"),
         ("train two --set batch_size=4 -o photo.jpg/run", "photo.jpg/run: cannot be made"),
@@ -140,6 +143,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> P
         ("inspect empty", "empty: Is a directory"),
         ("inspect photo.jpg", "photo.jpg: not a whole ONNX or TFLite model"),
         ("inspect cut.onnx", "cut.onnx: not a whole ONNX or TFLite model (truncated or another kind of file)"),
+        ("inspect cut.ensemble", "cut.ensemble: not a whole ensemble of models (truncated or another kind of file)"),
         ("inspect zero.tflite", "zero.tflite: the file is empty"),
         ("inspect bare.onnx", "bare.onnx: carries no edgeface contract; `edgeface export --contract` gives"),
     ],

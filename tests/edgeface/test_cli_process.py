@@ -119,6 +119,8 @@ def test_ctrl_c_exits_130(trained: Trained, tmp_path: Path):
         child.kill()
     assert (child.returncode, out) == (130, "")
     assert "Traceback" not in err
+    go_on = f"go on with: edgeface train --resume -o {tmp_path / 'run'}"
+    assert err.splitlines()[-2:] == [f"stopped; the epochs that are done are kept, {go_on}", "interrupted"]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_run_is_exported(here: Path):
     # A net that tells people apart: one of two epochs does not, and an export refuses it.
     (here / "runs" / "train").unlink()
     (here / "runs" / "train").mkdir()
-    weights = ROOT / "weights" / "mobilefacenet.safetensors"
+    weights = ROOT / "weights" / "mobilefacenet-tiny.safetensors"
     (here / "runs" / "train" / "best.safetensors").symlink_to(weights)
     made = follow("export.md")["made"]
     assert sorted(file.precision for file in made.files) == ["fp32", "fp32", "int8", "int8"]

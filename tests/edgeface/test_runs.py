@@ -60,6 +60,13 @@ def first(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "runs" / "first", tmp_path / "runs" / "first"))
 
 
+@pytest.fixture
+def able(first: Path) -> Path:
+    """The same with a shipped model in place of its own, which tells people apart."""
+    shutil.copy(load_checkpoint("mobilefacenet-tiny").path, first / "best.safetensors")
+    return first
+
+
 class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -77,7 +84,8 @@ def words(text: str) -> str:
 
 def test_a_run_ends_with_a_page_that_needs_no_other_file(made: Path):
     page = made / "runs" / "first" / "report.html"
-    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    for file in (page, page.with_name("run.json")):  # which hold faces or names
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = page.read_text("utf-8")
     for tag, attributes in Tags(text).tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "b"}
@@ -99,14 +107,18 @@ def test_a_run_ends_with_a_page_that_needs_no_other_file(made: Path):
     assert len({picture for picture, _ in augmented}) == 12
 
 
-def test_the_page_gives_commands_as_they_are_typed(made: Path, monkeypatch: pytest.MonkeyPatch):
-    text = (made / "runs" / "first" / "report.html").read_text("utf-8")
+def test_the_page_gives_commands_as_they_are_typed(
+    able: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["train", "-o", str(able), "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"next: edgeface export {able} --data ")
+    text = (able / "report.html").read_text("utf-8")
     lines = [shlex.split(html.unescape(line)) for line in re.findall(r"<pre[^>]*>([^<]+)</pre>", text)]
     assert [line[:2] for line in lines] == [["edgeface", verb] for verb in ("eval", "export", "bench", "runs")]
     monkeypatch.chdir("/")
     assert run(lines[0][1:]) == 0
     assert run(lines[3][1:]) == 0
-    assert Path(lines[2][2]).parent == made / "runs" / "first"
+    assert Path(lines[2][2]).parent == able
 
 
 def test_figures_of_validation_photos_are_those_of_a_loop_over_them(made: Path):
@@ -139,6 +151,41 @@ def test_confusions_are_shown_with_both_faces(first: Path, made: Path):
     assert re.search(
         r"Each person, the worst first .* s2 \d 1 0 % \(0\) s1 s3 \d 1 0 % \(0\) s1 s1 \d 1 100 % \(1\)", shown
     )
+
+
+def test_a_run_that_tells_nobody_apart_says_what_helps_in_place_of_an_export(
+    made: Path, say: Say, capsys: pytest.CaptureFixture[str]
+):
+    """As the run of two epochs does, from random weights; resumed, it has nothing to train and ends as it did."""
+    first, same = made / "runs" / "first", "it gives every face the same embedding"
+    assert run(["export", str(first), "--data", str(made / "people"), "-o", str(made / "files")]) == 2
+    assert "gives the same embedding for every face" in capsys.readouterr().err
+    assert run(["train", "-o", str(first), "--resume"]) == 0
+    *_, refused, advice = capsys.readouterr().out.splitlines()
+    assert refused == f"edgeface export would refuse this model: {same}"
+    assert advice.startswith("next: train anew, in another folder, with a lower rate (--set lr=0.001), ")
+    assert all(word in advice for word in ("margin_warmup_ratio=0.8", "more photos a person", "--init mobilefacenet"))
+    text = (first / "report.html").read_text("utf-8")
+    assert f"edgeface export would refuse this model: {same}. What helps: train anew" in words(text)
+    assert re.findall(r"<pre[^>]*>(edgeface \w+)", text) == ["edgeface runs"]
+    assert say("runs", first)[1]["runs"][0]["refused"] == same
+    assert run(["runs", str(first.parent), "--page", str(made / "page.html")]) == 0
+    line = f"first would be refused by edgeface export: {same}"
+    assert line in capsys.readouterr().err
+    assert line in words((made / "page.html").read_text("utf-8"))
+
+
+def test_a_model_no_better_than_a_coin_is_said_to_be_one(able: Path, made: Path):
+    """Right names, wrong faces: each validation photo is one of somebody else's training photos."""
+    data = load_data(made / "people")
+    swapped = data.faces.copy()
+    for person in range(3):
+        mine, other = (np.flatnonzero(data.labels == label) for label in (person, (person + 1) % 3))
+        swapped[mine[data.split[mine] == "val"]] = data.faces[other[data.split[other] == "train"][0]]
+    refused = write_run_page(able, replace(data, faces=swapped)).refused
+    assert refused is not None
+    assert re.fullmatch(r"it tells people apart no better than a coin \(equal error rate \d+ %\)", refused)
+    assert read_run(able).refused == refused
 
 
 def test_without_validation_photos_the_page_says_so(first: Path, made: Path):
@@ -179,7 +226,7 @@ def test_runs_are_compared(first: Path, say: Say, capsys: pytest.CaptureFixture[
     folder = first.parent
     second = Path(shutil.copytree(first, folder / "group" / "second"))
     document = json.loads((second / "run.json").read_text())
-    document["config"]["optim"]["lr"] = 0.01
+    document["config"]["optim"]["lr"] = 0.010000123456789
     document["config"]["schedule"] |= {"epochs": 9, "early_stopping_patience": 1}
     (second / "run.json").write_text(json.dumps(document))
     rows = [replace(ROW, epoch=epoch, val_accuracy=0.5 if epoch > 1 else 0.75) for epoch in (1, 2)]
@@ -224,6 +271,7 @@ def test_runs_are_compared(first: Path, say: Say, capsys: pytest.CaptureFixture[
         ("curves.csv", "epoch,train_loss\n" + "9" * 200_000 + ",1\n", "curves.csv: not CSV"),
         ("summary.json", "[]", "summary"),
         ("summary.json", '{"validation": {"people": -1}}', "validation has no"),
+        ("summary.json", '{"refused": 1}', "summary.refused is not of type str"),
     ],
 )
 def test_a_damaged_run_is_a_row_that_says_so(name: str, text: str, why: str, first: Path, say: Say):
@@ -241,7 +289,13 @@ def test_a_damaged_run_is_a_row_that_says_so(name: str, text: str, why: str, fir
 
 
 def test_where_no_run_is_the_line_says_so(tmp_path: Path, say: Say):
-    for folder, message in ((tmp_path, "no run in it (no run.json"), (tmp_path / "none", "no such folder")):
+    (tmp_path / "run.json").mkdir()
+    (tmp_path / "file").touch()
+    for folder, message in (
+        (tmp_path / "none", "none: no such folder"),
+        (tmp_path / "file", "file: is a file, not a folder"),
+        (tmp_path / "run.json", "no run in it (no run.json"),
+    ):
         code, _, err = say("runs", folder)
         assert code == 2
         assert message in err

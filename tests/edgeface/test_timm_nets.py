@@ -75,6 +75,14 @@ def test_published_weights_give_timms_own_feature_map(hub: Path):
         torch.testing.assert_close(ours.trunk(x), theirs.forward_features(x))
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "resnet10t.c3_in1k"])
+def test_a_name_of_timm_alone_is_said_to_be_one(name: str):
+    with pytest.raises(UsageError, match=rf"no backbone '{name}'; timm:{name} is one of timm; there are: mob"):
+        build_backbone(f"{name}:pool=none", embedding=8, size=SIZE)
+    with pytest.raises(UsageError, match=r"no backbone 'resnet10x'; there are"):
+        build_backbone("resnet10x", embedding=8, size=SIZE)
+
+
 def test_their_licence_goes_with_the_run():
     (origin,) = origins(NAME)
     assert origin.licence == "apache-2.0 (timm's lcnet_050.ra2_in1k)"

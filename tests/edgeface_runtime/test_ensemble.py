@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +24,11 @@ from edgeface_runtime import (
 from edgeface_runtime.contract import Member, read_contract, seal
 from edgeface_runtime.engines import open_engine
 from edgeface_runtime.integrity import inspect_file
-from edgeface_runtime.metadata import file_format, graph_formats
+from edgeface_runtime.metadata import file_format, graph_formats, write_tar
 from edgeface_runtime.trial import try_model
 
 FIRST, SECOND = "member-0.onnx", "member-1.onnx"
 Make = Callable[..., Path]
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            archive.addfile(about, io.BytesIO(content))
-    return path
 
 
 def contract_of(held: dict[str, bytes], weights: tuple[float, ...] = (0.3, 0.7)) -> Contract:
@@ -54,7 +43,7 @@ def contract_of(held: dict[str, bytes], weights: tuple[float, ...] = (0.3, 0.7))
 
 
 def write(path: Path, held: dict[str, bytes], contract: Contract) -> Path:
-    pack(path, held | {"edgeface.json": contract.to_json().encode()})
+    write_tar(path, held | {"edgeface.json": contract.to_json().encode()})
     seal(path)
     return path
 
@@ -114,14 +103,18 @@ def test_a_gallery_is_bound_to_the_whole(door: Path, tmp_path: Path, held: dict[
     assert "\n" not in str(raised.value)
 
 
-def test_its_bytes_say_what_it_is(door: Path, tmp_path: Path):
+def test_its_bytes_say_what_it_is(door: Path, tmp_path: Path, held: dict[str, bytes]):
     named_wrongly = tmp_path / "door.onnx"
     named_wrongly.write_bytes(door.read_bytes())
     assert file_format(door.read_bytes()) == "ensemble"
     assert read_contract(named_wrongly).members[1].weight == 0.7
     assert load(named_wrongly).contract.name == "door"
     assert (inspect_file(door).format, inspect_file(door).intact) == ("ensemble", True)
-    assert "0.3" in dict(inspect_file(door).rows())["members"]
+    rows = dict(inspect_file(door).rows())
+    digests = [hashlib.sha256(content).hexdigest() for content in held.values()]
+    assert rows[FIRST] == f"tiny, weight 0.3, sha256 {digests[0]}"
+    assert rows[SECOND] == f"tiny, weight 0.7, sha256 {digests[1]}"
+    assert not [value for value in rows.values() if "{" in value]
     try_model(door)
 
 
@@ -132,6 +125,17 @@ def test_a_changed_byte_is_found(door: Path):
     assert not inspect_file(door).intact
     with pytest.raises(ModelError, match="changed since it was exported"):
         load(door)
+
+
+@pytest.mark.parametrize("end", [100, 700])
+@pytest.mark.parametrize("name", ["door.ensemble", "door.onnx"])
+def test_a_damaged_one_is_called_an_ensemble(end: int, name: str, door: Path, tmp_path: Path):
+    """By its name where not even the first block is whole, which says what it is."""
+    cut = tmp_path / "cut" / name
+    cut.parent.mkdir()
+    cut.write_bytes(door.read_bytes()[:end])
+    what = "ONNX or TFLite model" if (end, name) == (100, "door.onnx") else "ensemble of models"
+    assert refused(cut) == f"not a whole {what} (truncated or another kind of file)"
 
 
 def refused(path: Path) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from edgeface_runtime import FaceRecognizer, Gallery, GalleryError
 from edgeface_runtime.gallery.database import Binding, binding_of
-from edgeface_runtime.model import load
+from edgeface_runtime.model import DEFAULT, load, shipped
 from edgeface_runtime.testing import fake_photo
 
 
@@ -39,6 +39,14 @@ def test_the_wrong_model_is_told_to_re_enrol(path: Path, tiny_onnx: Path, fake: 
         Gallery.open(path, FaceRecognizer(tiny_onnx))
     with Gallery.open(path, fake) as gallery:
         assert names(gallery) == ["Ada"]
+
+
+def test_a_gallery_of_a_shipped_model_names_it(path: Path, tiny_onnx: Path):
+    name = next(model.name for model in shipped() if model.name != DEFAULT)
+    Gallery(path, FaceRecognizer(name)).close()
+    for other in (DEFAULT, tiny_onnx):
+        with pytest.raises(GalleryError, match=rf"\(--model {name}\), or enroll .* \(edgeface gallery move\)"):
+            Gallery.open(path, FaceRecognizer(other))
 
 
 def test_which_models_embeddings_may_be_mixed():

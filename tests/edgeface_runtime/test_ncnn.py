@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,7 @@ from edgeface_runtime import Contract, ContractError, EmbeddingSpec, InputSpec, 
 from edgeface_runtime import engines as module
 from edgeface_runtime.contract import read_contract, seal
 from edgeface_runtime.integrity import inspect_file
-from edgeface_runtime.metadata import file_format, tar_members
+from edgeface_runtime.metadata import file_format, tar_members, write_tar
 
 PARAM = """7767517
 5 5
@@ -29,15 +27,6 @@ FLOAT32 = np.zeros(1, np.int32).tobytes()
 Oracle = Callable[[np.ndarray], np.ndarray]
 
 
-def write(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            archive.addfile(about, io.BytesIO(content))
-    return path
-
-
 def make(path: Path, param: str = PARAM, precision: str = "fp32") -> Path:
     """The tiny net of the other formats, by hand: weights OIHW behind their tag, then the bias."""
     rng = np.random.default_rng(0)
@@ -49,7 +38,7 @@ def make(path: Path, param: str = PARAM, precision: str = "fp32") -> Path:
     )  # fmt: skip
     planar = np.ascontiguousarray(weights.transpose(0, 3, 1, 2))
     members = {"model.param": param.encode(), "model.bin": FLOAT32 + planar.tobytes() + bias.tobytes()}
-    write(path, members | {"edgeface.json": contract.to_json().encode()})
+    write_tar(path, members | {"edgeface.json": contract.to_json().encode()})
     seal(path)
     return path
 
@@ -108,7 +97,8 @@ def test_an_inspection_says_ncnn_and_finds_a_changed_byte(tiny_ncnn: Path):
 
 def test_members_are_those_that_tarfile_reads(tmp_path: Path):
     members = {"a": b"", "b.json": b"x" * 511, "c": b"y" * 513, "d": b"z" * 512}
-    path = write(tmp_path / "x.tar", members)
+    path = tmp_path / "x.tar"
+    write_tar(path, members)
     assert tar_members(path.read_bytes()) == members
 
 
@@ -121,8 +111,9 @@ def test_a_truncated_archive_is_one_clear_error(end: int, tmp_path: Path):
 
 
 def test_an_archive_of_something_else_has_no_contract(tmp_path: Path):
+    write_tar(tmp_path / "x.tar", {"readme": b"hello"})
     with pytest.raises(ContractError, match="carries no edgeface contract"):
-        read_contract(write(tmp_path / "x.tar", {"readme": b"hello"}))
+        read_contract(tmp_path / "x.tar")
 
 
 def test_a_graph_that_ncnn_does_not_know_is_one_clear_error(tmp_path: Path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from edgeface_runtime.metadata import read_text
+from edgeface_runtime.metadata import read_text, write_tar
 from edgeface_runtime.model import shipped
 
 
@@ -33,11 +32,7 @@ def behind_tflite(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def ncnn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tar archive with a contract, as an ncnn file is."""
-    folder = tmp_path_factory.mktemp("ncnn")
-    (folder / "edgeface.json").write_text(read_text(shipped()[0].file))
-    (folder / "model.param").write_text("7767517\n")
-    (folder / "model.bin").write_bytes(bytes(1000))
-    with tarfile.open(folder / "net.ncnn", "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in ("model.param", "model.bin", "edgeface.json"):
-            archive.add(folder / name, name)
-    return folder / "net.ncnn"
+    path = tmp_path_factory.mktemp("ncnn") / "net.ncnn"
+    contract = read_text(shipped()[0].file).encode()
+    write_tar(path, {"model.param": b"7767517\n", "model.bin": bytes(1000), "edgeface.json": contract})
+    return path
