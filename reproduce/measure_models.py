@@ -1,18 +1,19 @@
 r"""Measures recognizers on people that they were not trained on: the table of accuracy in docs/models.md.
 
     python -m reproduce.measure_models FILE... [--pins prepared/pins] --lfw prepared/lfw --pairs FOLDER \
-        [--view2 LFW] [--cfp prepared/cfp --protocol cfp-dataset/Protocol] [--stamp] [--write]
+        [--view2 LFW] [--cfp prepared/cfp] [--state FILE] [--stamp] [--write]
 
 FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT.toml for one that carries no contract.
 The same photos, found and aligned in the same way, for all of them; one Markdown row each. FOLDER has LFW's lists of
-pairs. Of CFP fold 02 is left out. With --stamp the figures go into the files' contracts, where ``edgeface models``
-reads them; with --write the table goes into docs/models.md.
+pairs. Of CFP fold 02 is left out. What stands in --state is not measured again. With --stamp the figures go into the
+files' contracts, where ``edgeface models`` reads them; with --write the table goes into docs/models.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,23 +113,24 @@ def stamp(file: Path, accuracy: dict[str, Any]) -> None:
     seal(file)
 
 
-def measure(word: str, options: argparse.Namespace, faces: FaceData | None, rows: list[dict[str, str]]) -> list[str]:
-    """The cells of a model's row; its file is stamped where that is asked for."""
-    name, _, contract = word.partition("=")
-    file = find_model(name)
-    embedder = open_embedder(file, contract=read_contract_file(Path(contract)) if contract else None)
+def measure(file: Path, contract: Path | None, options: argparse.Namespace, faces: FaceData | None) -> dict[str, Any]:
+    """The figures of a model for which photos were named."""
+    embedder = open_embedder(file, contract=read_contract_file(contract) if contract else None)
     found = {"lfw_view1": view1(embedder, options.lfw, options.pairs)}
     if options.view2:
         found["lfw_view2"] = folds(verify_photos(embedder, options.view2, options.pairs / "pairs.txt"))
     if faces is not None:
-        embeddings = embedder.embed(faces.faces)
+        rows, embeddings = read_faces(options.pins), embedder.embed(faces.faces)
         found |= {"pins_one": pins(embeddings, faces, rows, 1), "pins_ten": pins(embeddings, faces, rows, 10)}
-    if options.cfp:
-        found |= cfp(embedder, options.cfp)
-    if options.stamp:
-        stamp(file, found)
-    cells = [found.get(key) for key in FIGURES]
-    shown = [f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" if at else "" for at in cells]
+    return found | (cfp(embedder, options.cfp) if options.cfp else {})
+
+
+def cells(file: Path, found: dict[str, Any]) -> list[str]:
+    """A model's row."""
+    figures = [found.get(key) for key in FIGURES]
+    shown = [
+        f"{100 * at['value']:.2f} ({100 * at['low']:.2f} to {100 * at['high']:.2f})" if at else "" for at in figures
+    ]
     return [file.name, f"{file.stat().st_size / 1e6:.2f}" if file.is_file() else "", *shown]
 
 
@@ -148,15 +150,25 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="folder of LFW's lists")
     parser.add_argument("--view2", type=Path, help="all photos of LFW, or a prepared folder")
     parser.add_argument("--cfp", type=Path, help="CFP's folder, or a prepared one with its folder Protocol copied in")
+    parser.add_argument("--state", type=Path, help="JSON file of what was measured; made where there is none")
     parser.add_argument("--stamp", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    data, listed = (load_data(options.pins), read_faces(options.pins)) if options.pins else (None, [])
-    assert data is None or [row["path"] for row in listed] == list(data.paths)
+    data = load_data(options.pins) if options.pins else None
+    assert data is None or [row["path"] for row in read_faces(options.pins)] == list(data.paths)
+    known = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
     rows = []
     for word in options.models:
-        rows.append(measure(word, options, data, listed))
+        name, _, contract = word.partition("=")
+        file = find_model(name)
+        if file.name not in known:
+            known[file.name] = measure(file, Path(contract) if contract else None, options, data)
+            if options.state:
+                options.state.write_text(json.dumps(known, indent=1))
+        rows.append(cells(file, known[file.name]))
         print(*rows[-1], sep=" | ", flush=True)
+        if options.stamp:
+            stamp(file, known[file.name])
     if options.write:
         write(rows)
 

@@ -1,4 +1,4 @@
-"""Where words and bars go: results to stdout, everything else to stderr."""
+"""What all commands share: words and bars (results to stdout, everything else to stderr), and their recognizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias, TypeVar
 
 import typer
 from rich.cells import cell_len
@@ -20,6 +20,9 @@ from rich.table import Table
 
 from edgeface.progress import Reporter
 from edgeface_runtime import EdgefaceWarning, UsageError
+
+if TYPE_CHECKING:
+    from edgeface_runtime import FaceRecognizer
 
 T = TypeVar("T")
 
@@ -187,3 +190,13 @@ class TerminalReporter:
 
 def _longest_word(text: str) -> int:
     return max(map(cell_len, text.split()), default=0)
+
+
+def opened(model: Path | None, detector: str | None, threads: int, min_face: float | None) -> FaceRecognizer:
+    """A command's recognizer; where no model is named, one that takes the gallery's."""
+    from edgeface_runtime import FaceRecognizer
+    from edgeface_runtime.model import tried_model
+
+    if model is None:
+        tried_model()  # a file of the default's name may lie in the working folder
+    return FaceRecognizer(model, detector, threads, min_face=min_face)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
+from edgeface.cli.console import ERR, Json, bar, note, opened, print_json, print_table
 from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:
@@ -128,15 +128,6 @@ def enroll(
         print_table(str(gallery), ("person", "enrolled", "already there", "refused"), rows)
     if done.refused or any(passed.missed for passed in listing.passed_over):
         raise typer.Exit(1)
-
-
-def opened(model: Path | None, detector: str | None, threads: int, min_face: float | None) -> FaceRecognizer:
-    """A command's recognizer; where no model is named, one that takes the gallery's."""
-    from edgeface_runtime import FaceRecognizer
-
-    if model is None:
-        tried_model()  # a file of the default's name may lie in the working folder
-    return FaceRecognizer(model, detector, threads, min_face=min_face)
 
 
 @contextlib.contextmanager

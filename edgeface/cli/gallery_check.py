@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, one_line, print_json, print_table, say
-from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
+from edgeface.cli.console import ERR, Json, bar, note, one_line, opened, print_json, print_table, say
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads
 from edgeface.cli.identify import Fpir
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Json, bar, note, print_json, print_table
-from edgeface.cli.enroll import MinFace, Threads, opened
+from edgeface.cli.console import ERR, Json, bar, note, opened, print_json, print_table
+from edgeface.cli.enroll import MinFace, Threads
 from edgeface_runtime.model import tried_model
 
 if TYPE_CHECKING:

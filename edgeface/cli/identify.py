@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.console import ERR, Idle, Json, bar, note, print_json, print_table, refuse_idle, say
-from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
+from edgeface.cli.console import ERR, Idle, Json, bar, note, opened, print_json, print_table, refuse_idle, say
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads
 from edgeface_runtime import UsageError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from edgeface.cli.console import Idle, Json, note, print_json, refuse_idle, say
-from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads, opened
+from edgeface.cli.console import Idle, Json, note, opened, print_json, refuse_idle, say
+from edgeface.cli.enroll import Detector, GalleryModel, MinFace, Threads
 from edgeface.cli.identify import ONE_LIMIT, Enrolled, Fpir, Limit, note_doubts
 from edgeface_runtime import UsageError
 

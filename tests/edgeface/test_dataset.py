@@ -64,7 +64,7 @@ def test_no_such_folder(tmp_path: Path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         load_data(tmp_path / "nowhere")
     photo(tmp_path / "file.png")
-    with pytest.raises(UsageError, match=r"file\.png: no such folder"):
+    with pytest.raises(UsageError, match=r"file\.png: is a file, not a folder"):
         load_data(tmp_path / "file.png")
 
 

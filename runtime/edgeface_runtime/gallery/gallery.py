@@ -103,7 +103,8 @@ class Gallery:
         self.detector = UNSAID if self._store.detector is None else self._store.detector
         try:
             if recognizer:
-                follow(self.path, self.binding, recognizer)
+                if not self.binding.fits(binding_of(recognizer.model)):
+                    follow(self.path, self.binding, recognizer)
                 self.require(recognizer.model)
             if precision not in (None, self.precision):
                 raise GalleryError(f"{path}: stores {self.precision} embeddings, not {precision}; make a new gallery")

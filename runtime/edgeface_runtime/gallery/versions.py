@@ -30,16 +30,14 @@ def named(binding: Binding) -> Binding:
 
 
 def follow(path: Path, binding: Binding, recognizer: FaceEncoder) -> None:
-    """Lets a recognizer that was told no model take the package's that a gallery belongs to.
+    """Lets a recognizer whose model is not the gallery's take the package's that is, where it was told none.
 
     Warns:
         EdgefaceWarning: that is an older version; the line says so, and the two ways on.
     """
     take = getattr(recognizer, "follow_model", None)
-    if take is None or binding.fits(binding_of(recognizer.model)):
-        return
-    model = shipped_for(binding)
-    if model and take(model.file) and model.newest:
+    model = shipped_for(binding) if take else None
+    if take and model and take(model.file) and model.newest:
         warnings.warn(
             f"{shown(path)}: belongs to {model.name}, an older version, which is taken: name it (--model {model.name}) "
             f"or enroll the photos anew with {model.newest} (edgeface gallery move)",
