@@ -3,7 +3,8 @@ r"""Measures recognizers on people that they were not trained on: the table of a
     python -m reproduce.measure_models FILE... [--pins prepared/pins] --lfw prepared/lfw --pairs FOLDER \
         [--view2 LFW] [--cfp prepared/cfp] [--state FILE] [--stamp] [--write]
 
-FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT.toml for one that carries no contract.
+FILE is a model file, a run folder, a shipped model's name, or FILE=CONTRACT for one that carries no contract: a file,
+or a name that edgeface knows (``foamliu``).
 The same photos, found and aligned in the same way, for all of them; one Markdown row each. FOLDER has LFW's lists of
 pairs. Of CFP fold 02 is left out. What stands in --state is not measured again. With --stamp the figures go into the
 files' contracts, where ``edgeface models`` reads them; with --write the table goes into docs/models.md.
@@ -26,7 +27,7 @@ from edgeface.data.split import Split, assign
 from edgeface.data.table import read_faces
 from edgeface.embedder import Embedder
 from edgeface.evaluation.identification import identify
-from edgeface.evaluation.opening import open_embedder, read_contract_file
+from edgeface.evaluation.opening import contract_of, open_embedder
 from edgeface.evaluation.protocol import Protocol, verify_cfp, verify_photos
 from edgeface_export.formats import FORMATS
 from edgeface_export.separation import share_interval
@@ -115,7 +116,7 @@ def stamp(file: Path, accuracy: dict[str, Any]) -> None:
 
 def measure(file: Path, contract: Path | None, options: argparse.Namespace, faces: FaceData | None) -> dict[str, Any]:
     """The figures of a model for which photos were named."""
-    embedder = open_embedder(file, contract=read_contract_file(contract) if contract else None)
+    embedder = open_embedder(file, contract=contract_of(file, contract) if contract else None)
     found = {"lfw_view1": view1(embedder, options.lfw, options.pairs)}
     if options.view2:
         found["lfw_view2"] = folds(verify_photos(embedder, options.view2, options.pairs / "pairs.txt"))
@@ -135,10 +136,12 @@ def cells(file: Path, found: dict[str, Any]) -> list[str]:
 
 
 def write(rows: Sequence[Sequence[str]]) -> None:
-    """Puts the table between the marks of docs/models.md."""
+    """Puts the table between the marks of docs/models.md, without columns that nothing was measured for."""
     columns = ["model", "MB", *(f"{title}, %" for title in FIGURES.values())]
+    kept = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     before, rest = PAGE.read_text("utf-8").split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + table(columns, rows) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+    made = table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
+    PAGE.write_text(before + MARKS[0] + made + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
 
 
 def main() -> None:

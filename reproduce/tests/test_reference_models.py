@@ -22,7 +22,11 @@ def args(name: str, **places: Path) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     ("name", "places"),
-    [("mobilefacenet", {"peers": Path("peers")}), ("mobilefacenet-tiny", {"others": Path("others")})],
+    [
+        ("mobilefacenet", {"peers": Path("peers")}),
+        ("mobilefacenet-tiny", {"others": Path("others")}),
+        ("mobilefacenet-turned", {"peers": Path("peers"), "others": Path("others")}),
+    ],
 )
 def test_the_recorded_commands_are_taken(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     asked: list[list[str]] = []
