@@ -279,7 +279,11 @@ def load_config(
             raise UsageError(f"{file}: {error.strerror or error}") from error
         except ValueError as error:
             raise UsageError(f"{file}: {error}") from error
-        values |= by_key(given, str(file), reporter)
+        try:
+            found = by_key(given, str(file), reporter)
+            values |= {key: _checked(key, value) for key, value in found.items()}
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
     given = {}
     for text in settings:
         key, equals, value = text.partition("=")
