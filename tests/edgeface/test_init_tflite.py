@@ -79,6 +79,14 @@ def test_a_net_computes_what_the_file_does_whose_layers_it_took(written: tuple, 
         np.testing.assert_allclose(net.eval()(faces), embeddings, atol=1e-3)
 
 
+def test_no_slope_is_steeper_than_training_keeps(written: tuple, faces: torch.Tensor) -> None:
+    path, act, padding, _ = written
+    init_from_tflite(net := net_of(act, padding), path, faces)
+    slopes = [layer.weight for layer in net.modules() if isinstance(layer, torch.nn.PReLU)]
+    assert bool(slopes) == (act == "prelu")
+    assert all(slope.abs().max() <= 1 for slope in slopes)
+
+
 def test_batch_norm_starts_with_the_statistics_of_the_faces(written: tuple, faces: torch.Tensor) -> None:
     path, act, padding, embeddings = written
     net = net_of(act, padding)

@@ -67,7 +67,7 @@ def init_from_tflite(net: nn.Module, source: Path, faces: Tensor) -> str:
     if same != net.same_padding:
         raise UsageError(f"{source}: it pads otherwise: --backbone mobilefacenet:padding={'same' if same else 'both'}")
     *modules, embed = (module for module in net.modules() if isinstance(module, nn.Conv2d))
-    layers = _fitted(layers, [module.weight for module in [*modules, embed]], source)
+    layers = _turned(_fitted(layers, [module.weight for module in [*modules, embed]], source))
     _fill(net, layers, source)
     features = _set_statistics(net.eval(), embed, faces)
     last, length = layers[-1], embed.out_channels
@@ -177,6 +177,26 @@ def _multiplied(first: FileLayer, second: FileLayer, source: Path) -> FileLayer:
     matrix = second.weight.flatten(1)
     weight = (matrix @ first.weight.flatten(1))[:, :, None, None]
     return replace(second, weight=weight, bias=matrix @ first.bias + second.bias)
+
+
+def _turned(layers: Sequence[FileLayer]) -> list[FileLayer]:
+    """The same function with no slope of PReLU beyond ±1, where training would cut it.
+
+    PReLU with a slope a > 1 is −PReLU(−a·x) with 1/a, one with a < −1 is PReLU(a·x) with 1/a: the layer itself takes
+    the factor, the next one the sign.
+    """
+    turned = list(layers)
+    for index, layer in enumerate(layers[:-1]):
+        if layer.slopes is None or not (steep := layer.slopes.abs() > 1).any():
+            continue
+        one, slopes = torch.ones(()), layer.slopes
+        factor, sign = torch.where(steep, -slopes.abs(), one), torch.where(slopes > 1, -one, one)
+        weight, bias = turned[index].weight * factor[:, None, None, None], turned[index].bias * factor
+        turned[index] = replace(layer, weight=weight, bias=bias, slopes=torch.where(steep, 1 / slopes, slopes))
+        after = turned[index + 1].weight
+        side = sign[None, :, None, None] if after.shape[1] == len(sign) else sign[:, None, None, None]
+        turned[index + 1] = replace(turned[index + 1], weight=after * side)
+    return turned
 
 
 def _fill(net: MobileFaceNet, layers: Sequence[FileLayer], source: Path) -> None:
