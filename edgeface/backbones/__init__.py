@@ -36,6 +36,8 @@ class Backbone:
 _POOLS = ("mean", "none")
 _MOBILEFACENET: dict[str, tuple[str, ...] | tuple[float, float]] = {
     "act": tuple(ACTIVATIONS),
+    "early": tuple(ACTIVATIONS),
+    "depthwise": tuple(ACTIVATIONS),
     "stem": ("paper", "foamliu"),
     "padding": ("both", "same"),
     "attention": tuple(ATTENTION),

@@ -34,7 +34,7 @@ def _halving(inp: int, out: int, stride: int, padding: str, groups: int = 1) -> 
 class Bottleneck(nn.Module):
     """Inverted residual: widen by 1×1, 3×3 depthwise, narrow by a linear 1×1; a shortcut where shapes allow.
 
-    ``attention``, of the narrow map, comes before the shortcut.
+    ``acts`` follow the first two; ``attention``, of the narrow map, comes before the shortcut.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
         out: int,
         stride: int,
         expansion: int,
-        act: Callable[[int], nn.Module],
+        acts: tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]],
         attention: Callable[[int], nn.Module],
         padding: str = "both",
     ) -> None:
@@ -52,9 +52,9 @@ class Bottleneck(nn.Module):
         self.shortcut = stride == 1 and inp == out
         self.layers = nn.Sequential(
             *_conv(inp, hidden, 1),
-            act(hidden),
+            acts[0](hidden),
             *_halving(hidden, hidden, stride, padding, groups=hidden),
-            act(hidden),
+            acts[1](hidden),
             *_conv(hidden, out, 1),
         )
         self.attention = attention(out)
@@ -79,6 +79,8 @@ class MobileFaceNet(nn.Module):
         stem: ``paper``, or ``foamliu`` for the public net of that name (github.com/foamliu/MobileFaceNet):
             ReLU and one more pointwise convolution after the first depthwise one, a bias in the last one.
         attention: a key of ``ATTENTION``, for every bottleneck.
+        early: a key of ``ACTIVATIONS`` for the maps wider than an eighth of ``size``, where activations take most of
+            their time; as ``act`` where it is empty.
         padding: of strides of 2: ``both`` sides as in PyTorch, or ``same``, behind alone as in TensorFlow.
     """
 
@@ -91,33 +93,36 @@ class MobileFaceNet(nn.Module):
         stem: str = "paper",
         attention: str = "none",
         padding: str = "both",
+        early: str = "",
+        depthwise: str = "",
     ) -> None:
         super().__init__()
         self.same_padding = padding == "same"
-        activation = ACTIVATIONS[act]
+        late, late_depthwise, first_act = (ACTIVATIONS[key or act] for key in ("", depthwise, early))
 
         def wide(channels: int) -> int:
             return max(8, round(channels * width / 8) * 8)
 
         channels = wide(64)
-        first = [*_halving(3, channels, 2, padding), activation(channels)]
-        depthwise = _conv(channels, channels, 3, 1, 1, groups=channels)
+        first = [*_halving(3, channels, 2, padding), first_act(channels)]
+        spread = _conv(channels, channels, 3, 1, 1, groups=channels)
         if stem == "foamliu":
-            first += [*depthwise, nn.ReLU(), *_conv(channels, channels, 1), nn.ReLU()]
+            first += [*spread, nn.ReLU(), *_conv(channels, channels, 1), nn.ReLU()]
         else:
-            first += [*depthwise, activation(channels)]
+            first += [*spread, first_act(channels)]
         blocks: list[nn.Module] = []
+        halved = 2  # the input's side over the map's
         for expansion, out, count, stride in BOTTLENECKS:
             for index in range(count):
                 steps = stride if index == 0 else 1
-                blocks.append(
-                    Bottleneck(channels, wide(out), steps, expansion, activation, ATTENTION[attention], padding)
-                )
+                before, halved = halved, halved * steps
+                acts = (first_act if before < 8 else late, first_act if halved < 8 else late_depthwise)
+                blocks.append(Bottleneck(channels, wide(out), steps, expansion, acts, ATTENTION[attention], padding))
                 channels = wide(out)
         last, side = wide(512), -(-size // 16)
         head = [
             *_conv(channels, last, 1),
-            activation(last),
+            late(last),
             *_conv(last, last, side, groups=last),
             nn.Conv2d(last, embedding, 1, bias=stem == "foamliu"),
             nn.BatchNorm2d(embedding),

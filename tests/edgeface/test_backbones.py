@@ -21,6 +21,7 @@ from edgeface_runtime import InputSpec, UsageError
 NETS = (
     "mobilefacenet:act=relu", "mobilefacenet:act=leaky,width=0.5", "mobilefacenet-tiny", "resnet18", "vgg11",
     "resnet18:pool=none", "vgg11:pool=none", "resnet18:attention=cbam", "mobilefacenet-tiny:attention=eca",
+    "mobilefacenet:early=relu,depthwise=relu",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def tensors(text: str, size: int = 112) -> nn.Module:
     [
         ("mobilefacenet:act=leaky", 221, 1.00),
         ("mobilefacenet:act=relu6,stem=foamliu", 234, 1.00),
+        ("mobilefacenet:early=relu,depthwise=relu", 221, 1.00),
         ("mobilefacenet-tiny", 59, 0.29),
         ("mobilefacenet:attention=se", 221, 1.03),
         ("mobilefacenet:attention=eca", 221, 1.00),
@@ -51,6 +53,31 @@ def test_multiply_accumulates_and_parameters(text: str, macs: float, parameters:
     net = tensors(text)
     assert sum(cost.macs for cost in cost_table(net, 112).values()) / 1e6 == pytest.approx(macs, abs=0.6)
     assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(parameters, abs=0.05)
+
+
+def test_activations_differ_by_the_size_of_the_map_and_behind_depthwise_convolutions():
+    net = tensors("mobilefacenet:early=relu,depthwise=relu6")
+    convolutions: list[nn.Conv2d] = []
+    found: set[tuple[str, bool, bool]] = set()  # activation, whether the map is wide, whether it is depthwise
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if isinstance(layer, nn.Conv2d):
+            convolutions.append(layer)
+        else:
+            is_depthwise = convolutions[-1].groups > 1
+            found.add((type(layer).__name__, output.shape[-1] > 14, is_depthwise))
+
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ReLU, nn.ReLU6, nn.PReLU)):
+            layer.register_forward_hook(note)
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 112, 112))
+    assert found == {
+        ("ReLU", True, False),
+        ("ReLU", True, True),
+        ("PReLU", False, False),
+        ("ReLU6", False, True),
+    }
 
 
 def test_the_tiny_net_is_the_one_of_half_width():
