@@ -15,11 +15,7 @@ The small one learns from the other and from faces without names (docs/models.md
         -o runs/tiny
     python -m reproduce.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
 
-``mobilefacenet-turned`` goes on from the first with turned heads, and is no shipped file:
-
-    python -m reproduce.reference_models train mobilefacenet-turned --photos prepared/people --peers peers \
-        --others prepared/others -o runs/turned
-    python -m reproduce.reference_models average --run runs/turned --init weights/mobilefacenet.safetensors
+``mobilefacenet-turned`` is made by reproduce.turned_model, and is no shipped file.
 
 ResNet18 and VGG11 are made from Pins by reproduce.pins_table (docs/results.md).
 """
@@ -45,8 +41,6 @@ LICENCES = {
     "mobilefacenet": f"research only: {_PEOPLE}, {_START}",
     "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500 and of sportsmen, "
     f"{_START}",
-    "mobilefacenet-turned": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500, MEBeauty, of "
-    f"Indian actors, of masks and of sportsmen, {_START}",
 }
 # The teachers are Apache-2.0, both.
 _TEACHERS = (
@@ -63,8 +57,6 @@ TRAINING = {
     "mobilefacenet-tiny": "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu "
     "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabeled {others} "
     f"--epochs 2 {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3",
-    "mobilefacenet-turned": "--init {weights}/mobilefacenet.safetensors --unlabeled {others} --epochs 1 "
-    f"{_DISTIL} --set turn_prob=0.3 --set turn_degrees=70 --set warmup_ratio=0.05 --set lr=1e-3 {_TEACHERS}",
 }
 
 # CelebA's identities that are mixed up, are in LFW, or are in Pins; FIW's people who are in Pins, and one (F0335) who
@@ -168,9 +160,6 @@ def main() -> int:
     for option in ("--fiw", "--celeba", "--celeba-names", "--leave-out", "--quality"):
         photos.add_argument(option, type=Path, required=True)
     photos.add_argument("output", type=Path)
-    mean = verbs.add_parser("average")
-    mean.add_argument("--run", type=Path, required=True)
-    mean.add_argument("--init", type=Path, required=True, help="the weights that the run started from")
     for verb in ("train", "ship"):
         command = verbs.add_parser(verb)
         command.add_argument("name", choices=TRAINING)
@@ -185,9 +174,6 @@ def main() -> int:
     options = parser.parse_args()
     if options.verb == "photos":
         gather(options)
-        return 0
-    if options.verb == "average":
-        print(average(options.run, options.init))
         return 0
     if options.verb == "ship":
         return ship(options)

@@ -25,7 +25,6 @@ def args(name: str, **places: Path) -> argparse.Namespace:
     [
         ("mobilefacenet", {"peers": Path("peers")}),
         ("mobilefacenet-tiny", {"others": Path("others")}),
-        ("mobilefacenet-turned", {"peers": Path("peers"), "others": Path("others")}),
     ],
 )
 def test_the_recorded_commands_are_taken(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
