@@ -1,4 +1,4 @@
-r"""Teaches a net of the shipped model's cost what sirius' MobileFaceNet knows of turned heads (docs/models.md).
+r"""Makes of sirius' net, which knows turned heads, one that is nearly as cheap in int8 as ours (docs/models.md).
 
     python -m reproduce.turned_model prepared/people prepared/others… --peers peers -o runs/turned
 
@@ -66,10 +66,10 @@ class Faces:
     parts: Sequence[NDArray[np.uint8]]
     """(N_i, 112, 112, 3) uint8 RGB."""
     targets: NDArray[np.float32]
-    """(N, 128) unit rows."""
+    """(N, LENGTH) unit rows."""
 
     def batch(self, rows: NDArray[np.int64], config: TrainConfig) -> tuple[Tensor, Tensor]:
-        """(B, 3, 112, 112) normalised faces and their (B, 128) targets."""
+        """(B, 3, 112, 112) normalised faces and their (B, LENGTH) targets."""
         starts = np.cumsum([0, *map(len, self.parts)])
         part = np.searchsorted(starts, rows, side="right") - 1
         pixels = np.stack([self.parts[of][row - starts[of]] for of, row in zip(part, rows, strict=True)])
@@ -198,8 +198,7 @@ def teach(
 
 @torch.no_grad()
 def finish(student: nn.Module, faces: Faces, config: TrainConfig) -> None:
-    """Batch norms with the statistics of the maps that now come, and the last layer as the least squares fit to the
-    targets."""
+    """Gives batch norms the statistics of the maps that now come, and fits the last layer to the targets."""
     rows = np.sort(np.random.default_rng(0).permutation(len(faces.targets))[:FITTED])
     norms = [layer for layer in student.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
@@ -259,3 +258,7 @@ def main() -> None:
     parts = {"people": people.faces[people.rows("train")]}
     parts |= {path.name: open_unlabeled(path) for path in options.others}
     train(people, parts, options)
+
+
+if __name__ == "__main__":
+    main()

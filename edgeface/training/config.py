@@ -274,17 +274,13 @@ def load_config(
         named = RECIPES / f"{file}.toml"
         file = named if file.parent == Path() and named.exists() and not file.exists() else file
         try:
-            given = parse_toml(read_text(file))
+            found = by_key(parse_toml(read_text(file)), str(file), reporter)
+            values |= {key: _checked(key, value) for key, value in found.items()}
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, UsageError) as error:
             raise UsageError(f"{file}: {error}") from error
-        try:
-            found = by_key(given, str(file), reporter)
-            values |= {key: _checked(key, value) for key, value in found.items()}
-        except UsageError as error:
-            raise UsageError(f"{file}: {error}") from error
-    given = {}
+    given: dict[str, object] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
