@@ -72,14 +72,19 @@ def adapt(
         found = run(faces, output, model, config, reporter=reporter, licence=licence, resume=resume, command=command)
     if not is_main_process():
         return
+    from edgeface.report.adapt_page import write_adapt_page
+
+    reporter.say("a page of it, from the held-out photos")
+    page = write_adapt_page(found, faces, model)
     if json:
-        print_json(found.as_json())
+        print_json(found.as_json() | {"report": str(page)})
     else:
         rows = [
             (f"FMR {rate}", *("too few photos" if each.value is None else each for each in (before, found.after[rate])))
             for rate, before in found.before.items()
         ]
         print_table(f"{found.photos} held-out photos: genuine pairs accepted", ("at", "before", "after"), rows)
+        typer.echo(f"page: {shown(page)}")
         if found.is_better is not False:
             typer.echo(f"{output}: next: edgeface export {output} --data {asked.data} --int8")
     if found.is_better is False:

@@ -124,8 +124,8 @@ def _name(folder: Path, data: FaceData, seed: int) -> _Named | None:
     probes = np.sort(rng.choice(probes, min(PROBES, len(probes)), replace=False))
     if len(people) < 2 or not len(probes):
         return None
-    gallery = _of_each(people, data)
-    known, probed = _embed(folder, data, gallery, probes)
+    gallery = training_photos(people, data)
+    known, probed = embedded_rows(folder, data, gallery, probes)
     answers = identify(known, data.labels[gallery], probed, data.labels[probes])
     return _Named(gallery, probes, known, probed, answers)
 
@@ -144,9 +144,9 @@ def _refused(folder: Path, named: _Named | None, data: FaceData) -> str | None:
     """Why ``edgeface export`` would refuse the model, by its own limits: on validation photos, each against training
     photos; without any, on training photos alone."""
     if named is None:
-        rows = _of_each(np.unique(data.labels[data.rows("train")])[:PEOPLE], data)
+        rows = training_photos(np.unique(data.labels[data.rows("train")])[:PEOPLE], data)
         rows = rows[pair_photos(data.labels[rows])]
-        (embedded,) = _embed(folder, data, rows)
+        (embedded,) = embedded_rows(folder, data, rows)
         pairs = all_pairs(embedded, data.labels[rows])
     else:
         embedded = np.concatenate([named.known, named.probed])
@@ -160,15 +160,15 @@ def _refused(folder: Path, named: _Named | None, data: FaceData) -> str | None:
     return None
 
 
-def _of_each(people: NDArray[np.int64], data: FaceData) -> NDArray[np.int64]:
-    """Rows of the first training photos of each of the people."""
+def training_photos(people: NDArray[np.int64], data: FaceData) -> NDArray[np.int64]:
+    """(N,) rows of the first training photos, at most ``PER_PERSON``, of each of the people."""
     train = data.rows("train")
     return np.concatenate([train[data.labels[train] == person][:PER_PERSON] for person in people])
 
 
-def _embed(folder: Path, data: FaceData, *parts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-    """(N, D) unit rows of each of some sets of rows, by the run's model."""
-    checkpoint = load_checkpoint(folder)
+def embedded_rows(source: str | Path, data: FaceData, *parts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """(N, D) unit rows of each of some sets of rows, by the model of a run folder or checkpoint."""
+    checkpoint = load_checkpoint(source)
     net, spec = checkpoint.net.to(best_device()), checkpoint.contract.input
     return [torch_embeddings(net, spec, data.faces[rows]) for rows in parts]
 

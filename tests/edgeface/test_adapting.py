@@ -131,7 +131,7 @@ def test_the_command_prints_one_document_and_exits_with_0(made: Made, capsys: py
         assert message in capsys.readouterr().err
     assert run(["adapt", str(folder.parent / "people"), "-o", str(folder), "--resume", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document.keys() == {"schema", "run", "photos", "better", "before", "after"}
+    assert document.keys() == {"schema", "run", "photos", "better", "before", "after", "report"}
     assert document["before"].keys() == document["after"].keys() == {"0.01", "0.001"}
     assert document["photos"] == len(made.own.rows("test"))
 
