@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeface.training.config import AugmentConfig, TrainConfig
+from edgeface.training.config import AugmentConfig
 from edgeface.training.devices import onto
 from edgeface.training.turned_head import turned
-
-if TYPE_CHECKING:
-    from edgeface.training.training_state import Learner
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,24 +109,6 @@ def _erase(faces: Tensor, numbers: Tensor, share: float) -> Tensor:
 
 def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], yes, no)
-
-
-def attacked(
-    x: Tensor,
-    learner: Learner,
-    labels: Tensor,
-    target: Tensor | None,
-    margin: float,
-    config: TrainConfig,
-    place: slice,
-    generator: torch.Generator,
-) -> Tensor:
-    """As ``adversarial.perturbed``; the faces as they are where no adversarial training is asked for."""
-    if config.augment.adversarial == "no":
-        return x
-    from edgeface.training.adversarial import perturbed
-
-    return perturbed(x, learner, labels, target, margin, config, place, generator)
 
 
 def normalize(faces: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

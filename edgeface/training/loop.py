@@ -26,7 +26,8 @@ from edgeface.data.dataset import FaceData, batches
 from edgeface.embedder import Embedder
 from edgeface.heads import ClassCentres, ClassSampling, LearnedArcFace
 from edgeface.progress import SILENT, Reporter
-from edgeface.training.augment import attacked, augment, draw, normalize
+from edgeface.training.adversarial import perturbed
+from edgeface.training.augment import augment, draw, normalize
 from edgeface.training.checkpoints import (
     Checkpoint,
     contract_draft,
@@ -202,7 +203,8 @@ def train(
             with memory_explained(batch, net, x, accelerator.autocast):
                 x = x.contiguous(memory_format=torch.channels_last)
                 with accelerator.autocast():
-                    x = attacked(x, learner, labels, target, margin, config, share, generator)
+                    if config.augment.adversarial != "no":
+                        x = perturbed(x, learner, labels, target, margin, config, share, generator)
                     embeddings, logits, hint_loss = model(x, labels.clamp(min=0), margin)
                 loss, figures = losses(embeddings, logits, labels, target, labelled, config.distill, head)
                 loss = loss + config.distill.hint_weight * (0 if hint_loss is None else hint_loss)
