@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from edgeface.backbones.equalize import can_be_equalized, equalize
+from edgeface.backbones.mobilefacenet import MobileFaceNet
 from edgeface.data.dataset import FaceData, open_faces
 from edgeface.data.pairs import find, read_lfw_pairs
 from edgeface.evaluation.opening import EXPORTED, carries_contract, contract_of
 from edgeface.evaluation.pipeline import held_against
 from edgeface.evaluation.tails import thresholds
 from edgeface.progress import SILENT, Reporter
+from edgeface.training.augment import normalize
 from edgeface.training.checkpoints import load_checkpoint
 from edgeface_export.faces import EvaluationSet, ExportFaces, ThresholdFaces
 from edgeface_export.options import ExportOptions
@@ -22,7 +28,7 @@ from edgeface_export.pipeline import export
 from edgeface_export.result import ExportResult
 from edgeface_export.separation import draw_pairs, few_people
 from edgeface_export.source_model import SourceModel, exported_onnx, torch_source
-from edgeface_runtime import Contract, ModelError, UsageError
+from edgeface_runtime import Contract, InputSpec, ModelError, UsageError
 from edgeface_runtime.model import find_model
 
 THRESHOLD_PHOTOS = 15_000
@@ -30,6 +36,8 @@ THRESHOLD_PHOTOS = 15_000
 NOT_ALIGNED = "the faces are not aligned as a device aligns them, whose scores are others"
 SELECTION = 200
 """Faces of the calibration-selection set."""
+EQUALIZED = 400
+"""Faces on which the sizes of channels are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,7 +212,12 @@ def _trained(
     checkpoint = load_checkpoint(source)
     if not options.qat:
         contract = replace(checkpoint.contract, parent_sha256=checkpoint.sha256)
-        model = torch_source(checkpoint.net, contract, converter=options.converter)
+        net: nn.Module = checkpoint.net
+        if can_be_equalized(net):
+            photos = _opened(photos, contract, reporter)
+            assert isinstance(photos.data, FaceData)
+            net = equalized(net, contract.input, photos.data)
+        model = torch_source(net, contract, reference=checkpoint.net, converter=options.converter)
         return replace(model, run=source if source.is_dir() else None), photos
     from edgeface.training.qat import finetune_checkpoint
 
@@ -215,6 +228,14 @@ def _trained(
     tuned = finetune_checkpoint(checkpoint, train, steps=options.qat_steps, reporter=reporter, seed=options.seed)
     model = torch_source(tuned.net, tuned.contract, reference=checkpoint.net, converter=options.converter)
     return replace(model, run=source if source.is_dir() else None), photos
+
+
+def equalized(net: MobileFaceNet, spec: InputSpec, data: FaceData) -> MobileFaceNet:
+    """A copy whose channels are of one size on some training photos, which int8 needs and float does not notice."""
+    net, rows = copy.deepcopy(net), data.rows("train")
+    rows = (rows if len(rows) else np.arange(len(data.faces)))[:: max(1, len(rows) // EQUALIZED)]
+    equalize(net, normalize(torch.from_numpy(np.array(data.faces[rows])), spec.mean, spec.std))
+    return net
 
 
 def _selection(faces: FaceData, rows: NDArray[np.int64], seed: int) -> EvaluationSet | None:

@@ -8,7 +8,8 @@ thousand numbers, so that few faces teach much; the others stay as they are. The
 teachers' embeddings side by side.
 
 ``prepared/people`` is split by identities, ``prepared/others`` are faces without names. A stopped run goes on from its
-last few thousand faces. Teachers' embeddings are kept in the run's folder; the student is ``best.safetensors`` there.
+last few thousand faces, ``--init weights/mobilefacenet-turned.safetensors`` from what the early layers know already.
+Teachers' embeddings are kept in the run's folder; the student is ``best.safetensors`` there.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from edgeface.backbones.mobilefacenet import Bottleneck
 from edgeface.data.dataset import FaceData, load_data, open_unlabeled
 from edgeface.evaluation.opening import contract_of, open_embedder
 from edgeface.training.augment import augment, draw, normalize
-from edgeface.training.checkpoints import contract_draft, save_tensors
+from edgeface.training.checkpoints import contract_draft, load_checkpoint, save_tensors
 from edgeface.training.config import AugmentConfig, TrainConfig, load_config
 from edgeface.training.distill.features import folded
 from edgeface.training.init.tflite import init_from_tflite
 from edgeface.training.least_squares import fit_linear
+from edgeface.training.processes import freed_memory_kept
 from edgeface_runtime.model import unit_rows
 
 LICENCE = (
@@ -52,48 +54,48 @@ ORIGINAL = "mobilefacenet:padding=same"
 BACKBONE = "mobilefacenet:padding=same,early=relu"
 LENGTH = 192
 BATCH = 64
-KEEP_EVERY = 100
+KEEP_EVERY = 50
 """Steps."""
-FITTED = 4096
-"""Faces from which the last layer and the batch norms take their numbers."""
+FITTED = 12_288
+"""Faces from which the last layer takes its numbers, and of which every sixth gives batch norms theirs."""
 AUGMENT = AugmentConfig(erase_prob=0.1, blur_prob=0.1, downscale_prob=0.1, turn_prob=0.3, turn_degrees=70.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Faces of people in the split's training part and those without names, with what the student is to say of them."""
+    """Faces of people in the split's training part and those without names."""
 
     parts: Sequence[NDArray[np.uint8]]
     """(N_i, 112, 112, 3) uint8 RGB."""
-    targets: NDArray[np.float32]
-    """(N, LENGTH) unit rows."""
 
-    def batch(self, rows: NDArray[np.int64], config: TrainConfig) -> tuple[Tensor, Tensor]:
-        """(B, 3, 112, 112) normalised faces and their (B, LENGTH) targets."""
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B, 112, 112, 3) uint8 RGB."""
         starts = np.cumsum([0, *map(len, self.parts)])
         part = np.searchsorted(starts, rows, side="right") - 1
-        pixels = np.stack([self.parts[of][row - starts[of]] for of, row in zip(part, rows, strict=True)])
-        faces = normalize(torch.from_numpy(pixels), *config.model.pixel_statistics)
-        return faces.contiguous(memory_format=torch.channels_last), torch.from_numpy(self.targets[rows])
+        return np.stack([self.parts[of][row - starts[of]] for of, row in zip(part, rows, strict=True)])
+
+    def batch(self, rows: NDArray[np.int64], config: TrainConfig) -> Tensor:
+        """(B, 3, 112, 112) normalised faces."""
+        faces = normalize(torch.from_numpy(self.pixels(rows)), *config.model.pixel_statistics)
+        return faces.contiguous(memory_format=torch.channels_last)
 
 
-def embeddings_of(name: str, peers: Path, parts: dict[str, NDArray[np.uint8]], folder: Path) -> NDArray[np.float32]:
-    """A teacher's (N, D) unit embeddings of all parts, kept in the folder, a file a part."""
-    path = peers / TEACHERS[name][0]
-    embedder = open_embedder(path, contract=contract_of(path, Path(name)))
-    found = []
-    for part, faces in parts.items():
-        kept = folder / f"{part}.{name}.npy"
-        if not kept.exists():
-            np.save(kept, embedder.embed(faces))
-        found.append(np.load(kept))
-    return np.concatenate(found)
+def embeddings_of(name: str, peers: Path, faces: NDArray[np.uint8], folder: Path) -> NDArray[np.float32]:
+    """A teacher's (N, D) unit embeddings, kept in the folder."""
+    path, kept = peers / TEACHERS[name][0], folder / f"{name}.npy"
+    if not kept.exists():
+        np.save(kept, open_embedder(path, contract=contract_of(path, Path(name))).embed(faces))
+    found: NDArray[np.float32] = np.load(kept)
+    return found
 
 
-def targets_of(embeddings: dict[str, NDArray[np.float32]], fitted: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(N, LENGTH): all teachers' embeddings side by side, on the principal axes of the ``fitted`` rows."""
+def targets_of(embeddings: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """(N, LENGTH) unit rows: all teachers' embeddings side by side, on their principal axes."""
     joined = np.hstack([TEACHERS[name][1] * rows for name, rows in embeddings.items()])
-    axes = np.linalg.svd(joined[fitted], full_matrices=False)[2][:LENGTH]
+    axes = np.linalg.svd(joined, full_matrices=False)[2][:LENGTH]
     return unit_rows((joined @ axes.T).astype(np.float32))
 
 
@@ -108,19 +110,19 @@ def maps_of(net: nn.Module, faces: Tensor, until: int) -> list[Tensor]:
 
 
 def unexplained(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-    """The mean over the maps of the share of the teacher's variance that the student does not explain."""
+    """(maps,): the share of the variance of each of the teacher's maps that the student does not explain."""
     both = [(x.float(), y.float()) for x, y in zip(ours, theirs, strict=True)]
-    shares = [F.mse_loss(x, y) / y.var((0, 2, 3)).mean() for x, y in both]
-    return torch.stack(shares).mean()
+    return torch.stack([F.mse_loss(x, y) / y.var((0, 2, 3)).mean() for x, y in both])
 
 
 @torch.no_grad()
-def start(config: TrainConfig, faces: Tensor, peers: Path) -> tuple[nn.Module, nn.Module]:
-    """Sirius' net, and the student with its weights where both have them."""
+def start(faces: Tensor, peers: Path, init: Path | None) -> tuple[nn.Module, nn.Module]:
+    """Sirius' net, and the student with its weights where both have them, or with those of ``init``."""
     teacher = build_backbone(ORIGINAL, embedding=192, size=112)
     init_from_tflite(teacher, peers / TEACHERS["sirius"][0], faces)
     student = build_backbone(BACKBONE, embedding=LENGTH, size=112)
-    known, wanted = teacher.state_dict(), student.state_dict()
+    known = load_checkpoint(init).net.state_dict() if init else teacher.state_dict()
+    wanted = student.state_dict()
     same = {name: value for name, value in known.items() if name in wanted and wanted[name].shape == value.shape}
     student.load_state_dict(same, strict=False)
     for net in (teacher, student):
@@ -129,14 +131,14 @@ def start(config: TrainConfig, faces: Tensor, peers: Path) -> tuple[nn.Module, n
 
 
 def fast(net: nn.Module) -> nn.Module:
-    """A copy that computes the same in bfloat16, batch norm folded: a fifth of the time."""
+    """A copy that computes the same, batch norm folded: in bfloat16 a fifth of the time."""
     copied = folded(net)
     for name, layer in list(copied.named_modules()):
         if isinstance(layer, nn.PReLU):
             plain = nn.PReLU(layer.num_parameters)
             plain.weight = layer.weight
             copied.set_submodule(name, plain)
-    return copied.bfloat16()
+    return copied
 
 
 def rows_of(step: int, faces: int) -> NDArray[np.int64]:
@@ -160,7 +162,8 @@ def teach(
 ) -> None:
     """Trains the early layers in place, from where the folder's state says on."""
     early, kept = early_layers(teacher.eval()), options.output / "state.pt"
-    teacher, count = fast(teacher), len(faces.targets)
+    kind = torch.bfloat16 if options.bf16 else torch.float32
+    teacher, count = fast(teacher).to(kind), len(faces)
     layers = list(student.layers)[:early]  # type: ignore[arg-type]
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=1e-4)
@@ -174,14 +177,15 @@ def teach(
         for group in optimizer.param_groups:
             warm, cooled = min(1.0, (step + 1) / (0.05 * steps)), (1 + math.cos(math.pi * step / steps)) / 2
             group["lr"] = options.lr * warm * cooled
-        x, _ = faces.batch(rows_of(step, count), config)
+        x = faces.batch(rows_of(step, count), config)
         x = augment(x, draw(BATCH, torch.Generator().manual_seed(step)), AUGMENT)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            theirs = maps_of(teacher, x.bfloat16(), early)
-        with torch.autocast("cpu", torch.bfloat16):
+            theirs = maps_of(teacher, x.to(kind), early)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             ours = maps_of(student, x, early)
-        loss = unexplained(ours, theirs)
+        shares = unexplained(ours, theirs)
+        loss = shares.mean() + shares[-1]  # the layers that stay see the last map alone
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -189,7 +193,8 @@ def teach(
         if (step + 1) % KEEP_EVERY == 0 or step + 1 == steps:
             rate = (step + 1 - first) * BATCH / (time.monotonic() - begun)
             left = (steps - step - 1) * BATCH / rate / 60
-            said = f"{step + 1} of {steps} steps, unexplained {loss:.4f}, {rate:.1f} faces/s, {left:.0f} min left"
+            said = f"{step + 1} of {steps} steps, unexplained {shares.mean():.4f}, of the last map {shares[-1]:.4f}, "
+            said += f"{rate:.1f} faces/s, {left:.0f} min left"
             print(said, flush=True)
             state = {"net": student.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state, kept.with_suffix(".new"))
@@ -197,22 +202,21 @@ def teach(
 
 
 @torch.no_grad()
-def finish(student: nn.Module, faces: Faces, config: TrainConfig) -> None:
-    """Gives batch norms the statistics of the maps that now come, and fits the last layer to the targets."""
-    rows = np.sort(np.random.default_rng(0).permutation(len(faces.targets))[:FITTED])
+def finish(student: nn.Module, faces: Faces, rows: NDArray[np.int64], targets: Tensor, config: TrainConfig) -> None:
+    """Gives batch norms the statistics of the maps that now come, and fits the last layer to the rows' targets."""
     norms = [layer for layer in student.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
     student.train()
-    for chunk in np.array_split(rows[::2], max(1, len(rows) // 2 // BATCH)):
-        student(faces.batch(chunk, config)[0])
+    for chunk in np.array_split(rows[::6], max(1, len(rows) // 6 // BATCH)):
+        student(faces.batch(chunk, config))
     student.eval()
     seen = []
     *trunk, linear, last, _ = student.layers  # type: ignore[misc]
-    for chunk in np.array_split(rows, max(1, len(rows) // BATCH)):
-        x, y = faces.batch(chunk, config)
-        seen.append((nn.Sequential(*trunk)(x).flatten(1).double(), y.double()))
+    for places in np.array_split(np.arange(len(rows)), max(1, len(rows) // BATCH)):
+        x = nn.Sequential(*trunk)(faces.batch(rows[places], config))
+        seen.append((x.flatten(1).double(), targets[places].double()))
     weight, bias = fit_linear(seen, 1e-3)
     outputs = torch.cat([x for x, _ in seen]).float() @ weight.T
     mean, variance = outputs.mean(0), outputs.var(0)
@@ -229,14 +233,16 @@ def finish(student: nn.Module, faces: Faces, config: TrainConfig) -> None:
 def train(people: FaceData, parts: dict[str, NDArray[np.uint8]], options: argparse.Namespace) -> Path:
     """The checkpoint that came of it."""
     config = load_config(backbone=BACKBONE, embedding_dim=LENGTH)
-    embeddings = {name: embeddings_of(name, options.peers, parts, options.output) for name in TEACHERS}
-    count = sum(map(len, parts.values()))
-    faces = Faces(list(parts.values()), targets_of(embeddings, np.arange(0, count, 4)))
+    faces = Faces(list(parts.values()))
+    rows = np.sort(np.random.default_rng(0).permutation(len(faces))[:FITTED])
     torch.manual_seed(0)
-    sample, _ = faces.batch(np.arange(0, len(parts["people"]), 16), config)
-    teacher, student = start(config, sample, options.peers)
-    teach(student, teacher, faces, options, config)
-    finish(student, faces, config)
+    sample = faces.batch(np.arange(0, len(parts["people"]), 16), config)
+    teacher, student = start(sample, options.peers, options.init)
+    with freed_memory_kept():
+        teach(student, teacher, faces, options, config)
+    fitted = faces.pixels(rows)
+    targets = targets_of({name: embeddings_of(name, options.peers, fitted, options.output) for name in TEACHERS})
+    finish(student, faces, rows, torch.from_numpy(targets), config)
     contract = contract_draft(config, data_sha256=people.sha256, licence=LICENCE, photos=people)
     path: Path = options.output / "best.safetensors"
     save_tensors(path, student.state_dict(), {"contract": json.loads(contract.to_json())})
@@ -251,6 +257,8 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--passes", type=float, default=0.42, help="over all faces")
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--init", type=Path, help="weights of the student to go on from")
+    parser.add_argument("--bf16", action="store_true", help="on a processor with instructions for it")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
