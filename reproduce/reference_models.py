@@ -15,9 +15,7 @@ The small one learns from the other and from faces without names (docs/models.md
         -o runs/tiny
     python -m reproduce.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
 
-``mobilefacenet-turned`` is trained by reproduce.turned_model, and shipped from its folder:
-
-    python -m reproduce.reference_models ship mobilefacenet-turned --photos prepared/people --run runs/turned
+``mobilefacenet-turned`` is made by reproduce.turned_model, and is no shipped file.
 
 ResNet18 and VGG11 are made from Pins by reproduce.pins_table (docs/results.md).
 """
@@ -60,8 +58,6 @@ TRAINING = {
     "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabeled {others} "
     f"--epochs 2 {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3",
 }
-
-TURNED = "mobilefacenet-turned"
 
 # CelebA's identities that are mixed up, are in LFW, or are in Pins; FIW's people who are in Pins, and one (F0335) who
 # is CelebA's 7257: as strangers to one another these two would set the thresholds alone.
@@ -166,7 +162,7 @@ def main() -> int:
     photos.add_argument("output", type=Path)
     for verb in ("train", "ship"):
         command = verbs.add_parser(verb)
-        command.add_argument("name", choices=TRAINING if verb == "train" else [*TRAINING, TURNED])
+        command.add_argument("name", choices=TRAINING)
         command.add_argument("--photos", type=Path, required=True)
         if verb == "train":
             command.add_argument("--peers", type=Path, help="folder of the teachers and their contracts")
