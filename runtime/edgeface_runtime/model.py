@@ -121,11 +121,13 @@ class Model:
             return None
         if golden.probes != PROBES:
             raise ModelError(f"{self.path}: golden probes {golden.probes!r} are not known here: update edgeface")
-        expected = np.array(golden.embeddings, np.float32)
-        found = self.embed(probe_images(self.contract.input.size))
+        # In float32 equal rows may come to 0.9999995: unit rows are not of length 1 to the last digit.
+        expected = np.array(golden.embeddings, np.float64)
+        found = self.embed(probe_images(self.contract.input.size)).astype(np.float64)
         if expected.shape != found.shape:
             raise ModelError(f"{self.path}: holds {len(expected)} golden vectors, its probes are {len(found)}")
-        return float((found * expected).sum(axis=1).min())
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        return float(((found * expected).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)).min())
 
 
 def load(path: str | Path | None = None, *, threads: int = 1, contract: Contract | None = None) -> Model:
