@@ -216,7 +216,7 @@ def _trained(
         if can_be_equalized(net):
             photos = _opened(photos, contract, reporter)
             assert isinstance(photos.data, FaceData)
-            net = equalized(net, contract.input, photos.data)
+            net = _equalized(net, contract.input, photos.data)
         model = torch_source(net, contract, reference=checkpoint.net, converter=options.converter)
         return replace(model, run=source if source.is_dir() else None), photos
     from edgeface.training.qat import finetune_checkpoint
@@ -230,10 +230,11 @@ def _trained(
     return replace(model, run=source if source.is_dir() else None), photos
 
 
-def equalized(net: MobileFaceNet, spec: InputSpec, data: FaceData) -> MobileFaceNet:
+def _equalized(net: MobileFaceNet, spec: InputSpec, data: FaceData) -> MobileFaceNet:
     """A copy whose channels are of one size on some training photos, which int8 needs and float does not notice."""
     net, rows = copy.deepcopy(net), data.rows("train")
-    rows = (rows if len(rows) else np.arange(len(data.faces)))[:: max(1, len(rows) // EQUALIZED)]
+    rows = rows if len(rows) else np.arange(len(data.faces))
+    rows = rows[:: max(1, len(rows) // EQUALIZED)]
     equalize(net, normalize(torch.from_numpy(np.array(data.faces[rows])), spec.mean, spec.std))
     return net
 

@@ -62,6 +62,9 @@ def write_adapt_page(found: Adapted, data: FaceData, model: str) -> Path:
     page, record = found.folder / PAGE, read_record(found.folder / TRAINING)
     photos = record.command.data if record.command else None
     at, photos_at = shlex.quote(shown(found.folder)), shlex.quote(shown(photos)) if photos else "PEOPLE"
+    commands = [("Look at the training itself", f"edgeface runs {at}/{TRAINING}")]
+    if found.is_better is not False:
+        commands.insert(0, ("Make the files for a device", f"edgeface export {at} --data {photos_at} --int8"))
     text = (
         environment(Path(__file__).parent)
         .get_template("adapt.html.j2")
@@ -75,10 +78,7 @@ def write_adapt_page(found: Adapted, data: FaceData, model: str) -> Path:
             pictures=curve_pictures({"": found.curves}),
             sources=record.sources,
             licence=record.data["licence"],
-            commands=[
-                ("Make the files for a device", f"edgeface export {at} --data {photos_at} --int8"),
-                ("Look at the training itself", f"edgeface runs {at}/{TRAINING}"),
-            ],
+            commands=commands,
             made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             version=importlib.metadata.version("edgeface"),
         )

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+import shutil
 import stat
 import sys
 from collections import Counter
@@ -19,10 +20,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("jinja2")
 
+from edgeface.adapting import Adapted
 from edgeface.cli import run
 from edgeface.data.dataset import FaceData, load_data
-from edgeface.report.adapt_page import named
+from edgeface.evaluation.tails import TarAtFar
+from edgeface.report.adapt_page import named, write_adapt_page
 from edgeface.training.checkpoints import load_checkpoint, save_tensors
+from edgeface.training.schedule import read_curves
 from edgeface_export.rewrite import torch_embeddings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -141,3 +145,15 @@ def test_the_page_is_as_wide_as_the_window(made: Made, tmp_path: Path):
             tab.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1.0, mobile=False)
             tab.open((made.folder / "report.html").as_uri())
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("after", "shown"), [(0.95, True), (0.5, False)])
+def test_the_export_is_named_only_where_it_became_better(made: Made, tmp_path: Path, after: float, shown: bool):
+    folder = Path(shutil.copytree(made.folder, tmp_path / "run"))
+    found = Adapted(
+        folder=folder, photos=18, before={"0.01": TarAtFar(0.9)}, after={"0.01": TarAtFar(after)},
+        curves=read_curves(folder / "training" / "curves.csv"),
+    )  # fmt: skip
+    text = write_adapt_page(found, made.data, NAME).read_text("utf-8")
+    assert ("edgeface export" in text) is shown
+    assert ("no better" in text) is not shown

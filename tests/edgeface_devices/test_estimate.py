@@ -336,6 +336,9 @@ def test_shipped_numbers_that_are_not_current_are_noticed(tmp_path: Path, monkey
 def test_a_changed_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     page = tmp_path / "estimates.md"
     page.write_text(script.PAGE.read_text(encoding="utf-8").replace("| rpi-5 | float | 1 |", "| rpi-5 | float | 2 |"))
+    fitted = tmp_path / "fitted.json"  # written too, and another processor's last digits are others
+    fitted.write_text(evidence.FITTED.read_text(encoding="utf-8"))
+    monkeypatch.setattr(evidence, "FITTED", fitted)
     monkeypatch.setattr(script, "PAGE", page)
     monkeypatch.setattr(script.sys, "argv", ["fit_estimates.py", "--check"])
     assert script.main() == 1
