@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from edgeface.data.dataset import load_data
 from edgeface_export.separation import mean_variance, wilson
 from edgeface_runtime import Model, load
-from edgeface_runtime.model import find_model
+from edgeface_runtime.model import both_ways, find_model
 from edgeface_runtime.thresholds import threshold_for
 from reproduce.thresholds import every_other, view1_people
 
@@ -41,10 +41,12 @@ class People:
     """Embeddings and whose they are."""
 
     rows: NDArray[np.float32]
+    kept: NDArray[np.float32]
+    """As a gallery keeps them, with the mirror image."""
     names: NDArray[np.str_]
 
     def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> People:
-        return People(self.rows[wanted], self.names[wanted])
+        return People(self.rows[wanted], self.kept[wanted], self.names[wanted])
 
     def with_photos(self, least: int) -> list[str]:
         names, counts = np.unique(self.names, return_counts=True)
@@ -55,9 +57,11 @@ def opened(path: Path, model: Model) -> People:
     """The embeddings of a prepared folder or of an .npz file."""
     if path.suffix == ".npz":
         with np.load(path) as file:
-            return People(model.embed(file["faces"]), file["names"].astype(str))
-    data = load_data(path)
-    return People(model.embed(data.faces), np.array([data.identities[label] for label in data.labels]))
+            faces, names = file["faces"], file["names"].astype(str)
+    else:
+        data = load_data(path)
+        faces, names = data.faces, np.array([data.identities[label] for label in data.labels])
+    return People(model.embed(faces), both_ways(model.embed, faces), names)
 
 
 def gallery(
@@ -78,12 +82,13 @@ def gallery(
 
 
 def joined(parts: list[People]) -> People:
-    return People(np.concatenate([part.rows for part in parts]), np.concatenate([part.names for part in parts]))
+    rows, kept, names = zip(*((part.rows, part.kept, part.names) for part in parts), strict=True)
+    return People(np.concatenate(rows), np.concatenate(kept), np.concatenate(names))
 
 
 def nearest(known: People, probes: People) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """(M,) the best score of each probe, and whose photo it is."""
-    scores = probes.rows @ known.rows.T
+    scores = probes.rows @ known.kept.T
     best = scores.argmax(axis=1)
     return scores[np.arange(len(best)), best], known.names[best]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface_runtime import Contract
-from edgeface_runtime.model import unit_rows
+from edgeface_runtime.model import both_ways
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +24,4 @@ class Embedder:
 
 def with_flip(embedder: Embedder) -> Embedder:
     """Embeds each face and its mirror image and gives the direction of the sum: twice the work."""
-
-    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        mirrored = np.ascontiguousarray(faces[:, :, ::-1])
-        return unit_rows(embedder.embed(faces) + embedder.embed(mirrored))
-
-    return replace(embedder, embed=embed)
+    return replace(embedder, embed=partial(both_ways, embedder.embed))

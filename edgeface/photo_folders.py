@@ -250,7 +250,9 @@ def _enrolled_face(former: FaceRecognizer, file: Path, embeddings: NDArray[np.fl
     faces = former.faces(pixels)
     if not faces:
         raise NoFaceError(f"{shown(file)}: no face found")
-    best = (former.embed(pixels, faces) @ embeddings.T).max(axis=1)
+    # As galleries keep it, and as older ones do, without the mirror image.
+    rows = np.stack([former.embed(pixels, faces, mirror=mirror) for mirror in (True, False)])
+    best = (rows @ embeddings.T).max(axis=(0, 2))
     if best.max() < _SAME_FACE:
         raise EnrollmentError(f"{shown(file)}: not the photo that was enrolled (score {best.max():.2f})")
     return faces[int(best.argmax())]

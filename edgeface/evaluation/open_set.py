@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.cache import open_cache
 from edgeface.data.table import read_faces
-from edgeface.embedder import Embedder
+from edgeface.embedder import Embedder, with_flip
 from edgeface.evaluation.protocol import Progress
 from edgeface_runtime import Contract, Detector, ImageError, Rate, UsageError, rate_over_people
 from edgeface_runtime.align import align
@@ -54,6 +54,8 @@ class EmbeddedFaces:
     """Photos in which no face was found, or that cannot be read."""
     names: tuple[str, ...] = ()
     """Of the people, by number."""
+    kept: NDArray[np.float32] | None = None
+    """(N, D) as a gallery keeps the photos, with their mirror images; as ``embeddings`` where None."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -138,7 +140,9 @@ class OpenSet:
             yield title, heads, [[str(cell.people), *row] for cell in cells for row in _rows(cell, "–")]
 
 
-def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress: Progress = iter) -> EmbeddedFaces:
+def embed_people(
+    embedder: Embedder, folder: Path, detector: Detector, progress: Progress = iter, *, to_enroll: bool = False
+) -> EmbeddedFaces:
     """Finds, aligns and embeds the largest central face of each photo, as a device does.
 
     Args:
@@ -147,6 +151,7 @@ def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress:
             for one of a person of its own.
         detector: not used for a prepared folder.
         progress: told the photos that are being aligned.
+        to_enroll: embed them as a gallery keeps them too.
 
     Raises:
         UsageError: no such folder, or no photo with a face in it.
@@ -171,9 +176,11 @@ def embed_people(embedder: Embedder, folder: Path, detector: Detector, progress:
         failed = len(paths) - len(found)
     if not names:
         raise UsageError(f"{folder}: no photo with a face in it")
-    rows_ND = np.concatenate([embedder.embed(faces[at : at + _CHUNK]) for at in range(0, len(faces), _CHUNK)])
+    ways = (embedder, with_flip(embedder)) if to_enroll else (embedder,)
+    chunks = range(0, len(faces), _CHUNK)
+    rows_ND, *kept = (np.concatenate([way.embed(faces[at : at + _CHUNK]) for at in chunks]) for way in ways)
     people, numbers = np.unique(names, return_inverse=True)
-    return EmbeddedFaces(rows_ND, numbers.astype(np.int64), failed, tuple(people.tolist()))
+    return EmbeddedFaces(rows_ND, numbers.astype(np.int64), failed, tuple(people.tolist()), *kept)
 
 
 def in_both(known: EmbeddedFaces, unknown: EmbeddedFaces, contract: Contract) -> list[tuple[str, str, float]]:
@@ -280,7 +287,7 @@ def _searches(
     photos = [rng.permutation(np.flatnonzero(known.people == person)) for person in drawn]
     gallery = np.concatenate([own[:each] for own in photos])
     probes = np.concatenate([own[each : each + PROBES_EACH] for own in photos])
-    enrolled = known.embeddings[gallery].T
+    enrolled = (known.embeddings if known.kept is None else known.kept)[gallery].T
 
     def search(queries: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Of each, whose photo is the nearest (number in ``drawn``), and its score."""

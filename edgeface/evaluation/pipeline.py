@@ -140,7 +140,10 @@ def evaluate_model(model: Path, plan: Plan, *, reporter: Reporter = SILENT, prog
         result = replace(result, cfp=measured)
     if plan.open_set is not None:
         found = load_detector(plan.detector, threads=plan.threads)
-        known, unknown = (embed_people(embedder, folder, found, progress) for folder in plan.open_set)
+        known, unknown = (
+            embed_people(embedder, folder, found, progress, to_enroll=place == 0)
+            for place, folder in enumerate(plan.open_set)
+        )
         for folder, kind in zip(plan.open_set, (known, unknown), strict=True):
             if kind.failed:
                 count = f"{kind.failed} photo{'' if kind.failed == 1 else 's'}"

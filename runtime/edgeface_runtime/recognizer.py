@@ -17,7 +17,7 @@ from edgeface_runtime.detection.find import DETECTORS, ENGINES, find_faces, load
 from edgeface_runtime.errors import NoFaceError, UsageError
 from edgeface_runtime.faces import Detector, Face
 from edgeface_runtime.images import ImageLike, Pixels, called, open_photo
-from edgeface_runtime.model import Model, is_shipped, load
+from edgeface_runtime.model import Model, both_ways, is_shipped, load
 from edgeface_runtime.protocols import Searchable
 from edgeface_runtime.thresholds import Threshold, threshold_for
 
@@ -147,7 +147,12 @@ class FaceRecognizer:
         return find_faces(open_photo(image, color=color), self.detector)[0]
 
     def embed(
-        self, image_or_faces: ImageLike, faces: Sequence[Face] | None = None, *, color: Color = "rgb"
+        self,
+        image_or_faces: ImageLike,
+        faces: Sequence[Face] | None = None,
+        *,
+        color: Color = "rgb",
+        mirror: bool = False,
     ) -> NDArray[np.float32]:
         """Unit embeddings, a row for each face.
 
@@ -155,6 +160,9 @@ class FaceRecognizer:
             image_or_faces: an image, or aligned faces (N, size, size, 3) uint8.
             faces: those of the image that are wanted; all that are found in it where None.
             color: the order of an array's channels, ``"rgb"`` or ``"bgr"``.
+            mirror: embed each face's mirror image too and give the direction of the sum, which other photos of the
+                person score higher with; it takes twice the time. A ``Gallery`` does it for what it keeps; a store of
+                your own should, and should search with embeddings of the face alone.
 
         Returns:
             (N, D) float32.
@@ -164,13 +172,16 @@ class FaceRecognizer:
             ModelError: the model file does not do what its contract says.
         """
         self._takes_galleries_model = False
+        order: Color = "rgb"
         if isinstance(image_or_faces, np.ndarray) and image_or_faces.ndim == 4:
-            return self.model.embed(image_or_faces, color=color)
-        photo = open_photo(image_or_faces, color=color)
-        faces = self._wanted(photo, faces)
-        size = self.model.contract.input.size
-        crops = [align(photo, face.landmarks, size) for face in faces]
-        return self.model.embed(np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8))
+            crops, order = image_or_faces, color
+        else:
+            photo = open_photo(image_or_faces, color=color)
+            size = self.model.contract.input.size
+            aligned = [align(photo, face.landmarks, size) for face in self._wanted(photo, faces)]
+            crops = np.stack(aligned) if aligned else np.empty((0, size, size, 3), np.uint8)
+        embed = partial(self.model.embed, color=order)
+        return both_ways(embed, crops) if mirror else embed(crops)
 
     def threshold(self, far: float, comparisons: int | None = None) -> Threshold:
         """The score from which an impostor is accepted at most at the rate ``far``.

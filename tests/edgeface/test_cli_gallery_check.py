@@ -127,7 +127,7 @@ def test_unknown_people_who_are_enrolled_are_noticed(say: Say):
     code, _, err = say("family.gallery", "--unknown", "family/s3")
     assert code == 0
     assert err.startswith("family/s3: 4 photos show somebody who is probably enrolled, such as family/s3/")
-    assert "(score 1.00 with s3); the FPIR is too high by them" in err
+    assert "(score 0.99 with s3); the FPIR is too high by them" in err
     assert say("family.gallery", "--unknown", "visitors/v21")[2] == ""
 
 

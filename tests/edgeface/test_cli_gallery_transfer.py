@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,6 +46,20 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, att: Path, say: Say)
 def photos(path: str) -> list[tuple[str, str]]:
     with Gallery.open(path) as gallery:
         return [(photo.name, photo.source) for photo in gallery.photos()]
+
+
+def test_an_older_gallery_which_holds_faces_without_mirror_images_is_moved(say: Say, family: Path):
+    recognizer = FaceRecognizer()
+    with Gallery.open("g") as gallery:
+        listed = list(zip(*gallery.contents(), strict=True))
+    with sqlite3.connect("g") as db:
+        for photo, kept in listed:
+            rows = recognizer.embed(family / photo.name / photo.source)
+            alone = rows[(rows @ kept).argmax()]
+            assert 0.9 < alone @ kept < 0.9999
+            db.execute("UPDATE photo SET embedding = ? WHERE id = ?", (alone.astype("<f4").tobytes(), photo.id))
+    code, found, _ = say("gallery", "move", "g", "family", "-o", "new", "-m", NEW)
+    assert (code, [row["moved"] for row in found["people"]]) == (0, [3, 3, 4])
 
 
 def test_a_gallery_is_moved_to_another_model(say: Say, family: Path, att: Path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def whole(cells: tuple[OpenSetCell, ...]) -> OpenSetCell:
     """The galleries of all known people, one photo each."""
     (cell,) = (cell for cell in cells if (cell.people, cell.photos_each) == (len(OWN), 1))
     return cell
+
+
+def test_what_a_gallery_keeps_is_what_is_searched():
+    """Enrolled as each other, two people are named as each other; searched for as they are."""
+    known, unknown = by_hand()
+    swapped = np.concatenate([known.embeddings[2:4], known.embeddings[:2], known.embeddings[4:]])
+    found = whole(measure_open_set(replace(known, kept=swapped), unknown, contract(**{"0.01": 0.45})).cells)
+    assert found.at[0].misnamed is not None
+    assert found.at[0].misnamed.value == pytest.approx(0.2)
 
 
 def test_rates_are_those_of_scores_made_by_hand():
@@ -179,6 +189,12 @@ def test_photos_are_embedded_as_a_device_does(folders: Path, tmp_path: Path):
     assert found.counts == {"people": 10, "photos": 20, "failed": 1}
     expected = FaceRecognizer().embed(folders / "visitors" / "s20" / "1.pgm")[0]
     np.testing.assert_allclose(found.embeddings[0], expected, atol=1e-6)
+    assert found.kept is None
+    to_enroll = embed_people(embedder, folders / "visitors", detector, to_enroll=True)
+    np.testing.assert_array_equal(to_enroll.embeddings, found.embeddings)
+    assert to_enroll.kept is not None
+    kept = FaceRecognizer().embed(folders / "visitors" / "s20" / "1.pgm", mirror=True)[0]
+    np.testing.assert_allclose(to_enroll.kept[0], kept, atol=1e-6)
     flat = tmp_path / "flat"
     flat.mkdir()
     for take in (1, 2):

@@ -33,7 +33,7 @@ def filled(path: Path, fake: FaceRecognizer) -> Path:
 
 def traces(path: Path, fake: FaceRecognizer) -> list[bytes]:
     """What of the people a file, or another that begins with its name, holds in plain."""
-    vector = fake.embed(fake_photo(0))[0].tobytes()
+    vector = fake.embed(fake_photo(0), mirror=True)[0].tobytes()
     data = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
     secrets = (b"Lovelace", b"SQLite", b"CREATE TABLE", b"fake", *(vector[i : i + 16] for i in range(0, 240, 16)))
     return [secret for secret in secrets if secret in data]

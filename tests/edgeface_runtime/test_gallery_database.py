@@ -280,7 +280,7 @@ def test_a_removal_on_a_full_disk_is_made_and_finished_later(path: Path, fake: F
     with Gallery.open(path, fake) as gallery:
         for person in range(40):
             gallery.enroll(f"P{person}", fake_photo(person), force=True)
-    vector = fake.embed(fake_photo(7))[0].tobytes()
+    vector = fake.embed(fake_photo(7), mirror=True)[0].tobytes()
     size = path.stat().st_size
     code = f"""
 import resource, signal, sys

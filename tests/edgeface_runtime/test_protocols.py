@@ -69,7 +69,7 @@ class Encoder:
 
 @pytest.fixture
 def table(fake: FaceRecognizer) -> Table:
-    return Table(fake.model, {name: fake.embed(fake_photo(*who))[0] for name, who in PEOPLE.items()})
+    return Table(fake.model, {name: fake.embed(fake_photo(*who), mirror=True)[0] for name, who in PEOPLE.items()})
 
 
 @pytest.fixture

