@@ -63,7 +63,7 @@ def embedded(folder: Path, kept: Path, recognizer: FaceRecognizer) -> Faces:
                 continue
             if faces := find_faces(pixels, recognizer.detector)[0]:
                 face = most_central(faces, *pixels.shape[:2])
-                rows.append(recognizer.embed(pixels, [face])[0])
+                rows.append(recognizer.embed(pixels, [face], mirror=True)[0])
                 names.append(photo.parent.name)
                 sharp.append(sharpness(face_crop(pixels, face)))
         np.savez(kept, rows=np.stack(rows), names=np.array(names), sharp=np.array(sharp, np.float32))
