@@ -99,7 +99,7 @@ def camera(picture: bytes = b"") -> Iterator[Camera]:
 
 def started(*words: object, **options: Any) -> subprocess.Popen[str]:
     code = "from edgeface.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", "-g", "g", "-m", "net.onnx", "--threshold", "0.999", *map(str, words)]
+    command = [sys.executable, "-c", code, "run", "-g", "g", "-m", "net.onnx", "--threshold", "0.997", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 

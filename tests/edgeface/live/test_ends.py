@@ -149,7 +149,7 @@ def test_what_an_engine_says_is_one_line_and_leaves_nothing(
 ):
     from edgeface_runtime import Model, ModelError
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise ModelError("net.onnx: the engine failed")
 
     live.video(place / "door.mp4", att / "s2" / "1.pgm")

@@ -40,7 +40,7 @@ def test_a_camera_s_events_come_as_they_happen_and_sigterm_ends_it_well(live: An
             appeared, named = live.until(process, "named")
             assert all(set(row) == KEYS for row in (appeared, named))
             assert {row["camera"] for row in (appeared, named)} == {server.address}
-            assert (appeared["name"], named["name"], named["threshold"]) == (None, "s2", 0.999)
+            assert (appeared["name"], named["name"], named["threshold"]) == (None, "s2", 0.997)
             assert named["track"] == appeared["track"] == 1
             assert named["score"] > 0.9
             assert np.allclose(named["box"], [100, 60, 192, 172], atol=30)
