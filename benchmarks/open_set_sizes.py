@@ -61,6 +61,7 @@ def opened(path: Path, model: Model) -> People:
     else:
         data = load_data(path)
         faces, names = data.faces, np.array([data.identities[label] for label in data.labels])
+    names = np.char.replace(names, " ", "_")  # Pins' folders have either, and LFW's people must be known by it
     return People(model.embed(faces), both_ways(model.embed, faces), names)
 
 

@@ -27,7 +27,9 @@ class FaceEncoder(Protocol):
     def embed(
         self, image_or_faces: ImageLike, faces: Sequence[Face] | None = None, *, color: Color = "rgb"
     ) -> NDArray[np.float32]:
-        """(N, D) unit embeddings, a row for each face."""
+        """(N, D) unit embeddings, a row for each face of an image, or for each of (N, size, size, 3) uint8 aligned
+        faces: a gallery enrols a face and its mirror image in this way.
+        """
         ...
 
     def threshold(self, far: float, comparisons: int | None = None) -> Threshold:
