@@ -147,13 +147,13 @@ def test_one_person_under_two_names_is_named(people: Gallery, fake: FaceRecogniz
     assert faults(check_gallery(people, fake)) == [("two_names", "P05", "Twin")]
 
 
-def two_people(path: Path, alike: float, names: tuple[str, str], photos: int = 6) -> None:
-    """A gallery of two people whose photos score 0.6 with their own and ``alike`` of it with the other's."""
+def two_people(path: Path, alike: float, names: tuple[str, str], photos: int = 6, own: float = 0.6) -> None:
+    """A gallery of two people whose photos score ``own`` with their own and ``alike`` of it with the other's."""
     rng = np.random.default_rng(0)
     noise, _ = np.linalg.qr(rng.normal(size=(64, 2 * photos + 2)))
     two = alike * noise[:, 0] + np.sqrt(1 - alike**2) * noise[:, 1]
     people = np.repeat([noise[:, 0], two], photos, axis=0)
-    rows = np.sqrt(0.6) * people + np.sqrt(0.4) * noise[:, 2:].T
+    rows = np.sqrt(own) * people + np.sqrt(1 - own) * noise[:, 2:].T
     source = path.with_suffix(".npz")
     np.savez(source, names=np.repeat(names, photos), embeddings=rows.astype(np.float32))
     import_gallery(source, path, fake_recognizer().model)
@@ -166,6 +166,16 @@ def test_two_who_are_alike_are_no_person_under_two_names(
     two_people(path, share, ("Ada", "Bea"))
     with Gallery(path, fake) as gallery:
         assert faults(check_gallery(gallery, fake)) == found
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.58, ["two_people"]), (0.7, [])])
+def test_brothers_under_one_name_are_two_people_however_alike(
+    path: Path, fake: FaceRecognizer, share: float, found: list[str]
+):
+    assert share * 0.9 > fake.threshold(0.01).value, "what two photos of one person score"
+    two_people(path, share, ("Ada", "Ada"), own=0.9)
+    with Gallery(path, fake) as gallery:
+        assert [finding.kind for finding in check_gallery(gallery, fake).faults] == found
 
 
 def test_a_photo_as_near_to_a_lookalike_as_to_its_own_is_no_wrong_name(path: Path, fake: FaceRecognizer):

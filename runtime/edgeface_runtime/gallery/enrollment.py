@@ -18,6 +18,7 @@ from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
+from edgeface_runtime.gallery.linkage import alike
 from edgeface_runtime.images import ImageLike, called, open_photo
 from edgeface_runtime.model import unit_rows
 from edgeface_runtime.protocols import FaceEncoder
@@ -308,36 +309,6 @@ def checked_name(name: str) -> str:
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"a person's name is 1 to {_LONGEST_NAME} printable characters, not {name[:50]!r}")
     return name
-
-
-def alike(scores: NDArray[np.float32], known: int, least: float) -> NDArray[np.intp]:
-    """(N,) of each photo the least index in its group; the first ``known`` photos are one group.
-
-    Average linkage: the two groups whose photos have the highest mean score become one, while that is at least
-    ``least``. A chain of pairs would join two people by the one pair of photos that by chance are alike.
-    """
-    groups = np.arange(len(scores))
-    groups[:known] = 0
-    sums = scores.astype(np.float64)
-    sizes = np.ones(len(scores))
-
-    def join(into: int, other: int) -> None:
-        sums[into] += sums[other]
-        sums[:, into] += sums[:, other]
-        sums[other] = sums[:, other] = -np.inf
-        sizes[into] += sizes[other]
-        groups[groups == groups[other]] = groups[into]
-
-    for other in range(1, known):
-        join(0, other)
-    for _ in range(len(scores) - max(known, 1)):
-        means = sums / np.outer(sizes, sizes)
-        np.fill_diagonal(means, -np.inf)
-        into, other = sorted(divmod(int(means.argmax()), len(means)))
-        if means[into, other] < least:
-            break
-        join(into, other)
-    return groups
 
 
 def _chosen(faces: list[Face], which: str | Sequence[float] | Boxed, photo: str) -> Face:
