@@ -19,7 +19,8 @@ from edgeface_runtime import (
     in_turn,
     watch,
 )
-from edgeface_runtime.gallery.enrollment import MIN_BRIGHTNESS, examine
+from edgeface_runtime.gallery import enrollment
+from edgeface_runtime.gallery.enrollment import MIN_BRIGHTNESS, Sample, examine
 from edgeface_runtime.streams.watch import TrackingConfig
 from edgeface_runtime.testing import fake_photo, fake_recognizer
 
@@ -324,6 +325,24 @@ def test_the_larger_half_of_a_folder_says_whose_it_is(recognizer: FaceRecognizer
     assert len(done.photos) == 5
     assert len(done.refused) == 3
     assert all("not like the other photos of Ada" in refusal.reason for refusal in done.refused)
+
+
+@pytest.mark.parametrize("known", [0, 3])
+@pytest.mark.parametrize(("share", "left_out"), [(0.55, range(6, 10)), (0.65, ())])
+def test_brothers_in_one_folder_are_not_one_person(known: int, share: float, left_out: range):
+    """Six photos of one and four of the other, or three that are enrolled and ten more: 0.9 within, above any bound."""
+    fake = fake_recognizer()
+    noise, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(64, known + 12)))
+    other = share * noise[:, 0] + np.sqrt(1 - share**2) * noise[:, 1]
+    people = np.stack([noise[:, 0]] * (known + 6) + [other] * 4)
+    rows = (np.sqrt(0.9) * people + np.sqrt(0.1) * noise[:, 2:].T).astype(np.float32)
+    samples = {i: Sample(f"{i}.jpg", f"{i}.jpg", row, row, 100, 112, 0, 0, ()) for i, row in enumerate(rows[known:])}
+    taken, refused = enrollment.in_turn(fake, "Ada", samples, rows[:known])
+    assert sorted(taken) == [i for i in range(10) if i not in left_out]
+    assert sorted(refused) == list(left_out)
+    for reason in refused.values():
+        value, limit = map(float, re.search(r"mean score (\S+), at least (\S+)\)", reason).groups())
+        assert fake.threshold(0.01).value < value < limit
 
 
 @pytest.mark.parametrize("photos", ["ada.jpg", b"bytes", None, 7])

@@ -18,7 +18,7 @@ from edgeface_runtime.detection.boxes import overlap
 from edgeface_runtime.detection.find import find_faces, most_central
 from edgeface_runtime.errors import ImageError, NoFaceError, UsageError
 from edgeface_runtime.faces import Face
-from edgeface_runtime.gallery.linkage import alike
+from edgeface_runtime.gallery.linkage import alike, enough
 from edgeface_runtime.images import ImageLike, called, open_photo
 from edgeface_runtime.model import unit_rows
 from edgeface_runtime.protocols import FaceEncoder
@@ -268,18 +268,22 @@ def in_turn(
     if len(np.unique(groups[kept])) > 1:
         why = f"the {len(good)} photos do not show one person: enroll first those that surely show {name}"
         return [i for i in samples if i not in good], {i: refusal(samples[i].called, name, (why,)) for i in good}
-    missed = {place: float(scores[place, kept].mean()) for place in map(int, np.flatnonzero(~kept))}
+    missed: dict[int, tuple[float, float]] = {}
+    for group in np.unique(groups[~kept]):
+        part, rest = np.flatnonzero(groups == group), np.flatnonzero(kept)
+        told = float(scores[np.ix_(part, rest)].mean()), enough(scores, part, rest, least)
+        missed |= dict.fromkeys(map(int, part), told)
     while kept[count:].sum() > (0 if count else 1):
         others = kept & ~np.eye(len(rows), dtype=bool)
         means = (scores * others).sum(axis=1) / others.sum(axis=1)
         worst = count + int(np.where(kept, means, 2)[count:].argmin())
         if means[worst] >= least:
             break
-        kept[worst], missed[worst] = False, float(means[worst])
+        kept[worst], missed[worst] = False, (float(means[worst]), least)
     left = {}
-    for place, mean in missed.items():
+    for place, (mean, bound) in missed.items():
         i = good[place - count]
-        why = "not like the other photos of {} (mean score {}, at least {})".format(name, *told_apart(mean, least))
+        why = "not like the other photos of {} (mean score {}, at least {})".format(name, *told_apart(mean, bound))
         left[i] = refusal(samples[i].called, name, (why,))
     order: list[int] = []
     near = scores[:, :count].max(axis=1) if count else np.where(kept, scores.mean(axis=1, where=kept), -2)

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface_runtime.gallery.likeness import CHUNK, NEARER, SAME, Enrolled, Scores, enough, likeness_of
+from edgeface_runtime.gallery.likeness import CHUNK, NEARER, SAME, UNLIKE, Enrolled, Scores, likeness_of
+from edgeface_runtime.gallery.linkage import enough
 
 Kind = Literal[
     "wrong_name", "unlike", "two_people", "two_names", "hard_face", "lookalike", "seldom_named", "few_photos"
@@ -120,7 +121,7 @@ def misplaced(
             ids, own, main = enrolled.ids(part), float(scores.own_mean[part].mean()), rows[enrolled.groups[rows] == 0]
             what = f"{_photos(enrolled, part)} of {name}"
             both = enrolled.embeddings[np.append(part, main)]
-            unlike = enough(both @ both.T, np.arange(len(part)), np.arange(len(part), len(both)), least)
+            unlike = enough(both @ both.T, np.arange(len(part)), np.arange(len(part), len(both)), UNLIKE * least)
             at_hand = f"mean score {own:.2f}, at least {unlike:.2f}"
             it, shows = ("it", "shows") if len(ids) == 1 else ("them", "show")
             if len(enrolled.names) > 1 and mean >= likeness:

@@ -18,10 +18,6 @@ photos, of 99 % of crops without a face, and of 0.1 % of the person's own (LFW, 
 FOREIGN = 0.4
 """Of the same threshold. A face alone in being unlike the person's others is called somebody else's below it only: of
 photos that do show the person half as many are (CelebA and LFW, looked at), of other people's nine in ten as many."""
-OTHER = 0.6
-"""Photos of two groups score less than this share of what they score within the groups, where they show two people.
-The least share by which, of CelebA and LFW, each person is told from the three most similar people under the same name,
-ten photos each. One person's ten photos are taken for two people's in 1.0 % of names then, and in 0.8 % by 0.5."""
 SAME = 0.8
 """Photos of one person under two names score at least this share of what they score under each name. Of galleries of
 CelebA, Families in the Wild and LFW with planted mistakes, the least share that names as many of these as any other and
@@ -99,26 +95,10 @@ def people_shown(scores: NDArray[np.float32], least: float) -> NDArray[np.intp]:
     Groups join below ``least``, down to ``UNLIKE`` of it, for profiles and masks, but two that are each much more alike
     in themselves than to each other do not, however high they score.
     """
-    firsts, part, counts = np.unique(alike(scores, 0, UNLIKE * least, OTHER), return_inverse=True, return_counts=True)
+    firsts, part, counts = np.unique(alike(scores, 0, UNLIKE * least), return_inverse=True, return_counts=True)
     numbers = np.empty(len(firsts), np.intp)
     numbers[np.lexsort((firsts, -counts))] = np.arange(len(firsts))
     return numbers[part]
-
-
-def enough(scores: NDArray[np.float32], a: NDArray[np.intp], b: NDArray[np.intp], least: float) -> float:
-    """The mean score from which two groups of photos show one person.
-
-    Args:
-        scores: (N, N) of the photos with each other.
-        a: rows of one group.
-        b: rows of the other.
-        least: the score from which two photos are taken for those of one person.
-    """
-    counts = np.array([len(a), len(b)])
-    if counts.min() < GROUP:
-        return UNLIKE * least
-    totals = np.array([scores[np.ix_(part, part)].sum() for part in (a, b)])
-    return max(UNLIKE * least, OTHER * float(np.sqrt(within(totals, counts).prod())))
 
 
 def likeness_of(enrolled: Enrolled, a: int, b: int) -> float:
