@@ -3,7 +3,7 @@ r"""Adversarial training against plain training, attacked by an independent libr
     pip install 'edgeface[attack]'
     python -m reproduce.adversarial WORK --photos CELEBA --others prepared/pins --seeds 3
 
-Fine-tunes the shipped mobilefacenet-tiny on the people of CELEBA plainly, with FGSM and with PGD, with the same seeds;
+Fine-tunes mobilefacenet-tiny-0.1 on the people of CELEBA plainly, with FGSM and with PGD, with the same seeds;
 then other people's photos are identified, as they are and after the attacks of the Adversarial Robustness Toolbox
 (white-box: the attacker has the weights and the gallery), by the fp32 model, and by the int8 file that its export
 makes, to which the photos come that were made against the fp32 model. What is in WORK is not made again.
@@ -175,7 +175,7 @@ def main() -> None:
             folder = options.work / f"{place}-{seed}"
             figures = options.work / f"{place}-{seed}.json"
             if not figures.exists():
-                told = f"--init mobilefacenet-tiny --epochs {options.epochs} {SETTINGS}"
+                told = f"--init mobilefacenet-tiny-0.1 --epochs {options.epochs} {SETTINGS}"
                 asked = f"{told} --set seed={seed} {words} --licence research-use --resume -o".split()
                 started = time.process_time()
                 if failed := run(["train", str(options.photos), *asked, str(folder)]):

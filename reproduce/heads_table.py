@@ -3,7 +3,7 @@
     python -m reproduce.heads_table spoilt prepared/pins --people 30 --photos 60 -o runs/heads
     python -m reproduce.heads_table sampled CELEBA -o runs/heads
 
-The first photos of the first people are taken. Each run starts from the shipped ``mobilefacenet-tiny`` and sees faces
+The first photos of the first people are taken. Each run starts from ``mobilefacenet-tiny-0.1`` and sees faces
 of 48 pixels. Wrong labels: a fifth of the training photos gets the name of another person, drawn. Blurred photos: half
 of them is blurred, many so far that nobody can tell who it is. Validation and test photos stay as they are, and a
 person's mean, by which test photos are named, is that of the training photos with their right names and unblurred. Runs
@@ -35,7 +35,7 @@ from edgeface.training.config import TrainConfig, load_config
 from edgeface.training.init.start import settings_of, start_from
 from edgeface.training.loop import shrink, train
 
-START = "mobilefacenet-tiny"
+START = "mobilefacenet-tiny-0.1"
 SIDE = 48
 WRONG, BLURRED = 0.2, 0.5
 SIGMAS = (2.0, 8.0)

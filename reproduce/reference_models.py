@@ -8,7 +8,8 @@ r"""Rebuilds the models that come with edgeface, from photos that anybody can ge
     python -m reproduce.reference_models ship mobilefacenet --photos prepared/people --run runs/reference \
         --init peers/foamliu.pt
 
-The small one learns from the other and from faces without names (docs/models.md says which):
+The small one learns from the other and from faces without names (docs/models.md says which), and starts from the one
+before it, ``mobilefacenet-tiny-0.1``, which is trained in the same way:
 
     edgeface data prepare photos/others prepared/others --licence "non-commercial research"
     python -m reproduce.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
@@ -36,11 +37,12 @@ from edgeface_runtime.model import FOLDER, FORMATS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 _PEOPLE = "learnt from photos of CelebA and Families in the Wild"
+_MORE = "UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500"
 _START = "from the weights of foamliu/MobileFaceNet (Apache-2.0; MS-Celeb-1M)"
 LICENCES = {
     "mobilefacenet": f"research only: {_PEOPLE}, {_START}",
-    "mobilefacenet-tiny": f"research only: {_PEOPLE}, UTKFace, All-Age-Faces, RAF-DB, SCUT-FBP5500 and of sportsmen, "
-    f"{_START}",
+    "mobilefacenet-tiny-0.1": f"research only: {_PEOPLE}, {_MORE} and of sportsmen, {_START}",
+    "mobilefacenet-tiny": f"research only: {_PEOPLE}, {_MORE}, MEBeauty, of actors and of sportsmen, {_START}",
 }
 # The teachers are Apache-2.0, both.
 _TEACHERS = (
@@ -51,12 +53,16 @@ _DISTIL = (
     "--set normalization=imagenet --set classification_weight=0 --set batch_size=64 "
     "--set erase_prob=0.1 --set blur_prob=0.1 --set downscale_prob=0.1"
 )
+_TINY = (
+    "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu --guide {weights}/mobilefacenet.safetensors "
+    f"--unlabeled {{others}} {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3"
+)
 TRAINING = {
     "mobilefacenet": "--backbone mobilefacenet:act=relu6,stem=foamliu --init {peers}/foamliu.pt --init-names foamliu "
     f"--epochs 4 {_DISTIL} --set warmup_ratio=0.1 --set lr=1e-3 {_TEACHERS}",
-    "mobilefacenet-tiny": "--backbone mobilefacenet-tiny:act=relu6,stem=foamliu "
-    "--init {weights}/mobilefacenet.safetensors --guide {weights}/mobilefacenet.safetensors --unlabeled {others} "
-    f"--epochs 2 {_DISTIL} --set hint_weight=1 --set warmup_ratio=0.05 --set lr=2e-3",
+    "mobilefacenet-tiny-0.1": f"--init {{weights}}/mobilefacenet.safetensors --epochs 2 {_TINY}",
+    "mobilefacenet-tiny": f"--init {{weights}}/mobilefacenet-tiny-0.1.safetensors --epochs 3 {_TINY} "
+    "--set turn_prob=0.2 --set mixed_precision=bf16",
 }
 
 # CelebA's identities that are mixed up, are in LFW, or are in Pins; FIW's people who are in Pins, and one (F0335) who

@@ -25,6 +25,7 @@ def args(name: str, **places: Path) -> argparse.Namespace:
     [
         ("mobilefacenet", {"peers": Path("peers")}),
         ("mobilefacenet-tiny", {"others": Path("others")}),
+        ("mobilefacenet-tiny-0.1", {"others": Path("others")}),
     ],
 )
 def test_the_recorded_commands_are_taken(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
