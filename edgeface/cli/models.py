@@ -32,7 +32,7 @@ def models(json: Json = False) -> None:
     if json:
         print_json({"schema": 1, "models": [model.as_json() for model in files]})
         return
-    columns = ["file", "LFW %", "ten %", "one %", "turned %", "MB", "sha256"]
+    columns = ["file", "LFW %", "ten %", "one %", "CFP %", "MB", "sha256"]
     rows, licences = [], dict[str, list[str]]()
     for model in files:
         contract, data = model.contract, model.file.read_bytes()
@@ -44,7 +44,7 @@ def models(json: Json = False) -> None:
     for licence, names in licences.items():
         typer.echo(f"licence of {'all' if len(licences) == 1 else ', '.join(names)}: {licence}")
     for name in dict.fromkeys(model.name for model in files if model.newest):
-        typer.echo(f"{name}: an older version, kept for galleries that were made with it")
+        typer.echo(f"{name}: an older version, kept for galleries made with it")
 
 
 def _percent(figure: dict[str, float] | None) -> str:

@@ -99,7 +99,7 @@ def test_models_lists_older_versions_last(upgraded: Path, say: Say, capsys: pyte
     assert [row["older_version_of"] for row in rows] == [None, None, "mobilefacenet", "mobilefacenet"]
     assert run(["models"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"{OLD}: an older version, kept for galleries that were made with it"
+    assert last == f"{OLD}: an older version, kept for galleries made with it"
     assert run(["inspect", OLD]) == 0
 
 
