@@ -1,4 +1,4 @@
-"""Runs tasks in this process, in worker processes or on a Dask cluster, all through one executor interface."""
+"""Runs tasks in this process, in worker processes or on a Dask cluster, each through a function that gives a future."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeface_runtime.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    import distributed
 
 T = TypeVar("T")
 R = TypeVar("R")
 _CONNECT_S = 10
+_TRIES = 4
+"""Of a task whose result was lost with the Dask worker that held it."""
 _AHEAD = 2
 """Tasks in flight for each worker: enough to keep it busy, few enough to keep memory flat."""
 
@@ -41,10 +47,10 @@ def results(
     if not tasks or (processes == 1 and scheduler is None):
         yield ((position, work(task)) for position, task in enumerate(tasks))
         return
-    pool = _dask(scheduler) if scheduler else _pool(min(processes, len(tasks)))
-    with interrupt_between() as check, pool as (executor, count):
+    pool = _dask(work, scheduler) if scheduler else _pool(work, min(processes, len(tasks)))
+    with interrupt_between() as check, pool as (submit, count):
         try:
-            yield _windowed(executor, work, tasks, count * _AHEAD, check)
+            yield _windowed(submit, tasks, count * _AHEAD, check)
         except BrokenProcessPool as error:
             check()  # a signal to the whole group ends the workers too
             raise UsageError(
@@ -88,13 +94,13 @@ def interrupt_between() -> Iterator[Callable[[], None]]:
 
 
 def _windowed(
-    executor: Executor, work: Callable[[T], R], tasks: Sequence[T], window: int, check: Callable[[], None]
+    submit: Callable[[T], Future[R]], tasks: Sequence[T], window: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, R]]:
     waiting = iter(enumerate(tasks))
     running: dict[Future[R], int] = {}
     while True:
         while len(running) < window and (next_task := next(waiting, None)):
-            running[executor.submit(work, next_task[1])] = next_task[0]
+            running[submit(next_task[1])] = next_task[0]
         if not running:
             return
         for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -103,12 +109,12 @@ def _windowed(
 
 
 @contextlib.contextmanager
-def _pool(processes: int) -> Iterator[tuple[Executor, int]]:
+def _pool(work: Callable[[T], R], processes: int) -> Iterator[tuple[Callable[[T], Future[R]], int]]:
     # Spawned, because the inference engines' threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
     try:
-        yield executor, processes
+        yield (lambda task: executor.submit(work, task)), processes
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -127,7 +133,7 @@ def _start_worker() -> None:
 
 
 @contextlib.contextmanager
-def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
+def _dask(work: Callable[[T], R], scheduler: str) -> Iterator[tuple[Callable[[T], Future[R]], int]]:
     try:
         from distributed import Client
     except ImportError as error:
@@ -140,4 +146,30 @@ def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
         count = sum(client.nthreads().values())
         if not count:
             raise UsageError(f"{scheduler}: the scheduler has no worker; start one with: dask worker {scheduler}")
-        yield client.get_executor(), count
+        yield partial(_ask, client, work), count
+
+
+def _ask(client: distributed.Client, work: Callable[[T], R], task: T) -> Future[R]:
+    """What ``work`` makes of a task on the cluster, asked again where a worker died before it had given the result.
+
+    The executor of distributed (2026.8) takes a result that had to be computed again for an exception.
+    """
+    answer: Future[R] = Future()
+    left = iter(range(_TRIES - 1))
+
+    def ask() -> None:
+        client.submit(work, task, pure=False).add_done_callback(answered)
+
+    def answered(done: distributed.Future[R]) -> None:
+        try:
+            answer.set_result(done.result())
+        except CancelledError as error:
+            if client.status == "running" and next(left, None) is not None:
+                ask()
+            else:
+                answer.set_exception(error)
+        except BaseException as error:
+            answer.set_exception(error)
+
+    ask()
+    return answer
