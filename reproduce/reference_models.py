@@ -11,7 +11,7 @@ r"""Rebuilds the models that come with edgeface, from photos that anybody can ge
 The small one learns from the other and from faces without names (docs/models.md says which), and starts from the one
 before it, ``mobilefacenet-tiny-0.1``, which is trained in the same way:
 
-    edgeface data prepare photos/others prepared/others --licence "non-commercial research"
+    edgeface data prepare photos/others prepared/others --licence "non-commercial research" --drop duplicates
     python -m reproduce.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
         -o runs/tiny
     python -m reproduce.reference_models ship mobilefacenet-tiny --photos prepared/people --run runs/tiny
