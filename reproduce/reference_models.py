@@ -9,7 +9,8 @@ r"""Rebuilds the models that come with edgeface, from photos that anybody can ge
         --init peers/foamliu.pt
 
 The small one learns from the other and from faces without names (docs/models.md says which), and starts from the one
-before it, ``mobilefacenet-tiny-0.1``, which is trained in the same way:
+before it, ``mobilefacenet-tiny-0.1``, which is trained in the same way. ``ship`` whitens its embedding within people
+(``reproduce.whitened``):
 
     edgeface data prepare photos/others prepared/others --licence "non-commercial research" --drop duplicates
     python -m reproduce.reference_models train mobilefacenet-tiny --photos prepared/people --others prepared/others \
@@ -34,6 +35,7 @@ from edgeface.cli import run
 from edgeface.training.checkpoints import load_checkpoint, save_tensors
 from edgeface.training.init.weights import init_backbone
 from edgeface_runtime.model import FOLDER, FORMATS
+from reproduce import whitened
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 _PEOPLE = "learnt from photos of CelebA and Families in the Wild"
@@ -76,6 +78,7 @@ LEFT_OUT = frozenset(
         "fiw-F0726-MID1",
     ]
 )  # fmt: skip
+WHITENED = frozenset(["mobilefacenet-tiny"])
 IN_LFW = 0.5
 """Cosine to a person of LFW from which one of FIW is taken for the same."""
 
@@ -138,6 +141,8 @@ def ship(options: argparse.Namespace) -> int:
     """Exports int8 files behind the gate and puts them where the package has its models."""
     made = options.run / "shipped"
     source = average(options.run, options.init) if options.init else options.run
+    if options.name in WHITENED:
+        source = whitened.write(source, options.photos, options.run / "whitened.safetensors")
     words = [
         "export",
         str(source),

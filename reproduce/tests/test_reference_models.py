@@ -48,3 +48,15 @@ def test_what_a_training_lacks_is_named(
     with pytest.raises(SystemExit):
         reference_models.main()
     assert f"{name} is trained with --{place}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "whitens"), [("mobilefacenet", False), ("mobilefacenet-tiny", True)])
+def test_the_small_model_is_whitened_before_it_is_exported(
+    name: str, whitens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    exported: list[str] = []
+    monkeypatch.setattr(reference_models.whitened, "write", lambda source, photos, output: output)
+    monkeypatch.setattr(reference_models, "run", lambda words: exported.append(words[1]) or 1)
+    options = argparse.Namespace(name=name, photos=Path("photos"), run=tmp_path, init=None)
+    assert reference_models.ship(options) == 1  # the export refuses, and nothing is put into the package
+    assert exported == [str(tmp_path / "whitened.safetensors" if whitens else tmp_path)]
