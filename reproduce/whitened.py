@@ -2,18 +2,21 @@ r"""Whitens a model's embedding within people: what sets photos of one person ap
 
     python -m reproduce.whitened choose weights/mobilefacenet-tiny.safetensors --photos prepared/people
     python -m reproduce.whitened write runs/tiny --photos prepared/people -o whitened.safetensors
+    python -m reproduce.whitened write runs/turned --photos prepared/people --share 0 --length 128 -o short.safetensors
 
 The photos of one person differ by light, age and pose, along some directions of the embedding more than along others.
 Dividing each direction by the spread that it has within people (within-class covariance normalization: Hatch,
 Kajarekar, Stolcke, Interspeech 2006) is a linear map, and goes into the weights of the last layer: the model takes the
-time that it took. ``SHARE`` of the covariance is measured, the rest is the same in all directions, since few people's
-photos say little of each; ``choose`` shows what each share is worth, fitted on half of the training people and judged
-on the others, and the reverse.
+time that it took. With --length the embedding keeps as many of its principal axes alone (--share 0: as they are, not
+whitened). ``SHARE`` of the covariance is measured, the rest is the same in all directions, since few people's photos
+say little of each; ``choose`` shows what each share is worth, fitted on half of the training people and judged on the
+others, and the reverse.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,13 +41,16 @@ FARS = (0.01, 0.001, 0.0001)
 _BATCH = 64
 
 
-def whitening(embeddings: NDArray[np.float32], labels: NDArray[np.int64], share: float) -> NDArray[np.float64]:
+def whitening(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64], share: float, length: int | None = None
+) -> NDArray[np.float64]:
     """(D, D) symmetric map, after which all directions spread alike within people, as far as ``share`` says.
 
     Args:
         embeddings: (N, D) unit rows.
         labels: (N,) whose they are; people with one photo say nothing.
         share: of the covariance within people; the rest is its mean variance in every direction.
+        length: (length, D) instead: the principal axes of what the map gives.
     """
     _, numbers, photos = np.unique(labels, return_inverse=True, return_counts=True)
     exact = embeddings.astype(np.float64)
@@ -56,7 +62,10 @@ def whitening(embeddings: NDArray[np.float32], labels: NDArray[np.int64], share:
     variances, directions = np.linalg.eigh(within)
     spread = np.sqrt(variances)
     found: NDArray[np.float64] = (directions * np.sqrt(len(within) / (spread**-2).sum()) / spread) @ directions.T
-    return found
+    if length is None:
+        return found
+    axes = np.linalg.eigh(np.cov(unit_rows((exact @ found).astype(np.float32)).T))[1][:, ::-1][:, :length]
+    return axes.T @ found
 
 
 @torch.no_grad()
@@ -72,7 +81,7 @@ def follow(net: nn.Module, linear_map: NDArray[np.float64], given: torch.Tensor)
 
     Args:
         net: changed in place.
-        linear_map: (D, D), from the left.
+        linear_map: (E, D), from the left; the net then gives E numbers.
         given: (N, D) embeddings of some faces before, which give the batch norm the statistics of what it gets now.
     """
     layers: list[Any] = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
@@ -80,13 +89,13 @@ def follow(net: nn.Module, linear_map: NDArray[np.float64], given: torch.Tensor)
     turn, fused = torch.from_numpy(linear_map), fuse_conv_bn_eval(conv, norm)
     bias = fused.bias.double()
     seen = (given.double() - bias) @ turn.T
-    conv.weight.copy_((turn @ fused.weight.flatten(1).double()).view_as(conv.weight))
+    conv.weight = nn.Parameter((turn @ fused.weight.flatten(1).double()).float()[:, :, None, None])
     if conv.bias is not None:
-        conv.bias.zero_()
-    norm.running_mean.copy_(mean := seen.mean(0))
-    norm.running_var.copy_(seen.var(0))
-    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
-    norm.bias.copy_(mean + turn @ bias)
+        conv.bias = nn.Parameter(torch.zeros(len(turn)))
+    mean, variance = seen.mean(0), seen.var(0)
+    norm.running_mean, norm.running_var = mean.float(), variance.float()
+    norm.weight = nn.Parameter((variance + norm.eps).sqrt().float())
+    norm.bias = nn.Parameter((mean + turn @ bias).float())
 
 
 def choose(source: Path, photos: Path) -> list[str]:
@@ -108,13 +117,16 @@ def choose(source: Path, photos: Path) -> list[str]:
     return lines
 
 
-def write(source: Path, photos: Path, output: Path, share: float = SHARE) -> Path:
-    """The checkpoint with its embedding whitened within the training people of ``photos``."""
+def write(source: Path, photos: Path, output: Path, share: float = SHARE, length: int | None = None) -> Path:
+    """The checkpoint with its embedding whitened within the training people of ``photos``, ``length`` numbers long."""
     checkpoint, data = load_checkpoint(source), load_data(photos)
     rows = data.rows("train")
     given = outputs(checkpoint.net, checkpoint.contract.input, data, rows)
-    follow(checkpoint.net, whitening(unit_rows(given.numpy()), data.labels[rows], share), given)
-    save_tensors(output, checkpoint.net.state_dict(), {"contract": json.loads(checkpoint.contract.to_json())})
+    linear_map = whitening(unit_rows(given.numpy()), data.labels[rows], share, length)
+    follow(checkpoint.net, linear_map, given)
+    embedding = dataclasses.replace(checkpoint.contract.embedding, length=len(linear_map))
+    contract = dataclasses.replace(checkpoint.contract, embedding=embedding)
+    save_tensors(output, checkpoint.net.state_dict(), {"contract": json.loads(contract.to_json())})
     return output
 
 
@@ -128,11 +140,13 @@ def main() -> None:
         command.add_argument("--photos", type=Path, required=True, help="prepared, split by identities")
         if verb == "write":
             command.add_argument("-o", "--output", type=Path, required=True)
+            command.add_argument("--share", type=float, default=SHARE, help="of the covariance; 0 whitens nothing")
+            command.add_argument("--length", type=int, help="numbers of the embedding; as many as before if not given")
     options = parser.parse_args()
     if options.verb == "choose":
         print("\n".join(choose(options.source, options.photos)))
     else:
-        print(write(options.source, options.photos, options.output))
+        print(write(options.source, options.photos, options.output, options.share, options.length))
 
 
 if __name__ == "__main__":

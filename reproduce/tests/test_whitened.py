@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_no_share_changes_nothing():
     np.testing.assert_allclose(whitened.whitening(rows, labels, 0.0), np.eye(LENGTH), atol=1e-9)
 
 
+def test_a_shorter_embedding_keeps_what_sets_people_apart():
+    rows, labels = people(0)
+    low = unit_rows(
+        np.hstack([rows, np.zeros_like(rows)]) @ np.linalg.qr(np.random.default_rng(1).normal(size=(32, 32)))[0]
+    )
+    whole = unit_rows(low @ whitened.whitening(low, labels, 0.5).T)
+    short = unit_rows(low @ whitened.whitening(low, labels, 0.5, LENGTH).T)
+    assert short.shape == (len(rows), LENGTH)
+    np.testing.assert_allclose(short @ short.T, whole @ whole.T, atol=1e-5)
+
+
 def test_people_that_were_not_fitted_on_are_told_apart_better():
     fitted, (rows, labels) = people(0), people(1)
 
@@ -64,7 +76,8 @@ def test_people_with_one_photo_say_nothing():
 
 
 @pytest.mark.parametrize("stem", ["paper", "foamliu"])
-def test_the_last_layer_takes_the_map(stem: str):
+@pytest.mark.parametrize("length", [LENGTH, 9])
+def test_the_last_layer_takes_the_map(stem: str, length: int):
     torch.manual_seed(0)
     net = build_backbone(f"mobilefacenet-tiny:act=relu6,stem={stem}", embedding=LENGTH, size=112).eval()
     for layer in net.modules():  # as after training: statistics and factors of their own
@@ -73,7 +86,7 @@ def test_the_last_layer_takes_the_map(stem: str):
                 values.normal_(0, 0.1)
             for values in (layer.running_var, layer.weight.data):
                 values.uniform_(0.5, 1.5)
-    x, turn = torch.randn(64, 3, 112, 112), np.random.default_rng(0).normal(size=(LENGTH, LENGTH))
+    x, turn = torch.randn(64, 3, 112, 112), np.random.default_rng(0).normal(size=(length, LENGTH))
     with torch.no_grad():
         before = net(x)
         whitened.follow(net, turn, before)
@@ -88,7 +101,8 @@ def last_input(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return net.layers[:-2](x)  # type: ignore[no-any-return, index, operator]
 
 
-def test_a_whitened_checkpoint_is_one_as_before(att_people: Path, tmp_path: Path):
+@pytest.mark.parametrize("length", [None, 40])
+def test_a_whitened_checkpoint_is_one_as_before(length: int | None, att_people: Path, tmp_path: Path):
     torch.manual_seed(0)
     source = tmp_path / "net.safetensors"
     net = build_backbone("mobilefacenet-tiny:act=relu6,stem=foamliu", embedding=128, size=112)
@@ -97,9 +111,10 @@ def test_a_whitened_checkpoint_is_one_as_before(att_people: Path, tmp_path: Path
     data = load_data(att_people)
     rows = data.rows("train")
     before = whitened.outputs(load_checkpoint(source).net, contract.input, data, rows).numpy()
-    made = load_checkpoint(whitened.write(source, att_people, tmp_path / "whitened.safetensors"))
-    assert made.contract == contract
-    turn = whitened.whitening(unit_rows(before), data.labels[rows], whitened.SHARE)
+    made = load_checkpoint(whitened.write(source, att_people, tmp_path / "whitened.safetensors", length=length))
+    embedding = dataclasses.replace(contract.embedding, length=length or 128)
+    assert made.contract == dataclasses.replace(contract, embedding=embedding)
+    turn = whitened.whitening(unit_rows(before), data.labels[rows], whitened.SHARE, length)
     after = whitened.outputs(made.net, contract.input, data, rows).numpy()
     np.testing.assert_allclose(unit_rows(after), unit_rows((before @ turn.T).astype(np.float32)), atol=1e-3)
 
