@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from edgeface_runtime import open_rgb
 from edgeface_runtime.align import TEMPLATE
 from edgeface_runtime.gallery.likeness import seen_in
 from edgeface_runtime.model import unit_rows
@@ -94,7 +95,7 @@ def test_a_gathering_that_was_stopped_goes_on_and_ends_as_one_that_was_not(
             (people / name / photo.name).symlink_to(photo)
     monkeypatch.setattr(hard_faces, "PART", 4)
     gather([people], [], tmp_path / "whole.npz")
-    read, limit = hard_faces.open_rgb, 6
+    read, limit = open_rgb, 6
     opened: list[Path] = []
 
     def counted(path: Path) -> np.ndarray:

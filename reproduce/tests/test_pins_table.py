@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeface.training.config import load_config
-from reproduce import pins_table
+from reproduce import dlib_start, pins_table
 
 GROWING = ("mobilefacenet-small", "resnet18")
 """Rows that see small faces first and full ones then."""
@@ -104,7 +104,7 @@ def test_a_row_of_dlibs_net_fits_it_once_and_trains_from_there(tmp_path: Path, m
         fitted.append(words)
         Path(words[-1]).touch()
 
-    monkeypatch.setattr(pins_table.dlib_start, "main", fit)
+    monkeypatch.setattr(dlib_start, "main", fit)
     monkeypatch.setattr(pins_table, "run", lambda words: asked.append(words) or 0)
     words = ["train", "vgg11-dlib-taught", "--photos", "prepared", "--peers", "peers", str(tmp_path / "runs")]
     for _ in range(2):

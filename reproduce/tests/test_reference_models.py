@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 import typer
 
 from edgeface.cli import app
-from reproduce import reference_models
+from reproduce import reference_models, whitened
 
 
 def args(name: str, **places: Path) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def test_the_recorded_commands_are_taken(name: str, places: dict[str, Path], mon
     assert reference_models.train(args(name, **places)) == 0
     (words,) = asked
     assert words[:2] == ["train", "photos"]
-    command = typer.main.get_command(app).commands["train"]
+    command = typer.main.get_group(app).commands["train"]
     command.make_parser(command.context_class(command)).parse_args(words[1:])  # raises for an option that is not there
     assert "None" not in " ".join(words)
     assert words[words.index("--licence") + 1].startswith("research only")
@@ -55,7 +55,7 @@ def test_the_small_model_is_whitened_before_it_is_exported(
     name: str, whitens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     exported: list[str] = []
-    monkeypatch.setattr(reference_models.whitened, "write", lambda source, photos, output: output)
+    monkeypatch.setattr(whitened, "write", lambda source, photos, output: output)
     monkeypatch.setattr(reference_models, "run", lambda words: exported.append(words[1]) or 1)
     options = argparse.Namespace(name=name, photos=Path("photos"), run=tmp_path, init=None)
     assert reference_models.ship(options) == 1  # the export refuses, and nothing is put into the package
